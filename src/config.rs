@@ -1,0 +1,393 @@
+//! Configuration: one struct, one table of environment names, read strictly.
+//!
+//! An unknown `MAINBOX_` name or a bad value stops the start with one sentence that names it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::sandbox::Tier;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// A row of the configuration table. The README shows the same rows; a test compares the two.
+#[derive(Debug)]
+pub struct Variable {
+    /// Name in the environment.
+    pub name: &'static str,
+    /// Default as people read it.
+    pub default: &'static str,
+    /// What it does, with its unit and range.
+    pub meaning: &'static str,
+}
+
+/// Every name that mainbox reads from its environment.
+pub const VARIABLES: &[Variable] = &[
+    Variable {
+        name: "PORT",
+        default: "8080",
+        meaning: "TCP port of the HTTP front, on all addresses",
+    },
+    Variable {
+        name: "MAINBOX_PYTHON",
+        default: ".venv/bin/python3, else python3 on PATH",
+        meaning: "the interpreter, CPython 3.11 or newer",
+    },
+    Variable {
+        name: "MAINBOX_PRELOAD",
+        default: "numpy,pandas",
+        meaning: "modules imported before any request; what is not installed is named in a warning",
+    },
+    Variable {
+        name: "MAINBOX_TIMEOUT_SECONDS",
+        default: "10",
+        meaning: "wall time of a script, fractions allowed, above 0 and at most 300",
+    },
+    Variable {
+        name: "MAINBOX_MEMORY_MB",
+        default: "256",
+        meaning: "memory of a script on top of the preloaded interpreter, 16 to 65536",
+    },
+    Variable {
+        name: "MAINBOX_CONCURRENCY",
+        default: "the CPUs this process really has",
+        meaning: "scripts running at once, 1 to 256",
+    },
+    Variable {
+        name: "MAINBOX_QUEUE",
+        default: "64",
+        meaning: "requests waiting for their turn, 0 to 10000; beyond it `busy`",
+    },
+    Variable {
+        name: "MAINBOX_MAX_SCRIPT_BYTES",
+        default: "102400",
+        meaning: "size of a script, 1 to 4194304",
+    },
+    Variable {
+        name: "MAINBOX_MAX_STDOUT_BYTES",
+        default: "1048576",
+        meaning: "kept of stdout, and of stderr, 0 to 16777216; the rest is discarded",
+    },
+    Variable {
+        name: "MAINBOX_MAX_RESULT_BYTES",
+        default: "4194304",
+        meaning: "size of the result as JSON, 2 to 67108864",
+    },
+    Variable {
+        name: "MAINBOX_SCRATCH_MB",
+        default: "64",
+        meaning: "size of a file in the scratch directory, 0 to 4096",
+    },
+    Variable {
+        name: "MAINBOX_POLICY",
+        default: "standard",
+        meaning: "what is refused before a script runs: `off`, `standard` or `strict`",
+    },
+    Variable {
+        name: "MAINBOX_FLOOR",
+        default: "seccomp",
+        meaning: "weakest isolation that may serve: `namespaces`, `seccomp`, `rlimits`; `none` is for development",
+    },
+];
+
+/// What a script is refused before it runs. A courtesy with a clear early message, never the boundary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Only syntax and `main` are checked.
+    Off,
+    /// Refuses what can never work in the box.
+    Standard,
+    /// Also refuses introspection, and a `main` that returns nothing.
+    Strict,
+}
+
+impl Policy {
+    /// The policy's name in the configuration and in `/about`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Policy::Off => "off",
+            Policy::Standard => "standard",
+            Policy::Strict => "strict",
+        }
+    }
+}
+
+/// The whole configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// TCP port of the HTTP front.
+    pub port: u16,
+    /// The interpreter as configured or found; not yet resolved.
+    pub python: PathBuf,
+    /// Modules that the zygote imports.
+    pub preload: Vec<String>,
+    /// Wall time of a script.
+    pub timeout: Duration,
+    /// Bytes on top of the preloaded interpreter.
+    pub memory_bytes: u64,
+    /// Scripts running at once.
+    pub concurrency: usize,
+    /// Requests waiting for their turn.
+    pub queue: usize,
+    /// Bytes of a script.
+    pub max_script_bytes: usize,
+    /// Bytes kept of each of stdout and stderr.
+    pub max_stdout_bytes: usize,
+    /// Bytes of the result as JSON.
+    pub max_result_bytes: usize,
+    /// Bytes of a file in the scratch directory.
+    pub scratch_bytes: u64,
+    /// What is refused before a script runs.
+    pub policy: Policy,
+    /// Weakest tier that may serve; `None` serves in any.
+    pub floor: Option<Tier>,
+}
+
+/// Why the configuration was refused: one sentence each, naming the variable.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A `MAINBOX_` name that nothing reads.
+    #[error("{0} is not a setting of mainbox; the README lists them all")]
+    Unknown(String),
+    /// A value that is not UTF-8.
+    #[error("{0} is not valid UTF-8")]
+    NotText(String),
+    /// A value outside what the variable takes.
+    #[error("{name} must be {expected}, not `{value}`")]
+    Bad {
+        /// The variable.
+        name: &'static str,
+        /// What it takes.
+        expected: String,
+        /// What it was given.
+        value: String,
+    },
+}
+
+impl Config {
+    /// Reads the configuration from the process environment.
+    ///
+    /// # Errors
+    /// The first name or value that is not understood.
+    pub fn from_env() -> Result<Config, ConfigError> {
+        let mut variables = BTreeMap::new();
+        for (name, value) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            if name != "PORT" && !name.starts_with("MAINBOX_") {
+                continue;
+            }
+            let value = value.into_string().map_err(|_| ConfigError::NotText(name.clone()))?;
+            variables.insert(name, value);
+        }
+        Config::from_variables(variables)
+    }
+
+    /// Reads the configuration from `variables`; names other than `PORT` and `MAINBOX_*` must not be among them.
+    ///
+    /// # Errors
+    /// The first name or value that is not understood.
+    pub fn from_variables(variables: BTreeMap<String, String>) -> Result<Config, ConfigError> {
+        if let Some(unknown) =
+            variables.keys().find(|name| !VARIABLES.iter().any(|row| row.name == *name))
+        {
+            return Err(ConfigError::Unknown(unknown.clone()));
+        }
+        let values = Values(variables);
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Config {
+            port: values.number("PORT", 8080, 0, 65535)? as u16,
+            python: values.python()?,
+            preload: values.preload()?,
+            timeout: values.timeout()?,
+            memory_bytes: values.number("MAINBOX_MEMORY_MB", 256, 16, 65536)? * MIB,
+            concurrency: values.number("MAINBOX_CONCURRENCY", cpus.min(256) as u64, 1, 256)?
+                as usize,
+            queue: values.number("MAINBOX_QUEUE", 64, 0, 10_000)? as usize,
+            max_script_bytes: values.number("MAINBOX_MAX_SCRIPT_BYTES", 100 * KIB, 1, 4 * MIB)?
+                as usize,
+            max_stdout_bytes: values.number("MAINBOX_MAX_STDOUT_BYTES", MIB, 0, 16 * MIB)? as usize,
+            max_result_bytes: values.number("MAINBOX_MAX_RESULT_BYTES", 4 * MIB, 2, 64 * MIB)?
+                as usize,
+            scratch_bytes: values.number("MAINBOX_SCRATCH_MB", 64, 0, 4096)? * MIB,
+            policy: values.policy()?,
+            floor: values.floor()?,
+        })
+    }
+}
+
+/// The variables as given, with one reader a type.
+struct Values(BTreeMap<String, String>);
+
+impl Values {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    fn number(
+        &self,
+        name: &'static str,
+        default: u64,
+        least: u64,
+        most: u64,
+    ) -> Result<u64, ConfigError> {
+        let Some(value) = self.get(name) else {
+            return Ok(default);
+        };
+        let digits_only = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+        value
+            .parse()
+            .ok()
+            .filter(|number| digits_only && (least..=most).contains(number))
+            .ok_or_else(|| bad(name, format!("a whole number from {least} to {most}"), value))
+    }
+
+    fn timeout(&self) -> Result<Duration, ConfigError> {
+        const NAME: &str = "MAINBOX_TIMEOUT_SECONDS";
+        let Some(value) = self.get(NAME) else {
+            return Ok(Duration::from_secs(10));
+        };
+        value
+            .parse()
+            .ok()
+            .and_then(timeout_from_seconds)
+            .ok_or_else(|| bad(NAME, "a number of seconds above 0 and at most 300", value))
+    }
+
+    fn python(&self) -> Result<PathBuf, ConfigError> {
+        const NAME: &str = "MAINBOX_PYTHON";
+        match self.get(NAME) {
+            Some("") => Err(bad(NAME, "the path of an interpreter", "")),
+            Some(path) => Ok(PathBuf::from(path)),
+            None => {
+                let local = PathBuf::from(".venv/bin/python3");
+                Ok(if local.exists() { local } else { PathBuf::from("python3") })
+            }
+        }
+    }
+
+    fn preload(&self) -> Result<Vec<String>, ConfigError> {
+        const NAME: &str = "MAINBOX_PRELOAD";
+        let value = self.get(NAME).unwrap_or("numpy,pandas");
+        let names: Vec<String> = value
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(String::from)
+            .collect();
+        let is_module = |name: &String| {
+            name.split('.').all(|part| {
+                !part.starts_with(|first: char| first.is_ascii_digit())
+                    && !part.is_empty()
+                    && part.chars().all(|letter| letter.is_alphanumeric() || letter == '_')
+            })
+        };
+        if names.iter().all(is_module) {
+            Ok(names)
+        } else {
+            Err(bad(NAME, "module names separated by commas", value))
+        }
+    }
+
+    fn policy(&self) -> Result<Policy, ConfigError> {
+        match self.get("MAINBOX_POLICY") {
+            None | Some("standard") => Ok(Policy::Standard),
+            Some("off") => Ok(Policy::Off),
+            Some("strict") => Ok(Policy::Strict),
+            Some(other) => Err(bad("MAINBOX_POLICY", "off, standard or strict", other)),
+        }
+    }
+
+    fn floor(&self) -> Result<Option<Tier>, ConfigError> {
+        match self.get("MAINBOX_FLOOR") {
+            None => Ok(Some(Tier::Seccomp)),
+            Some("none") => Ok(None),
+            Some(value) => {
+                Tier::ALL.into_iter().find(|tier| tier.name() == value).map(Some).ok_or_else(|| {
+                    bad("MAINBOX_FLOOR", "namespaces, seccomp, rlimits or none", value)
+                })
+            }
+        }
+    }
+}
+
+/// A wall time limit from a number of seconds, if it is one: above 0 and at most 300.
+pub fn timeout_from_seconds(seconds: f64) -> Option<Duration> {
+    (seconds > 0.0 && seconds <= 300.0)
+        .then(|| Duration::from_secs_f64(seconds).max(Duration::from_millis(1)))
+}
+
+fn bad(name: &'static str, expected: impl Into<String>, value: &str) -> ConfigError {
+    ConfigError::Bad { name, expected: expected.into(), value: value.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(rows: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::from_variables(
+            rows.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+        )
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_table() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.port, 8080);
+        assert_eq!(config.timeout, Duration::from_secs(10));
+        assert_eq!(config.memory_bytes, 256 * 1024 * 1024);
+        assert_eq!(config.queue, 64);
+        assert_eq!(config.max_script_bytes, 102_400);
+        assert_eq!(config.max_stdout_bytes, 1_048_576);
+        assert_eq!(config.max_result_bytes, 4_194_304);
+        assert_eq!(config.policy, Policy::Standard);
+        assert_eq!(config.floor, Some(Tier::Seccomp));
+        assert_eq!(config.preload, ["numpy", "pandas"]);
+    }
+
+    #[test]
+    fn every_bad_value_is_refused_with_a_sentence_that_names_the_variable() {
+        for (name, value) in [
+            ("PORT", "65536"),
+            ("PORT", "http"),
+            ("MAINBOX_PYTHON", ""),
+            ("MAINBOX_PRELOAD", "numpy;pandas"),
+            ("MAINBOX_PRELOAD", "os.path.,x"),
+            ("MAINBOX_TIMEOUT_SECONDS", "0"),
+            ("MAINBOX_TIMEOUT_SECONDS", "301"),
+            ("MAINBOX_TIMEOUT_SECONDS", "NaN"),
+            ("MAINBOX_TIMEOUT_SECONDS", "ten"),
+            ("MAINBOX_MEMORY_MB", "15"),
+            ("MAINBOX_MEMORY_MB", "-1"),
+            ("MAINBOX_CONCURRENCY", "0"),
+            ("MAINBOX_CONCURRENCY", "+2"),
+            ("MAINBOX_QUEUE", "many"),
+            ("MAINBOX_MAX_SCRIPT_BYTES", "0"),
+            ("MAINBOX_MAX_STDOUT_BYTES", "1e6"),
+            ("MAINBOX_MAX_RESULT_BYTES", ""),
+            ("MAINBOX_SCRATCH_MB", "9999"),
+            ("MAINBOX_POLICY", "loose"),
+            ("MAINBOX_FLOOR", "chroot"),
+        ] {
+            let error = read(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.starts_with(name), "{name}={value}: {error}");
+            assert!(error.ends_with(&format!("not `{value}`")), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_by_name() {
+        assert_eq!(
+            read(&[("MAINBOX_TIMEOUT", "3")]).unwrap_err().to_string(),
+            "MAINBOX_TIMEOUT is not a setting of mainbox; the README lists them all"
+        );
+    }
+
+    #[test]
+    fn fractions_of_a_second_are_a_timeout() {
+        let config = read(&[("MAINBOX_TIMEOUT_SECONDS", "0.25")]).unwrap();
+        assert_eq!(config.timeout, Duration::from_millis(250));
+    }
+}

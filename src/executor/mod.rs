@@ -1,0 +1,224 @@
+//! Who runs where, for how long, and what came of it.
+
+pub mod outcome;
+mod pool;
+pub mod protocol;
+pub mod selftest;
+pub mod worker;
+pub mod zygote;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+
+use self::outcome::Execution;
+use self::pool::Pool;
+use self::protocol::ZygoteInfo;
+use self::selftest::Finding;
+use crate::api::{ExecuteRequest, Failure, Kind};
+use crate::config::{Config, Policy};
+use crate::python::Python;
+use crate::sandbox::{Sandbox, sys};
+
+/// A script to run, with the limits that it runs under.
+#[derive(Debug)]
+pub struct Job {
+    /// Python source.
+    pub script: String,
+    /// The argument of `main`, as raw JSON.
+    pub input: Option<Box<RawValue>>,
+    /// Wall time.
+    pub timeout: Duration,
+    /// Bytes on top of the preloaded interpreter.
+    pub memory_bytes: u64,
+    /// What is refused before it runs.
+    pub policy: Policy,
+}
+
+impl Job {
+    /// What `request` asks for, under the server's own limits: a request may only lower them.
+    pub fn new(request: ExecuteRequest, config: &Config) -> Job {
+        let memory = request.memory_mb.map(|mb| mb.saturating_mul(1 << 20));
+        Job {
+            script: request.script,
+            input: request.input,
+            timeout: request.timeout.map_or(config.timeout, |asked| asked.min(config.timeout)),
+            memory_bytes: memory
+                .map_or(config.memory_bytes, |asked| asked.min(config.memory_bytes)),
+            policy: config.policy,
+        }
+    }
+}
+
+/// Whether scripts can be run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Not yet: Python is starting or the sandbox has not proved itself.
+    Starting,
+    /// Yes.
+    Healthy,
+    /// No, and why.
+    Unhealthy(String),
+}
+
+/// Runs scripts, each in a worker of its own.
+pub struct Executor {
+    config: Arc<Config>,
+    sandbox: Arc<Sandbox>,
+    pool: Arc<Pool>,
+    running: Semaphore,
+    waiting: Semaphore,
+    /// The findings of the self-test, once it is over.
+    proved: watch::Sender<Option<Vec<Finding>>>,
+}
+
+impl Executor {
+    /// Starts the zygote, and the self-test as soon as there is a worker. Needs the tokio runtime.
+    pub fn start(config: Arc<Config>, sandbox: Arc<Sandbox>, python: Python) -> Arc<Executor> {
+        let pool = Pool::new(Arc::clone(&config), Arc::clone(&sandbox));
+        let executor = Arc::new(Executor {
+            running: Semaphore::new(config.concurrency),
+            waiting: Semaphore::new(config.queue),
+            config,
+            sandbox,
+            pool: Arc::clone(&pool),
+            proved: watch::Sender::new(None),
+        });
+        tokio::spawn(reap_orphans());
+        tokio::spawn(pool.keep_zygote(python));
+        tokio::spawn(Arc::clone(&executor).prove());
+        executor
+    }
+
+    /// Runs `job` as soon as it is its turn.
+    ///
+    /// # Errors
+    /// `busy` when the queue is full, `internal` when the sandbox has not held.
+    pub async fn execute(&self, job: Job) -> Result<Execution, Failure> {
+        let arrived = Instant::now();
+        let _turn = self.turn().await?;
+        self.proof().await?;
+        Ok(self.run(&job, arrived).await)
+    }
+
+    async fn run(&self, job: &Job, arrived: Instant) -> Execution {
+        let worker = self.pool.take().await;
+        // Also when the client leaves and this future is dropped.
+        let _refill = Refill(&self.pool);
+        worker.run(job, &self.config, arrived.elapsed()).await
+    }
+
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        if let Ok(permit) = self.running.try_acquire() {
+            return Ok(permit);
+        }
+        let Ok(_place) = self.waiting.try_acquire() else {
+            return Err(Failure::new(Kind::Busy, "All workers are busy and the queue is full"));
+        };
+        self.running
+            .acquire()
+            .await
+            .map_err(|_| Failure::new(Kind::Busy, "The service is shutting down"))
+    }
+
+    async fn proof(&self) -> Result<(), Failure> {
+        let mut proved = self.proved.subscribe();
+        let findings = proved.wait_for(Option::is_some).await;
+        match findings.as_deref() {
+            Ok(Some(findings)) if selftest::holds(findings) => Ok(()),
+            _ => Err(Failure::new(Kind::Internal, "The sandbox did not pass its self-test")),
+        }
+    }
+
+    async fn prove(self: Arc<Self>) {
+        let job = selftest::job(&self.config);
+        let execution = self.run(&job, Instant::now()).await;
+        let findings = selftest::findings(&execution, self.sandbox.tier);
+        for finding in findings.iter().filter(|finding| !finding.held) {
+            tracing::error!(promise = finding.promise, answer = finding.answer, "self-test failed");
+        }
+        self.proved.send_replace(Some(findings));
+    }
+
+    /// Whether scripts can be run.
+    pub fn health(&self) -> Health {
+        if self.pool.is_failing() {
+            return Health::Unhealthy(String::from("workers cannot be started; the log says why"));
+        }
+        match self.proved.borrow().as_deref() {
+            Some(findings) if !selftest::holds(findings) => {
+                Health::Unhealthy(String::from("the sandbox did not pass its self-test"))
+            }
+            Some(_) if self.pool.info().is_some() => Health::Healthy,
+            _ => Health::Starting,
+        }
+    }
+
+    /// Waits until the self-test is over, or workers turn out not to start.
+    pub async fn findings(&self) -> Vec<Finding> {
+        let mut proved = self.proved.subscribe();
+        loop {
+            let wait = proved.wait_for(Option::is_some);
+            if let Ok(Ok(findings)) = tokio::time::timeout(Duration::from_millis(100), wait).await {
+                return findings.clone().unwrap_or_default();
+            }
+            if self.pool.is_failing() {
+                return vec![];
+            }
+        }
+    }
+
+    /// What the zygote said of itself, once there is one.
+    pub fn zygote(&self) -> Option<Arc<ZygoteInfo>> {
+        self.pool.info()
+    }
+
+    /// The sandbox that workers run in.
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+/// Starts a worker in the place of the one that is used up, once this is dropped.
+struct Refill<'a>(&'a Arc<Pool>);
+
+impl Drop for Refill<'_> {
+    fn drop(&mut self) {
+        self.0.refill();
+    }
+}
+
+/// Reaps our zygotes and the orphans that they leave: as process 1 of a container, or as their subreaper, we are the
+/// only one who can.
+async fn reap_orphans() {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    if let Err(error) = sys::set_child_subreaper() {
+        tracing::debug!(%error, "orphans go to init");
+    }
+    let mut children = match signal(SignalKind::child()) {
+        Ok(children) => children,
+        Err(error) => {
+            tracing::error!(%error, "SIGCHLD cannot be received");
+            return;
+        }
+    };
+    loop {
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            if status == WaitStatus::StillAlive {
+                break;
+            }
+            tracing::debug!(?status, "reaped");
+        }
+        children.recv().await;
+    }
+}

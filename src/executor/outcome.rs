@@ -1,0 +1,238 @@
+//! What came of a run: a result or a failure, what was printed, and what it cost.
+
+use std::io;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::value::RawValue;
+use tokio::net::unix::pipe;
+
+use super::protocol::{Frame, ScriptFailure, answer};
+use crate::api::{Failure, Kind};
+use crate::json;
+
+/// Everything that is known of a run.
+#[derive(Debug)]
+pub struct Execution {
+    /// What `main` returned, or why it did not.
+    pub outcome: Result<Box<RawValue>, Failure>,
+    /// What the script printed.
+    pub stdout: Captured,
+    /// What it wrote to stderr.
+    pub stderr: Captured,
+    /// Time between arrival and a worker.
+    pub queue: Duration,
+    /// Time with the worker.
+    pub run: Duration,
+    /// CPU time of the worker meanwhile.
+    pub cpu: Duration,
+    /// Bytes on top of the preloaded interpreter, at the most.
+    pub peak_memory: u64,
+}
+
+/// The beginning of a stream, and whether there was more.
+#[derive(Debug, Default)]
+pub struct Captured {
+    /// At most the configured limit.
+    pub bytes: Vec<u8>,
+    /// Whether something was discarded.
+    pub truncated: bool,
+}
+
+/// Reads a worker's pipe: keeps what fits and discards the rest, so that the script never blocks on us.
+#[derive(Debug)]
+pub struct Capture {
+    pipe: pipe::Receiver,
+    captured: Captured,
+    limit: usize,
+    closed: bool,
+}
+
+/// What one read takes: the size of a pipe.
+const READ_BYTES: usize = 64 * 1024;
+
+impl Capture {
+    /// Captures at most `limit` bytes of what comes through `pipe`.
+    pub fn new(pipe: pipe::Receiver, limit: usize) -> Capture {
+        Capture { pipe, captured: Captured::default(), limit, closed: false }
+    }
+
+    /// Waits for output and takes it; never returns once the stream has ended.
+    pub async fn pump(&mut self) {
+        while !self.closed {
+            if self.pipe.readable().await.is_err() {
+                break;
+            }
+            if self.read_once() {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Takes what is in the pipe now, and at most as much as a pipe and the limit hold: a script may still be writing.
+    pub fn finish(mut self) -> Captured {
+        let mut reads = self.limit / READ_BYTES + 2;
+        while reads > 0 && !self.closed && self.read_once() {
+            reads -= 1;
+        }
+        self.captured
+    }
+
+    /// Whether something was read.
+    fn read_once(&mut self) -> bool {
+        let mut chunk = [0; READ_BYTES];
+        match self.pipe.try_read(&mut chunk) {
+            Ok(0) => {
+                self.closed = true;
+                false
+            }
+            Ok(length) => {
+                let room = self.limit - self.captured.bytes.len();
+                self.captured.bytes.extend_from_slice(&chunk[..length.min(room)]);
+                self.captured.truncated |= length > room;
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(_) => {
+                self.closed = true;
+                false
+            }
+        }
+    }
+}
+
+/// What a frame means once the worker has its request. Nothing in it is believed: the result must be JSON of bounded
+/// depth, a failure of a kind that a script can cause.
+pub fn of_frame(frame: Frame) -> Result<Box<RawValue>, Failure> {
+    match frame.kind {
+        answer::VALUE => value(frame.payload),
+        answer::FAILURE => Err(failure(&frame.payload)),
+        _ => Err(nonsense()),
+    }
+}
+
+fn value(payload: Vec<u8>) -> Result<Box<RawValue>, Failure> {
+    if !json::is_shallow(&payload) {
+        let error = format!("The result is nested deeper than {} levels", json::MAX_DEPTH);
+        return Err(Failure::new(Kind::NotJson, error));
+    }
+    String::from_utf8(payload)
+        .ok()
+        .and_then(|text| RawValue::from_string(text).ok())
+        .ok_or_else(|| Failure::new(Kind::NotJson, "The worker's result is not JSON"))
+}
+
+fn failure(payload: &[u8]) -> Failure {
+    use Kind::{
+        Exception, Exit, Forbidden, MemoryLimit, MissingMain, NotJson, ResultTooLarge, SyntaxError,
+    };
+    match serde_json::from_slice::<ScriptFailure>(payload) {
+        Ok(failure)
+            if matches!(
+                failure.kind,
+                SyntaxError
+                    | MissingMain
+                    | Forbidden
+                    | Exception
+                    | Exit
+                    | NotJson
+                    | ResultTooLarge
+                    | MemoryLimit
+            ) =>
+        {
+            Failure {
+                kind: failure.kind,
+                error: failure.error,
+                traceback: failure.traceback,
+                line: failure.line,
+            }
+        }
+        _ => nonsense(),
+    }
+}
+
+/// The script spoke on the worker's channel.
+pub fn nonsense() -> Failure {
+    Failure::new(Kind::Crashed, "The script wrote to the channel that its answer travels on")
+}
+
+/// Wall time ran out.
+pub fn timed_out(limit: Duration) -> Failure {
+    Failure::new(
+        Kind::Timeout,
+        format!("The script ran longer than its limit of {} seconds", limit.as_secs_f64()),
+    )
+}
+
+/// The result is over its limit.
+pub fn result_too_large(limit: usize) -> Failure {
+    Failure::new(
+        Kind::ResultTooLarge,
+        format!("The result is larger than its limit of {limit} bytes"),
+    )
+}
+
+/// What the end of a process means that ended before it answered. `memory_mb` and `cpu_seconds` are its limits.
+pub fn of_exit(status: i32, memory_mb: u64, cpu_seconds: u64) -> Failure {
+    if libc::WIFEXITED(status) {
+        let code = libc::WEXITSTATUS(status);
+        let error = format!("The script ended its process with status {code} before main returned");
+        return Failure::new(Kind::Exit, error);
+    }
+    match Signal::try_from(libc::WTERMSIG(status)) {
+        Ok(Signal::SIGXCPU) => Failure::new(
+            Kind::Timeout,
+            format!("The script used more than its limit of {cpu_seconds} seconds of CPU time"),
+        ),
+        // Not by us: so the kernel did it, for want of memory.
+        Ok(Signal::SIGKILL) => memory_limit(memory_mb),
+        Ok(signal) => Failure::new(Kind::Crashed, format!("The script crashed: {signal}")),
+        Err(_) => Failure::new(Kind::Crashed, "The script crashed"),
+    }
+}
+
+fn memory_limit(memory_mb: u64) -> Failure {
+    Failure::new(
+        Kind::MemoryLimit,
+        format!("The script needed more memory than its limit of {memory_mb} MB"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, payload: &str) -> Result<String, Kind> {
+        of_frame(Frame { kind, payload: payload.into() })
+            .map(|value| value.get().to_owned())
+            .map_err(|failure| failure.kind)
+    }
+
+    #[test]
+    fn a_result_passes_untouched() {
+        let text = r#"{"n": 1267650600228229401496703205376, "x": 1e9999}"#;
+        assert_eq!(frame(answer::VALUE, text), Ok(text.to_owned()));
+    }
+
+    #[test]
+    fn a_forged_result_is_not_json() {
+        for text in ["", "NaN", "{", "[1,]", "1 2", "\u{1}"] {
+            assert_eq!(frame(answer::VALUE, text), Err(Kind::NotJson), "{text}");
+        }
+        assert_eq!(frame(answer::VALUE, &"[".repeat(100_000)), Err(Kind::NotJson));
+        let invalid = Frame { kind: answer::VALUE, payload: b"\"\xff\"".to_vec() };
+        assert_eq!(of_frame(invalid).unwrap_err().kind, Kind::NotJson);
+    }
+
+    #[test]
+    fn a_worker_cannot_claim_a_kind_that_is_ours() {
+        for kind in ["internal", "busy", "unauthorized", "timeout", "crashed", "nonsense"] {
+            let text = format!(r#"{{"kind":"{kind}","error":"x"}}"#);
+            assert_eq!(frame(answer::FAILURE, &text), Err(Kind::Crashed), "{kind}");
+        }
+        assert_eq!(frame(answer::FAILURE, "not json"), Err(Kind::Crashed));
+        assert_eq!(frame(answer::READY, ""), Err(Kind::Crashed));
+        assert_eq!(frame(0, ""), Err(Kind::Crashed));
+    }
+}

@@ -1,0 +1,167 @@
+//! The pool: spares forked ahead, and the zygote that they come from.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::protocol::ZygoteInfo;
+use super::worker::{self, StartError, Worker};
+use super::zygote::{Life, Zygote};
+use crate::config::Config;
+use crate::python::Python;
+use crate::sandbox::Sandbox;
+
+/// After so many workers in a row that could not be started, the service is not healthy.
+const FAILURES_IN_A_ROW: u32 = 3;
+/// Between the death of a zygote and the next one, and between workers that could not be started.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Spares and their zygote.
+pub(super) struct Pool {
+    config: Arc<Config>,
+    sandbox: Arc<Sandbox>,
+    spares: Mutex<VecDeque<Worker>>,
+    starting: AtomicUsize,
+    changed: Notify,
+    next_worker: AtomicU64,
+    failures: AtomicU32,
+    current: watch::Sender<Option<Current>>,
+}
+
+/// The zygote of the moment.
+#[derive(Clone)]
+struct Current {
+    zygote: Arc<Zygote>,
+    info: Arc<ZygoteInfo>,
+    mapped_bytes: u64,
+}
+
+impl Pool {
+    pub(super) fn new(config: Arc<Config>, sandbox: Arc<Sandbox>) -> Arc<Pool> {
+        Arc::new(Pool {
+            config,
+            sandbox,
+            spares: Mutex::default(),
+            starting: AtomicUsize::new(0),
+            changed: Notify::new(),
+            next_worker: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
+            current: watch::Sender::new(None),
+        })
+    }
+
+    /// Keeps a zygote alive for as long as the process lives.
+    pub(super) async fn keep_zygote(self: Arc<Self>, python: Python) {
+        loop {
+            self.live_with_zygote(&python).await;
+            self.current.send_replace(None);
+            self.spares().clear();
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Returns when the zygote is dead.
+    async fn live_with_zygote(self: &Arc<Self>, python: &Python) {
+        let started = Zygote::start(python, &self.config.preload, &self.sandbox.lockdown());
+        let zygote = match started {
+            Ok(zygote) => Arc::new(zygote),
+            Err(error) => {
+                tracing::error!(%error, "no zygote");
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        };
+        let mut life = zygote.life();
+        let known = life.wait_for(|life| !matches!(life, Life::Starting)).await;
+        let Ok(Life::Ready(info)) = known.map(|life| life.clone()) else {
+            tracing::error!("the zygote died before it was ready");
+            self.failures.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        for (module, error) in &info.missing {
+            tracing::warn!(
+                module,
+                error,
+                "a preload module could not be imported; serving without it"
+            );
+        }
+        let mapped_bytes = worker::memory(zygote.pid).map_or(0, |memory| memory.mapped_bytes);
+        self.current.send_replace(Some(Current { zygote, info, mapped_bytes }));
+        self.refill();
+        let _ = life.wait_for(|life| matches!(life, Life::Gone)).await;
+        tracing::error!("the zygote died");
+    }
+
+    /// What the zygote said of itself, once there is one.
+    pub(super) fn info(&self) -> Option<Arc<ZygoteInfo>> {
+        self.current.borrow().as_ref().map(|current| Arc::clone(&current.info))
+    }
+
+    /// Whether workers cannot be started at all.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) >= FAILURES_IN_A_ROW
+    }
+
+    /// Takes a spare, or waits for one.
+    pub(super) async fn take(self: &Arc<Self>) -> Worker {
+        loop {
+            let changed = self.changed.notified();
+            let spare = self.spares().pop_front();
+            match spare {
+                Some(worker) if worker.is_alive() => return worker,
+                Some(_) => {}
+                None => {
+                    self.refill();
+                    changed.await;
+                }
+            }
+        }
+    }
+
+    /// Starts as many workers as are missing.
+    pub(super) fn refill(self: &Arc<Self>) {
+        let Some(current) = self.current.borrow().clone() else { return };
+        let there = self.spares().len() + self.starting.load(Ordering::Relaxed);
+        for _ in there..self.config.concurrency {
+            self.starting.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(Arc::clone(self).start_spare(current.clone()));
+        }
+    }
+
+    async fn start_spare(self: Arc<Self>, current: Current) {
+        let worker = self.next_worker.fetch_add(1, Ordering::Relaxed);
+        let started = Worker::start(
+            worker,
+            &current.zygote,
+            &self.sandbox,
+            &self.config,
+            current.mapped_bytes,
+        )
+        .await;
+        match started {
+            Ok(worker) => {
+                self.failures.store(0, Ordering::Relaxed);
+                self.spares().push_back(worker);
+                self.starting.fetch_sub(1, Ordering::Relaxed);
+                self.changed.notify_waiters();
+            }
+            Err(error) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                self.changed.notify_waiters();
+                if !matches!(error, StartError::ZygoteGone) {
+                    tracing::error!(%error, worker, "a worker could not be started");
+                    tokio::time::sleep(RETRY).await;
+                }
+                self.starting.fetch_sub(1, Ordering::Relaxed);
+                self.refill();
+            }
+        }
+    }
+
+    fn spares(&self) -> MutexGuard<'_, VecDeque<Worker>> {
+        self.spares.lock().expect("BUG: no code panics under this lock")
+    }
+}

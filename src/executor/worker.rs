@@ -1,0 +1,405 @@
+//! A worker as the supervisor sees it: forked ahead, locked down, good for one request.
+
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::UnixCredentials;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::unistd::{Pid, pipe2};
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::Job;
+use super::outcome::{self, Capture, Execution};
+use super::protocol::{
+    FrameError, FrameReader, Go, LockdownFailure, Order, answer, push_frame, request,
+};
+use super::zygote::{Exit, Life, Zygote};
+use crate::api::{Failure, Kind};
+use crate::config::Config;
+use crate::sandbox::rlimits::{self, Limit};
+use crate::sandbox::{Jail, Sandbox, SandboxError, policy, sys};
+
+/// How long a worker may take to lock itself down and rehearse before its zygote counts as stuck.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a worker that closed its channel may take to die by itself, so that we learn how.
+const EXIT_GRACE: Duration = Duration::from_millis(50);
+/// How long the zygote may take to reap a worker that was killed.
+const REAP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest failure that a worker may report: message and traceback are cut by the harness well below it.
+const MAX_FAILURE_BYTES: usize = 256 * 1024;
+
+/// Why there is no worker.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// What it was to get for itself.
+    #[error(transparent)]
+    Jail(#[from] SandboxError),
+    /// Its descriptors.
+    #[error("descriptors of a worker: {0}")]
+    Descriptors(io::Error),
+    /// The fork.
+    #[error("fork of a worker: {0}")]
+    Fork(io::Error),
+    /// It did not lock itself down, so it is gone.
+    #[error("lock-down failed at {step}: {error}", step = .0.step, error = .0.error)]
+    Lockdown(LockdownFailure),
+    /// It died before it was ready.
+    #[error("a worker died before it was ready")]
+    Died,
+    /// It, or its zygote, is stuck.
+    #[error("a worker was not ready in time")]
+    Stuck,
+    /// Its zygote died.
+    #[error("the zygote died")]
+    ZygoteGone,
+}
+
+/// A worker that waits for its request.
+pub struct Worker {
+    process: Process,
+    channel: UnixStream,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+    resident_bytes: u64,
+}
+
+/// The process of a worker. Dropping it ends the process, and then gives back what it had for itself.
+struct Process {
+    worker: u64,
+    pid: Option<Pid>,
+    zygote: Arc<Zygote>,
+    jail: Option<Jail>,
+}
+
+impl Worker {
+    /// Forks worker number `worker` from `zygote`, whose address space has `mapped_bytes`, and waits until it has
+    /// locked itself down.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing of the worker is left then.
+    pub async fn start(
+        worker: u64,
+        zygote: &Arc<Zygote>,
+        sandbox: &Sandbox,
+        config: &Config,
+        mapped_bytes: u64,
+    ) -> Result<Worker, StartError> {
+        let jail = sandbox.jail()?;
+        let (channel, their_channel) = socket_pair().map_err(StartError::Descriptors)?;
+        let (stdout, their_stdout) = pipe().map_err(StartError::Descriptors)?;
+        let (stderr, their_stderr) = pipe().map_err(StartError::Descriptors)?;
+        let mut descriptors = vec![their_channel, their_stdout, their_stderr];
+        let mut jail = jail;
+        descriptors.extend(jail.ruleset.take());
+        let order = Order::Fork {
+            worker,
+            uid: jail.uid,
+            scratch: &jail.scratch.path().to_string_lossy(),
+            limits: &rlimits::limits(config, mapped_bytes),
+        };
+        let failed_fork = zygote.fork(&order, worker, descriptors);
+        let mut process =
+            Process { worker, pid: None, zygote: Arc::clone(zygote), jail: Some(jail) };
+        let mut life = zygote.life();
+        let pid = tokio::select! {
+            greeting = greeting(&channel) => greeting?,
+            Ok(errno) = failed_fork => {
+                return Err(StartError::Fork(io::Error::from_raw_os_error(errno)));
+            }
+            _ = life.wait_for(|life| matches!(life, Life::Gone)) => {
+                return Err(StartError::ZygoteGone);
+            }
+            () = tokio::time::sleep(START_TIMEOUT) => {
+                zygote.kill();
+                return Err(StartError::Stuck);
+            }
+        };
+        zygote.forked(worker);
+        process.pid = Some(pid);
+        let resident_bytes = memory(pid).map_or(0, |memory| memory.resident_bytes);
+        Ok(Worker { process, channel, stdout, stderr, resident_bytes })
+    }
+
+    /// Whether it can still be given a request: one that died while it waited has an end on its channel.
+    pub fn is_alive(&self) -> bool {
+        let mut byte = [0];
+        !self.process.zygote.is_gone()
+            && self
+                .channel
+                .try_read(&mut byte)
+                .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Runs `job` and ends the process. Never waits for the worker's goodwill: everything that it is waited for has a
+    /// deadline. Dropping the future ends the process too.
+    pub async fn run(mut self, job: &Job, config: &Config, queue: Duration) -> Execution {
+        let started = Instant::now();
+        let deadline = started + job.timeout;
+        let cpu_before = self.process.cpu_time();
+        let mut stdout = Capture::new(self.stdout, config.max_stdout_bytes);
+        let mut stderr = Capture::new(self.stderr, config.max_stdout_bytes);
+        let ending = {
+            let mut life = self.process.zygote.life();
+            let conversation = converse(&mut self.channel, job, config);
+            tokio::pin!(conversation);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = sleep_until(deadline) => break Ending::Timeout,
+                    _ = life.wait_for(|life| matches!(life, Life::Gone)) => break Ending::ZygoteGone,
+                    ending = &mut conversation => break ending,
+                    () = stdout.pump() => {}
+                    () = stderr.pump() => {}
+                }
+            }
+        };
+        let run = started.elapsed();
+        let cost = self.process.cost();
+        let (outcome, exit) = match ending {
+            Ending::Answered(outcome) => (outcome, None),
+            Ending::Timeout => (Err(outcome::timed_out(job.timeout)), None),
+            Ending::ZygoteGone => (Err(internal()), None),
+            Ending::Closed => self.process.explain_end(job).await,
+        };
+        let cpu = exit
+            .map(|exit| Duration::from_micros(exit.cpu_us))
+            .or(cost.cpu)
+            .map_or(Duration::ZERO, |cpu| cpu.saturating_sub(cpu_before.unwrap_or_default()));
+        let peak = exit.map(|exit| exit.peak_bytes).or(cost.peak_bytes).unwrap_or(0);
+        Execution {
+            outcome,
+            stdout: stdout.finish(),
+            stderr: stderr.finish(),
+            queue,
+            run,
+            cpu,
+            peak_memory: peak.saturating_sub(self.resident_bytes),
+        }
+    }
+}
+
+/// How a run ended.
+enum Ending {
+    Answered(Result<Box<serde_json::value::RawValue>, Failure>),
+    Closed,
+    Timeout,
+    ZygoteGone,
+}
+
+/// Sends the request and waits for the one frame that answers it.
+async fn converse(channel: &mut UnixStream, job: &Job, config: &Config) -> Ending {
+    let request = request_frames(job, config);
+    if channel.write_all(&request).await.is_err() {
+        return Ending::Closed;
+    }
+    drop(request);
+    let limit = config.max_result_bytes.max(MAX_FAILURE_BYTES);
+    match FrameReader::new(limit).next(channel).await {
+        Ok(frame)
+            if frame.kind == answer::VALUE && frame.payload.len() > config.max_result_bytes =>
+        {
+            Ending::Answered(Err(outcome::result_too_large(config.max_result_bytes)))
+        }
+        Ok(frame) => Ending::Answered(outcome::of_frame(frame)),
+        Err(FrameError::TooLong(_)) => Ending::Answered(Err(outcome::nonsense())),
+        Err(FrameError::Closed | FrameError::Io(_)) => Ending::Closed,
+    }
+}
+
+fn request_frames(job: &Job, config: &Config) -> Vec<u8> {
+    let input = job.input.as_ref().map_or("", |input| input.get());
+    let mut frames = Vec::with_capacity(job.script.len() + input.len() + 1024);
+    push_frame(&mut frames, request::SCRIPT, job.script.as_bytes());
+    if job.input.is_some() {
+        push_frame(&mut frames, request::INPUT, input.as_bytes());
+    }
+    let go = Go {
+        refused: &policy::refused(job.policy),
+        max_result_bytes: config.max_result_bytes,
+        max_depth: crate::json::MAX_DEPTH,
+        lower: &lower_limits(job, config),
+    };
+    let go = serde_json::to_vec(&go).expect("BUG: the go frame is plain data");
+    push_frame(&mut frames, request::GO, &go);
+    frames
+}
+
+/// By how much this request asks for less than the server's own limits, under which the worker runs already. Relative,
+/// since those count what its zygote has mapped.
+fn lower_limits(job: &Job, config: &Config) -> Vec<Limit> {
+    let server = rlimits::limits(config, 0);
+    let asked = Config { timeout: job.timeout, memory_bytes: job.memory_bytes, ..config.clone() };
+    let asked = rlimits::limits(&asked, 0);
+    server
+        .into_iter()
+        .zip(asked)
+        .filter(|(server, asked)| asked.soft < server.soft)
+        .map(|(server, asked)| Limit {
+            resource: asked.resource,
+            soft: server.soft - asked.soft,
+            hard: server.hard - asked.hard,
+        })
+        .collect()
+}
+
+fn internal() -> Failure {
+    Failure::new(Kind::Internal, "The worker was lost; this is not the script's fault")
+}
+
+/// What a process has used until now.
+struct Cost {
+    cpu: Option<Duration>,
+    peak_bytes: Option<u64>,
+}
+
+impl Process {
+    fn cpu_time(&self) -> Option<Duration> {
+        self.pid.and_then(sys::cpu_time)
+    }
+
+    /// Measured from outside, so that a script cannot tell us less than it used.
+    fn cost(&self) -> Cost {
+        Cost {
+            cpu: self.cpu_time(),
+            peak_bytes: self.pid.and_then(memory).map(|memory| memory.peak_bytes),
+        }
+    }
+
+    /// The channel has ended without an answer: finds out how the process did.
+    async fn explain_end(
+        &mut self,
+        job: &Job,
+    ) -> (Result<Box<serde_json::value::RawValue>, Failure>, Option<Exit>) {
+        let mut reaped = self.zygote.reap(self.worker);
+        let exit = match timeout(EXIT_GRACE, &mut reaped).await {
+            Ok(Ok(exit)) => Some(exit),
+            Ok(Err(_)) => return (Err(internal()), None),
+            Err(_) => None,
+        };
+        let Some(exit) = exit else {
+            self.end(Some(reaped));
+            return (Err(outcome::nonsense()), None);
+        };
+        self.pid = None;
+        self.jail = None;
+        let cpu_seconds = rlimits::cpu_seconds(job.timeout);
+        (Err(outcome::of_exit(exit.status, job.memory_bytes >> 20, cpu_seconds)), Some(exit))
+    }
+
+    /// Kills the process and gives its jail back once it is gone for certain.
+    fn end(&mut self, reaped: Option<oneshot::Receiver<Exit>>) {
+        if let Some(pid) = self.pid.take() {
+            // The zygote has not reaped it, so the id is still its own.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        let Some(jail) = self.jail.take() else { return };
+        let reaped = reaped.unwrap_or_else(|| self.zygote.reap(self.worker));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let worker = self.worker;
+            runtime.spawn(async move {
+                if timeout(REAP_TIMEOUT, reaped).await.is_err() {
+                    tracing::warn!(worker, "a killed worker was not reaped in time");
+                }
+                // Removing a directory that a script filled takes its time.
+                tokio::task::spawn_blocking(move || drop(jail));
+            });
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end(None);
+    }
+}
+
+/// Waits for the first frame. The kernel attaches who sent it, which is how we learn the worker's process id in our own
+/// namespace; nothing of a script has run by then.
+async fn greeting(channel: &UnixStream) -> Result<Pid, StartError> {
+    let mut header = [0u8; 5];
+    let (length, pid) = channel
+        .async_io(Interest::READABLE, || {
+            let mut space = nix::cmsg_space!(UnixCredentials);
+            let mut buffer = [IoSliceMut::new(&mut header)];
+            let message = recvmsg::<()>(
+                channel.as_raw_fd(),
+                &mut buffer,
+                Some(&mut space),
+                MsgFlags::MSG_CMSG_CLOEXEC,
+            )?;
+            let sender = message.cmsgs()?.find_map(|message| match message {
+                ControlMessageOwned::ScmCredentials(who) => Some(Pid::from_raw(who.pid())),
+                _ => None,
+            });
+            Ok((message.bytes, sender))
+        })
+        .await
+        .map_err(StartError::Descriptors)?;
+    match (length, header[0], pid) {
+        (5, answer::READY, Some(pid)) if pid.as_raw() > 0 => Ok(pid),
+        (5, answer::LOCKDOWN, _) => Err(lockdown_failure(channel, header).await),
+        _ => Err(StartError::Died),
+    }
+}
+
+async fn lockdown_failure(channel: &UnixStream, header: [u8; 5]) -> StartError {
+    let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
+    let mut payload = vec![0; length.min(MAX_FAILURE_BYTES)];
+    let mut filled = 0;
+    while filled < payload.len() {
+        if channel.readable().await.is_err() {
+            return StartError::Died;
+        }
+        match channel.try_read(&mut payload[filled..]) {
+            Ok(0) => return StartError::Died,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return StartError::Died,
+        }
+    }
+    serde_json::from_slice(&payload).map_or(StartError::Died, StartError::Lockdown)
+}
+
+fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    setsockopt(&ours, sockopt::PassCred, &true)?;
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?, theirs.into()))
+}
+
+fn pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
+    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+    Ok((pipe::Receiver::from_owned_fd(ours)?, theirs))
+}
+
+/// Sizes of a process, from its status in /proc.
+pub(super) struct Memory {
+    pub(super) mapped_bytes: u64,
+    pub(super) resident_bytes: u64,
+    pub(super) peak_bytes: u64,
+}
+
+/// `None` when the process is gone.
+pub(super) fn memory(process: Pid) -> Option<Memory> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    let resident_bytes = field("VmRSS:")?;
+    Some(Memory {
+        mapped_bytes: field("VmSize:")?,
+        resident_bytes,
+        // gVisor does not tell it.
+        peak_bytes: field("VmHWM:").unwrap_or(resident_bytes),
+    })
+}

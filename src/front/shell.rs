@@ -1,0 +1,146 @@
+//! The shell front: one script through the same handler, and the doctor.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use clap::{Parser, Subcommand};
+use http::header::CONTENT_TYPE;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use crate::executor::Executor;
+use crate::handler::Handler;
+
+/// Runs main() of a Python script that nobody trusts, and answers with its JSON and what it printed.
+///
+/// Without a command it serves HTTP on PORT (8080). The README lists the settings, all of them environment variables.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Arguments {
+    /// What to do; serving HTTP when there is none.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What mainbox does besides serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs one script and prints the response body; exit code 0 on success, 1 otherwise.
+    Run {
+        /// The script, or `-` for standard input.
+        script: PathBuf,
+        /// JSON that is passed to main().
+        #[arg(long, value_name = "JSON")]
+        input: Option<String>,
+    },
+    /// Says which isolation this host gives and proves it; exit code 1 below the floor.
+    Doctor,
+}
+
+/// Why a script could not be run: one sentence each.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShellError {
+    /// The script could not be read.
+    #[error("{path} cannot be read: {source}")]
+    Script {
+        /// Where it was to be.
+        path: PathBuf,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+    /// `--input` is not JSON.
+    #[error("--input is not valid JSON: {0}")]
+    Input(serde_json::Error),
+    /// Standard output is gone.
+    #[error("standard output: {0}")]
+    Output(std::io::Error),
+}
+
+/// Runs the script at `path` and prints the response body. Returns whether `main` returned.
+///
+/// # Errors
+/// When the script or the input cannot be read, or nothing can be printed.
+pub async fn run(
+    handler: &Handler,
+    path: &Path,
+    input: Option<String>,
+) -> Result<bool, ShellError> {
+    let script =
+        read_script(path).map_err(|source| ShellError::Script { path: path.to_owned(), source })?;
+    let mut body = json!({ "script": script }).to_string();
+    if let Some(input) = input {
+        let input = RawValue::from_string(input).map_err(ShellError::Input)?;
+        body.truncate(body.len() - 1);
+        body.push_str(&format!(",\"input\":{input}}}"));
+    }
+    let mut request = Request::new(Full::new(Bytes::from(body)));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = http::Uri::from_static("/execute");
+    request.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    let response = handler.handle(request).await;
+    let succeeded = response.status() == StatusCode::OK;
+    let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(&body)
+        .and_then(|()| stdout.write_all(b"\n"))
+        .and_then(|()| stdout.flush())
+        .map_err(ShellError::Output)?;
+    Ok(succeeded)
+}
+
+fn read_script(path: &Path) -> std::io::Result<String> {
+    if path == Path::new("-") {
+        let mut script = String::new();
+        std::io::stdin().read_to_string(&mut script)?;
+        return Ok(script);
+    }
+    std::fs::read_to_string(path)
+}
+
+/// Prints host, tier, layers and the findings of the self-test. Returns whether everything that is promised holds.
+///
+/// # Errors
+/// When nothing can be printed.
+pub async fn doctor(executor: &Arc<Executor>) -> Result<bool, ShellError> {
+    let findings = executor.findings().await;
+    let sandbox = executor.sandbox();
+    let mut lines = vec![
+        format!("host       {}", host()),
+        match executor.zygote() {
+            Some(zygote) => format!("python     {}", zygote.python),
+            None => String::from("python     does not start; see the messages above"),
+        },
+        format!("isolation  {}", sandbox.tier_name()),
+        String::new(),
+        String::from("layers"),
+    ];
+    for layer in &sandbox.layers {
+        let mark = if layer.in_force { "yes" } else { "no " };
+        lines.push(format!("  {mark}  {}: {}", layer.name, layer.detail));
+    }
+    lines.extend([String::new(), String::from("self-test")]);
+    for finding in &findings {
+        let mark = if finding.held { "ok " } else { "BAD" };
+        lines.push(format!("  {mark}  {}: {}", finding.promise, finding.answer));
+    }
+    let text = lines.join("\n") + "\n";
+    std::io::stdout().write_all(text.as_bytes()).map_err(ShellError::Output)?;
+    Ok(!findings.is_empty() && findings.iter().all(|finding| finding.held))
+}
+
+fn host() -> String {
+    nix::sys::utsname::uname().map_or_else(
+        |errno| errno.to_string(),
+        |name| {
+            let [system, release, machine] = [name.sysname(), name.release(), name.machine()]
+                .map(|part| part.to_string_lossy().into_owned());
+            format!("{system} {release} {machine}")
+        },
+    )
+}

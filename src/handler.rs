@@ -1,0 +1,264 @@
+//! THE handler: a request in, a response out. It knows nothing of Lambda or of sockets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use serde_json::json;
+
+use crate::api::{Error, ExecuteRequest, Failure, Kind, Success, invalid};
+use crate::executor::outcome::{Captured, Execution};
+use crate::executor::{Executor, Health, Job};
+
+/// Bytes of a request body, whatever is in it.
+pub const MAX_BODY_BYTES: usize = 8 << 20;
+/// How long a body may take to arrive.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a client that met a full queue is told to wait, seconds.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const PEAK_MEMORY: HeaderName = HeaderName::from_static("mainbox-peak-memory");
+const ISOLATION: HeaderName = HeaderName::from_static("mainbox-isolation");
+
+/// Answers requests; cheap to clone.
+#[derive(Clone)]
+pub struct Handler {
+    executor: Arc<Executor>,
+}
+
+/// The endpoints, as `GET /` lists them.
+const ENDPOINTS: &[(&str, &str)] = &[
+    (
+        "POST /execute",
+        "runs main() of a Python script and answers with its JSON and what it printed",
+    ),
+    ("GET /health", "whether scripts can be run"),
+    ("GET /about", "versions, limits and the isolation in force"),
+];
+
+impl Handler {
+    /// A handler that runs scripts with `executor`.
+    pub fn new(executor: Arc<Executor>) -> Handler {
+        Handler { executor }
+    }
+
+    /// Answers one request. Never fails: what goes wrong is an answer too.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let path = request.uri().path().to_owned();
+        match (request.method(), path.as_str()) {
+            (&Method::POST, "/execute") => match self.execute(request).await {
+                Ok(execution) => self.executed(&execution),
+                Err(failure) => refusal(&failure),
+            },
+            (&Method::GET | &Method::HEAD, "/") => index(),
+            (&Method::GET | &Method::HEAD, "/health") => self.health(),
+            (&Method::GET | &Method::HEAD, "/about") => self.about(),
+            (_, "/execute") => method_not_allowed("POST"),
+            (_, "/" | "/health" | "/about") => method_not_allowed("GET, HEAD"),
+            _ => refusal(&Failure::new(Kind::NotFound, format!("There is no {path} here"))),
+        }
+    }
+
+    async fn execute<B>(&self, request: Request<B>) -> Result<Execution, Failure>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let config = self.executor.config();
+        let media = media_type(request.headers())?;
+        let body = read(request.into_body()).await?;
+        let request = match media {
+            Media::Json => ExecuteRequest::from_json(&body, config.max_script_bytes)?,
+            Media::Python => ExecuteRequest::from_python(&body, config.max_script_bytes)?,
+        };
+        drop(body);
+        self.executor.execute(Job::new(request, config)).await
+    }
+
+    fn executed(&self, execution: &Execution) -> Response<Full<Bytes>> {
+        let truncated = [("stdout", &execution.stdout), ("stderr", &execution.stderr)]
+            .into_iter()
+            .filter(|(_, captured)| captured.truncated)
+            .map(|(name, _)| name)
+            .collect();
+        let mut response = match &execution.outcome {
+            Ok(result) => respond(
+                StatusCode::OK,
+                &Success {
+                    result,
+                    stdout: text(&execution.stdout),
+                    stderr: text(&execution.stderr),
+                    truncated,
+                },
+            ),
+            Err(failure) => respond(
+                failure.kind.status(),
+                &Error {
+                    error: &failure.error,
+                    kind: failure.kind,
+                    stdout: text(&execution.stdout),
+                    traceback: failure.traceback.as_deref(),
+                    line: failure.line,
+                    stderr: text(&execution.stderr),
+                    truncated,
+                },
+            ),
+        };
+        let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
+        let timing = format!(
+            "queue;dur={:.3}, run;dur={:.3}, cpu;dur={:.3}",
+            milliseconds(execution.queue),
+            milliseconds(execution.run),
+            milliseconds(execution.cpu),
+        );
+        let headers = response.headers_mut();
+        if let Ok(timing) = HeaderValue::from_str(&timing) {
+            headers.insert(SERVER_TIMING, timing);
+        }
+        headers.insert(PEAK_MEMORY, HeaderValue::from(execution.peak_memory));
+        headers.insert(ISOLATION, HeaderValue::from_static(self.executor.sandbox().tier_name()));
+        response
+    }
+
+    fn health(&self) -> Response<Full<Bytes>> {
+        match self.executor.health() {
+            Health::Healthy => respond(StatusCode::OK, &json!({"status": "healthy"})),
+            Health::Starting => {
+                respond(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "starting"}))
+            }
+            Health::Unhealthy(why) => respond(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &json!({"status": "unhealthy", "error": why}),
+            ),
+        }
+    }
+
+    fn about(&self) -> Response<Full<Bytes>> {
+        let config = self.executor.config();
+        let zygote = self.executor.zygote();
+        let sandbox = self.executor.sandbox();
+        respond(
+            StatusCode::OK,
+            &json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "python": zygote.as_ref().map(|zygote| &zygote.python),
+                "packages": zygote.as_ref().map(|zygote| &zygote.packages),
+                "isolation": {"tier": sandbox.tier_name(), "layers": sandbox.layers},
+                "limits": {
+                    "timeout_seconds": config.timeout.as_secs_f64(),
+                    "memory_mb": config.memory_bytes >> 20,
+                    "concurrency": config.concurrency,
+                    "queue": config.queue,
+                    "max_body_bytes": MAX_BODY_BYTES,
+                    "max_script_bytes": config.max_script_bytes,
+                    "max_stdout_bytes": config.max_stdout_bytes,
+                    "max_result_bytes": config.max_result_bytes,
+                    "scratch_mb": config.scratch_bytes >> 20,
+                },
+                "policy": config.policy.name(),
+            }),
+        )
+    }
+}
+
+enum Media {
+    Json,
+    Python,
+}
+
+fn media_type(headers: &HeaderMap) -> Result<Media, Failure> {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = value.split(';').next().unwrap_or("").trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        Ok(Media::Json)
+    } else if essence.eq_ignore_ascii_case("text/x-python") {
+        Ok(Media::Python)
+    } else {
+        Err(Failure::new(
+            Kind::UnsupportedMediaType,
+            "Content-Type must be application/json, or text/x-python for a bare script",
+        ))
+    }
+}
+
+async fn read<B>(body: B) -> Result<Bytes, Failure>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let too_large = || {
+        let error = format!("The body is larger than its limit of {MAX_BODY_BYTES} bytes");
+        Failure::new(Kind::PayloadTooLarge, error)
+    };
+    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+        return Err(too_large());
+    }
+    let body = Limited::new(body, MAX_BODY_BYTES).collect();
+    match tokio::time::timeout(BODY_TIMEOUT, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(invalid(format!("The body could not be read: {error}"))),
+        Err(_) => Err(invalid(format!(
+            "The body did not arrive within {} seconds",
+            BODY_TIMEOUT.as_secs()
+        ))),
+    }
+}
+
+fn text(captured: &Captured) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(&captured.bytes)
+}
+
+fn index() -> Response<Full<Bytes>> {
+    let endpoints: serde_json::Map<_, _> =
+        ENDPOINTS.iter().map(|(name, what)| (String::from(*name), json!(what))).collect();
+    respond(
+        StatusCode::OK,
+        &json!({"name": "mainbox", "version": env!("CARGO_PKG_VERSION"), "endpoints": endpoints}),
+    )
+}
+
+fn method_not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
+    let error = format!("This endpoint takes {allowed}");
+    let mut response = refusal(&Failure::new(Kind::MethodNotAllowed, error));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+/// An answer to a request that was not run.
+fn refusal(failure: &Failure) -> Response<Full<Bytes>> {
+    let mut response = respond(
+        failure.kind.status(),
+        &Error {
+            error: &failure.error,
+            kind: failure.kind,
+            stdout: "".into(),
+            traceback: None,
+            line: None,
+            stderr: "".into(),
+            truncated: vec![],
+        },
+    );
+    if failure.kind == Kind::Busy {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+    }
+    response
+}
+
+fn respond(status: StatusCode, body: &impl serde::Serialize) -> Response<Full<Bytes>> {
+    let body = serde_json::to_vec(body).expect("BUG: answers are plain data");
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}

@@ -1,0 +1,91 @@
+"""What is said of a script that failed: a kind, a sentence, and the script's own frames."""
+
+import json
+import sys
+import traceback
+from typing import NoReturn
+
+SCRIPT = "script.py"
+MAX_ERROR = 4_000
+MAX_TRACEBACK = 32_000
+
+
+class ScriptFailure(Exception):
+    """Why there is no result."""
+
+    def __init__(self, kind: str, error: str, *, frames: str | None = None, line: int | None = None) -> None:
+        super().__init__(error)
+        self.kind = kind
+        self.error = error
+        self.frames = frames
+        self.line = line
+
+    def to_json(self) -> bytes:
+        """The payload of a failure frame."""
+        fields = {"kind": self.kind, "error": cut(self.error, MAX_ERROR)}
+        if self.frames is not None:
+            fields["traceback"] = cut(self.frames, MAX_TRACEBACK)
+        if self.line is not None:
+            fields["line"] = self.line
+        return json.dumps(without_server_paths(fields)).encode()
+
+
+def cut(text: str, most: int) -> str:
+    """Keeps the beginning and the end of a text that is too long."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}\n[... {len(text) - most} characters left out ...]\n{text[-most // 2 :]}"
+
+
+def without_server_paths(fields: dict[str, object]) -> dict[str, object]:
+    """Replaces the places where the server's Python lives; libraries name them in their messages."""
+    prefixes = sorted({sys.prefix, sys.base_prefix, sys.exec_prefix} - {"/", "/usr"}, key=len, reverse=True)
+    for name, value in fields.items():
+        if isinstance(value, str):
+            for prefix in prefixes:
+                value = value.replace(prefix, "<python>")
+            # JSON knows no lone surrogates.
+            fields[name] = value.encode("utf-8", "replace").decode()
+    return fields
+
+
+def of_exception(error: BaseException) -> ScriptFailure:
+    """What an exception of the script means."""
+    summary = traceback.TracebackException.from_exception(error)
+    line = own_frames_only(summary, set())
+    frames = "".join(summary.format())
+    if isinstance(error, MemoryError):
+        return ScriptFailure("memory_limit", "The script needed more memory than its limit", frames=frames, line=line)
+    sentence = "".join(summary.format_exception_only()).strip().split("\n  ")[0]
+    return ScriptFailure("exception", sentence, frames=frames, line=line)
+
+
+def of_exit(error: SystemExit) -> ScriptFailure:
+    """What sys.exit() means: the script ended before its main returned."""
+    return ScriptFailure("exit", f"The script called sys.exit({describe(error.code)}) before main returned")
+
+
+def describe(value: object) -> str:
+    """A value as code, however it behaves."""
+    try:
+        return cut(repr(value), 200)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def own_frames_only(summary: traceback.TracebackException, seen: set[int]) -> int | None:
+    """Drops the frames of harness and libraries, in causes and groups too; returns the last line of the script."""
+    if id(summary) in seen:
+        return None
+    seen.add(id(summary))
+    own = [frame for frame in summary.stack if frame.filename == SCRIPT]
+    summary.stack = traceback.StackSummary.from_list(own)
+    for other in (summary.__cause__, summary.__context__, *(getattr(summary, "exceptions", None) or ())):
+        if other is not None:
+            own_frames_only(other, seen)
+    return own[-1].lineno if own else None
+
+
+def fail(kind: str, error: str, line: int | None = None) -> NoReturn:
+    """Raises a ScriptFailure."""
+    raise ScriptFailure(kind, error, line=line)

@@ -1,0 +1,141 @@
+"""Locks a worker into the sandbox: one step, one mechanism, in a fixed order. The supervisor decides what; this does it.
+
+Any step that fails ends the worker before it has read its request.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import struct
+from collections.abc import Callable
+from typing import Any
+
+CHANNEL = 3
+RULESET = 4
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP = 22
+PR_SET_NO_NEW_PRIVS = 38
+SECCOMP_MODE_FILTER = 2
+SYS_LANDLOCK_RESTRICT_SELF = 446
+LINUX_CAPABILITY_VERSION_3 = 0x20080522
+BPF_INSTRUCTION = struct.Struct("=HBBI")
+
+libc = ctypes.CDLL(None, use_errno=True)
+for function in (libc.prctl, libc.syscall):
+    function.argtypes = [ctypes.c_long, *[ctypes.c_ulong] * 4]
+    function.restype = ctypes.c_long
+
+
+class SockFprog(ctypes.Structure):
+    """struct sock_fprog of linux/filter.h."""
+
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+
+class LockdownError(Exception):
+    """A step failed; the worker must not go on."""
+
+    def __init__(self, step: str, error: BaseException) -> None:
+        super().__init__(step)
+        self.step = step
+        self.error = f"{type(error).__name__}: {error}"
+
+
+def lock_down(lockdown: dict[str, Any], order: dict[str, Any], zygote: int) -> None:
+    """Carries out every step, or raises LockdownError. The worker's descriptors are at their places already."""
+    prctl_works = lockdown["prctl"]
+    steps: list[tuple[str, Callable[[], None]]] = [
+        ("session", os.setsid),
+        ("limits", lambda: set_limits(order["limits"])),
+        ("uid", lambda: change_uid(order["uid"])),
+        ("capabilities", drop_capabilities),
+        ("scratch", lambda: os.chdir(order["scratch"])),
+    ]
+    if prctl_works:
+        steps += [
+            ("death with the zygote", lambda: die_with(zygote)),
+            ("non-dumpable", lambda: prctl(PR_SET_DUMPABLE, 0)),
+            ("no_new_privs", lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)),
+        ]
+    if order["ruleset"]:
+        steps.append(("landlock", enter_ruleset))
+    for program in lockdown["filters"]:
+        steps.append(("seccomp", lambda program=program: install(program, lockdown["own_process"])))
+    for step, act in steps:
+        try:
+            act()
+        except Exception as error:
+            raise LockdownError(step, error) from error
+
+
+def set_limits(limits: list[dict[str, int]]) -> None:
+    """Sets each limit, or less where we were started with less."""
+    for limit in limits:
+        _, most = resource.getrlimit(limit["resource"])
+        soft, hard = limit["soft"], limit["hard"]
+        if most != resource.RLIM_INFINITY:
+            soft, hard = min(soft, most), min(hard, most)
+        resource.setrlimit(limit["resource"], (soft, hard))
+
+
+def lower_limits(differences: list[dict[str, int]]) -> None:
+    """Lowers each limit by so much."""
+    for limit in differences:
+        soft, hard = resource.getrlimit(limit["resource"])
+        resource.setrlimit(limit["resource"], (soft - limit["soft"], hard - limit["hard"]))
+
+
+def change_uid(uid: int | None) -> None:
+    """Takes a uid and gid that no other process has."""
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+
+
+def drop_capabilities() -> None:
+    """Gives up every capability, also where the uid stays root's."""
+    header = struct.pack("=Ii", LINUX_CAPABILITY_VERSION_3, 0)
+    none = bytes(24)
+    if libc.capset(header, none) != 0:
+        raise_errno()
+
+
+def die_with(zygote: int) -> None:
+    """Asks the kernel to end us with the zygote; it may have ended just before."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != zygote:
+        raise ProcessLookupError("the zygote is gone")
+
+
+def enter_ruleset() -> None:
+    """Enters the Landlock ruleset that the supervisor made for us."""
+    if libc.syscall(SYS_LANDLOCK_RESTRICT_SELF, RULESET, 0, 0, 0) != 0:
+        raise_errno()
+    os.close(RULESET)
+
+
+def install(program: str, own_process: int) -> None:
+    """Installs a seccomp filter, with our own process id in the place that is kept for it."""
+    me = os.getpid()
+    instructions = [
+        BPF_INSTRUCTION.pack(code, if_true, if_false, me if operand == own_process else operand)
+        for code, if_true, if_false, operand in BPF_INSTRUCTION.iter_unpack(bytes.fromhex(program))
+    ]
+    filters = SockFprog(len(instructions), b"".join(instructions))
+    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(filters))
+
+
+def prctl(option: int, value: int, pointer: int = 0) -> None:
+    """Calls prctl(2)."""
+    if libc.prctl(option, value, pointer, 0, 0) != 0:
+        raise_errno()
+
+
+def raise_errno() -> None:
+    """Raises what the last call answered."""
+    errno = ctypes.get_errno()
+    raise OSError(errno, os.strerror(errno))

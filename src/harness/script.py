@@ -1,0 +1,81 @@
+"""Runs the script: as the module `script`, its main once, and whatever becomes of it as one answer."""
+
+import asyncio
+import inspect
+import json
+import linecache
+import resource
+import sys
+import threading
+import types
+from types import CodeType
+from typing import Any
+
+from mainbox_encoding import to_json
+from mainbox_failure import SCRIPT, ScriptFailure, of_exception, of_exit
+from mainbox_lockdown import libc
+from mainbox_validation import NO_MAIN, compile_script
+
+MODULE = "script"
+
+
+def answer(source: str, arguments: list[bytes], go: dict[str, Any]) -> bytes:
+    """The JSON of what main returned. Raises ScriptFailure for everything else."""
+    try:
+        try:
+            result = to_json(run(compile_script(source, go["refused"]), source, arguments), go["max_depth"])
+        except ScriptFailure:
+            raise
+        except SystemExit as error:
+            raise of_exit(error) from None
+        except MemoryError as error:
+            use_reserve()
+            raise of_exception(error) from None
+        except BaseException as error:
+            raise of_exception(error) from None
+    finally:
+        flush()
+    if len(result) > go["max_result_bytes"]:
+        raise ScriptFailure(
+            "result_too_large", f"The result has {len(result)} bytes; the limit is {go['max_result_bytes']}"
+        )
+    return result
+
+
+def run(code: CodeType, source: str, arguments: list[bytes]) -> object:
+    """Executes the script and its main, and waits for its threads."""
+    module = types.ModuleType(MODULE)
+    sys.modules[MODULE] = module
+    linecache.cache[SCRIPT] = (len(source), None, source.splitlines(keepends=True), SCRIPT)
+    exec(code, module.__dict__)
+    main = module.__dict__.get("main")
+    if not callable(main) or isinstance(main, type):
+        raise ScriptFailure("missing_main", NO_MAIN)
+    result = main(*map(json.loads, arguments))
+    if inspect.isawaitable(result):
+        result = asyncio.run(await_it(result))
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
+    return result
+
+
+async def await_it(result: Any) -> object:
+    """Any awaitable as a coroutine, which is what asyncio.run takes."""
+    return await result
+
+
+def use_reserve() -> None:
+    """Raises the memory limit to its hard value: what it takes to report that memory ran out."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+
+def flush() -> None:
+    """What a script has printed through C, or through a stream that it put in the place of ours, is printed too."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BaseException:  # noqa: S110 - a script's own stream may do anything; it only loses its own output
+            pass
+    libc.fflush(None)

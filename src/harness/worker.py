@@ -1,0 +1,105 @@
+"""A worker: a fork of the zygote that locks itself down, rehearses, waits for one request, answers and dies."""
+
+import gc
+import io
+import json
+import os
+import sys
+import warnings
+from typing import Any, NoReturn
+
+from mainbox_channel import Channel, ChannelClosed
+from mainbox_courtesy import install as install_courtesy
+from mainbox_encoding import to_json
+from mainbox_failure import ScriptFailure
+from mainbox_lockdown import CHANNEL, RULESET, LockdownError, lock_down, lower_limits
+from mainbox_script import answer
+
+SCRIPT, INPUT, GO = b"S", b"I", b"G"
+READY, LOCKDOWN, VALUE, FAILURE = b"R", b"L", b"V", b"F"
+
+
+def live(order: dict[str, Any], descriptors: list[int], lockdown: dict[str, Any], zygote: int) -> NoReturn:
+    """The whole life of a worker. `descriptors` are its channel, stdout, stderr and, if it has one, its ruleset."""
+    try:
+        channel = Channel(CHANNEL)
+        place_descriptors(descriptors)
+        order["ruleset"] = len(descriptors) > RULESET - 1
+        try:
+            lock_down(lockdown, order, zygote)
+        except LockdownError as failure:
+            channel.send(LOCKDOWN, json.dumps({"step": failure.step, "error": failure.error}).encode())
+            os._exit(1)
+        furnish(order["scratch"])
+        rehearse()
+        channel.send(READY)
+        serve(channel)
+    except ChannelClosed:
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def place_descriptors(descriptors: list[int]) -> None:
+    """/dev/null, stdout, stderr, the channel and the ruleset get the numbers 0 to 4; everything else is closed."""
+    channel, stdout, stderr, *ruleset = descriptors
+    # First out of the way of each other; those of the zygote that we overwrite are its control socket and its pipes.
+    sources = [os.dup(descriptor) for descriptor in (stdout, stderr, channel, *ruleset)]
+    high = [os.dup2(source, 100 + place, inheritable=False) for place, source in enumerate(sources)]
+    for place, descriptor in enumerate(high):
+        os.dup2(descriptor, 1 + place, inheritable=False)
+    os.closerange(1 + len(high), 4096)
+
+
+def furnish(scratch: str) -> None:
+    """Streams that lose nothing when the process dies, a clean environment, fresh random numbers."""
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for the process's life
+    sys.stdout = sys.__stdout__ = unbuffered(1, "surrogateescape")
+    sys.stderr = sys.__stderr__ = unbuffered(2, "backslashreplace")
+    os.environ.clear()
+    os.environ.update(
+        HOME=scratch, TMPDIR=scratch, PATH="/usr/bin:/bin", LANG="C.UTF-8", TZ="UTC", USER="script", LOGNAME="script"
+    )
+    sys.argv = ["script.py"]
+    if "numpy.random" in sys.modules:
+        # The module `random` does the same by itself after a fork.
+        sys.modules["numpy.random"].seed()
+    gc.enable()
+
+
+def unbuffered(descriptor: int, errors: str) -> io.TextIOWrapper:
+    """A text stream that writes at once, so that what was printed survives whatever comes next."""
+    raw = io.FileIO(descriptor, "w", closefd=False)
+    return io.TextIOWrapper(raw, encoding="utf-8", errors=errors, newline="\n", write_through=True)
+
+
+def rehearse() -> None:
+    """A small representative run, so that copy-on-write faults and lazy caches are paid now and not in the request."""
+    print("", end="")
+    to_json([1, 2.5, "text", {"a": None}], 9)
+    if (pandas := sys.modules.get("pandas")) is not None:
+        frame = pandas.DataFrame({"a": [1, 2, 3], "b": ["x", "y", "x"]})
+        to_json([frame, frame.groupby("b")["a"].sum(), frame.describe().to_dict()], 9)
+    install_courtesy()
+
+
+def serve(channel: Channel) -> NoReturn:
+    """Reads the request, answers it, ends the process."""
+    source, arguments = "", []
+    while True:
+        kind, payload = channel.receive()
+        if kind == SCRIPT:
+            source = payload.decode()
+        elif kind == INPUT:
+            arguments.append(payload)
+        elif kind == GO:
+            break
+    go = json.loads(payload)
+    lower_limits(go["lower"])
+    warnings.resetwarnings()
+    sys.setrecursionlimit(1000)
+    try:
+        channel.send(VALUE, answer(source, arguments, go))
+    except ScriptFailure as failure:
+        channel.send(FAILURE, failure.to_json())
+    os._exit(0)

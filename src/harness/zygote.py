@@ -1,0 +1,119 @@
+"""The zygote: imports what scripts will want, then does nothing but fork and reap."""
+
+import gc
+import importlib
+import json
+import os
+import platform
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+import mainbox_worker
+
+CONTROL = 3
+MESSAGE_BYTES = 1 << 16
+MOST_DESCRIPTORS = 8
+OLDEST_PYTHON = (3, 11)
+
+
+def serve(boot: dict[str, Any]) -> None:
+    """The whole life of a zygote."""
+    os.setsid()  # the terminal's Ctrl-C is for the supervisor
+    sys.set_int_max_str_digits(0)  # integers of any size pass through; time is limited otherwise
+    Zygote(boot["lockdown"]).serve(boot["preload"])
+
+
+class Zygote:
+    """Its children, and its two ears: orders from the supervisor, and SIGCHLD."""
+
+    def __init__(self, lockdown: dict[str, Any]) -> None:
+        self.lockdown = lockdown
+        self.control = socket.socket(fileno=CONTROL)
+        self.children: dict[int, int] = {}
+        self.released: dict[int, int] = {}
+        self.wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def serve(self, preload: list[str]) -> None:
+        """Imports, says that it is ready, and serves until the supervisor is gone."""
+        packages, missing = import_all(preload)
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        python = platform.python_version()
+        self.report("ready", python=python, packages=packages, missing=missing)
+        ears = select.poll()
+        ears.register(self.control, select.POLLIN)
+        ears.register(self.wake, select.POLLIN)
+        while True:
+            for descriptor, _ in ears.poll():
+                if descriptor == self.wake:
+                    os.read(self.wake, 4096)
+                    self.reap()
+                else:
+                    self.obey()
+
+    def obey(self) -> None:
+        """Receives one order and carries it out."""
+        message, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE_BYTES, MOST_DESCRIPTORS)
+        if not message:
+            os._exit(0)
+        order = json.loads(message)
+        if order["order"] == "fork":
+            self.fork(order, descriptors)
+        else:
+            self.released[self.children.pop(order["worker"])] = order["worker"]
+            self.reap()
+
+    def fork(self, order: dict[str, Any], descriptors: list[int]) -> None:
+        """Forks a worker; in the child this does not return."""
+        zygote = os.getpid()
+        try:
+            child = os.fork()
+        except OSError as error:
+            self.report("fork_failed", worker=order["worker"], errno=error.errno)
+            child = -1
+        if child == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self.control.detach()
+            mainbox_worker.live(order, descriptors, self.lockdown, zygote)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if child > 0:
+            self.children[order["worker"]] = child
+
+    def reap(self) -> None:
+        """Reports those that the supervisor released and that are dead; until then their process ids stay taken."""
+        for child, worker in list(self.released.items()):
+            pid, status, usage = os.wait4(child, os.WNOHANG)
+            if pid:
+                del self.released[child]
+                self.report(
+                    "reaped",
+                    worker=worker,
+                    status=status,
+                    cpu_us=int((usage.ru_utime + usage.ru_stime) * 1e6),
+                    peak_bytes=usage.ru_maxrss * 1024,
+                )
+
+    def report(self, report: str, **fields: object) -> None:
+        """Tells the supervisor."""
+        self.control.send(json.dumps({"report": report, **fields}).encode())
+
+
+def import_all(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Imports each module; returns the versions of those that are there, and why the others are not."""
+    packages, missing = {}, {}
+    for name in names:
+        try:
+            module = importlib.import_module(name)
+        except Exception as error:
+            missing[name] = f"{type(error).__name__}: {error}"
+        else:
+            packages[name] = str(getattr(module, "__version__", ""))
+    return packages, missing

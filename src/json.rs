@@ -1,0 +1,64 @@
+//! What JSON text must satisfy before it is passed on untouched.
+//!
+//! `serde_json`'s `RawValue` proves that text is well-formed without building a tree, but lets nesting of any depth
+//! through, which would overflow the stack of whoever parses it next.
+
+/// Deepest nesting of arrays and objects accepted in a request and in a result. Parsers in the field give up at 128
+/// (serde_json) or more; the answer wraps a result in one level of its own.
+pub const MAX_DEPTH: usize = 100;
+
+/// Whether `text` nests arrays and objects at most [`MAX_DEPTH`] deep. Looks at brackets outside strings only, so it is
+/// meaningful for well-formed JSON and safe on anything.
+pub fn is_shallow(text: &[u8]) -> bool {
+    let mut depth = 0usize;
+    let mut bytes = text.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return false;
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'"' => skip_string(&mut bytes),
+            _ => {}
+        }
+    }
+    true
+}
+
+fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => {
+                bytes.next();
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hundred_levels_pass_and_one_more_does_not() {
+        assert!(is_shallow(format!("{}{}", "[".repeat(100), "]".repeat(100)).as_bytes()));
+        assert!(!is_shallow("[".repeat(101).as_bytes()));
+        assert!(!is_shallow(br#"{"a":"#.repeat(101).as_slice()));
+    }
+
+    #[test]
+    fn brackets_in_strings_and_beside_each_other_do_not_count() {
+        assert!(is_shallow(format!("[\"{}\\\"{}\"]", "[".repeat(200), "{".repeat(200)).as_bytes()));
+        assert!(is_shallow("[],".repeat(500).as_bytes()));
+    }
+
+    #[test]
+    fn unbalanced_text_is_scanned_to_its_end() {
+        assert!(is_shallow(b"]]]]\"\\"));
+    }
+}

@@ -1,0 +1,13 @@
+//! mainbox runs `main()` of a Python script that nobody trusts, and answers with the JSON that it returned and what it
+//! printed.
+//!
+//! The way of a request: [`front`] -> [`handler`] -> [`executor`] -> a worker in the [`sandbox`] -> outcome -> response.
+
+pub mod api;
+pub mod config;
+pub mod executor;
+pub mod front;
+pub mod handler;
+pub mod json;
+pub mod python;
+pub mod sandbox;

@@ -1,0 +1,82 @@
+//! Reads the configuration, establishes the sandbox, makes the executor, picks the front.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use mainbox::config::Config;
+use mainbox::executor::Executor;
+use mainbox::front::shell::{Arguments, Command};
+use mainbox::front::{http, shell};
+use mainbox::handler::Handler;
+use mainbox::python::Python;
+use mainbox::sandbox::probe::Probe;
+use mainbox::sandbox::{Sandbox, sys};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Bad configuration.
+const EXIT_CONFIGURATION: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let level = if arguments.command.is_some() { "warn" } else { "info" };
+    let filter = EnvFilter::try_from_env("RUST_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let config = match Config::from_env() {
+        Ok(config) => config,
+        Err(error) => return stop(&error, EXIT_CONFIGURATION),
+    };
+    match start(config, arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => stop(error.as_ref(), 1),
+    }
+}
+
+fn stop(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    eprintln!("mainbox: {error}");
+    ExitCode::from(code)
+}
+
+/// The sandbox is probed before the runtime exists, while the process has one thread.
+fn start(config: Config, arguments: Arguments) -> Result<bool, Failure> {
+    let python = Python::find(&config.python)?;
+    let sandbox = Sandbox::establish(&config, &python, Probe::of_host(&python))?;
+    if let Err(error) = sys::set_non_dumpable() {
+        tracing::warn!(%error, "this process stays dumpable");
+    }
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let config = Arc::new(config);
+        let executor = Executor::start(Arc::clone(&config), Arc::new(sandbox), python);
+        let handler = Handler::new(Arc::clone(&executor));
+        match arguments.command {
+            Some(Command::Run { script, input }) => Ok(shell::run(&handler, &script, input).await?),
+            Some(Command::Doctor) => Ok(shell::doctor(&executor).await?),
+            None => {
+                let address = ("0.0.0.0", config.port);
+                let listener = TcpListener::bind(address)
+                    .await
+                    .map_err(|error| format!("PORT {} cannot be served: {error}", config.port))?;
+                tracing::info!(address = %listener.local_addr()?, "serving");
+                http::serve(listener, handler, shutdown()?).await;
+                Ok(true)
+            }
+        }
+    })
+}
+
+/// Ends with the first SIGTERM or SIGINT.
+fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,229 @@
+//! The sandbox: what a worker may do, which mechanisms enforce it here, and what each worker gets for itself.
+
+pub mod landlock;
+pub mod policy;
+pub mod probe;
+pub mod rlimits;
+pub mod scratch;
+pub mod seccomp;
+pub mod sys;
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use serde::Serialize;
+
+use self::probe::Probe;
+use self::scratch::{Scratch, ScratchRoot};
+use crate::config::Config;
+use crate::python::Python;
+
+/// How strong the isolation is; the strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Namespaces around the zygote, and all of `Seccomp`.
+    Namespaces,
+    /// A seccomp allow-list, Landlock and own uids where the host has them, and all of `Rlimits`.
+    Seccomp,
+    /// Resource limits that leave no descriptor, process or file to be had.
+    Rlimits,
+}
+
+impl Tier {
+    /// Every tier, the strongest first.
+    pub const ALL: [Tier; 3] = [Tier::Namespaces, Tier::Seccomp, Tier::Rlimits];
+
+    /// The tier's name in the configuration, in `/about` and in the header of an answer.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tier::Namespaces => "namespaces",
+            Tier::Seccomp => "seccomp",
+            Tier::Rlimits => "rlimits",
+        }
+    }
+}
+
+/// A mechanism and whether it is in force here.
+#[derive(Clone, Debug, Serialize)]
+pub struct Layer {
+    /// What it is called.
+    pub name: &'static str,
+    /// Whether workers run under it.
+    pub in_force: bool,
+    /// Its version, or why it is not in force.
+    pub detail: String,
+}
+
+/// Why there is no sandbox, or none for a worker: one sentence each.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SandboxError {
+    /// The host gives less than the configuration demands.
+    #[error("MAINBOX_FLOOR is {floor}, but this host lacks the layer `{layer}`: {detail}")]
+    BelowFloor {
+        /// The demanded tier.
+        floor: &'static str,
+        /// The first layer that is missing for it.
+        layer: &'static str,
+        /// What the host answered.
+        detail: String,
+    },
+    /// The filter could not be compiled.
+    #[error("seccomp filter: {0}")]
+    Seccomp(#[from] seccompiler::Error),
+    /// The directory for scratch directories, or a scratch directory in it.
+    #[error("scratch directory {path}: {source}")]
+    Scratch {
+        /// Where it was to be.
+        path: PathBuf,
+        /// What the host answered.
+        source: std::io::Error,
+    },
+    /// The ruleset of a worker.
+    #[error(transparent)]
+    Landlock(#[from] landlock::LandlockError),
+    /// All uids are in use.
+    #[error("no worker uid is free")]
+    NoUid,
+}
+
+/// The sandbox of this process: what is in force, and what is handed out to workers.
+pub struct Sandbox {
+    /// The tier in force; `None` when there is none and the configuration serves all the same.
+    pub tier: Option<Tier>,
+    /// Every mechanism with its state.
+    pub layers: Vec<Layer>,
+    landlock: Option<::landlock::ABI>,
+    uids: Option<Uids>,
+    readable: Vec<PathBuf>,
+    scratch: ScratchRoot,
+    filters: Vec<Vec<u8>>,
+}
+
+/// What a zygote is told once about the sandbox of its workers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Lockdown {
+    /// BPF programs in hexadecimal, in the order of their installation.
+    pub filters: Vec<String>,
+    /// The number in them that stands for the worker's own process id.
+    pub own_process: u32,
+    /// Whether no_new_privs is set and non-dumpable is asked for: both need prctl.
+    pub prctl: bool,
+}
+
+/// What one worker gets for itself. Dropping it gives it back, so it must outlive the worker's process.
+pub struct Jail {
+    /// Its uid, where it has one of its own.
+    pub uid: Option<u32>,
+    /// Its working directory.
+    pub scratch: Scratch,
+    /// The Landlock ruleset that it enters, where the kernel has Landlock.
+    pub ruleset: Option<OwnedFd>,
+    uids: Option<Uids>,
+}
+
+impl Sandbox {
+    /// Chooses the strongest sandbox that `probe` found to work and holds it against the configured floor.
+    ///
+    /// # Errors
+    /// One sentence on what is missing.
+    pub fn establish(
+        config: &Config,
+        python: &Python,
+        probe: Probe,
+    ) -> Result<Sandbox, SandboxError> {
+        let tier = probe.tier();
+        if let Some(floor) = config.floor
+            && tier.is_none_or(|tier| tier > floor)
+        {
+            let missing = probe.missing_for(floor);
+            return Err(SandboxError::BelowFloor {
+                floor: floor.name(),
+                layer: missing.map_or("tier", |layer| layer.name),
+                detail: missing.map_or_else(String::new, |layer| layer.detail.clone()),
+            });
+        }
+        let own_uids = probe.own_uids();
+        let filters = match tier {
+            Some(Tier::Namespaces | Tier::Seccomp) => seccomp::filters(own_uids)?,
+            Some(Tier::Rlimits) | None => vec![],
+        };
+        let mut readable = python.libraries.clone();
+        readable.extend(policy::READABLE.iter().map(|(path, _)| PathBuf::from(path)));
+        readable.retain(|path| path.exists());
+        Ok(Sandbox {
+            tier,
+            landlock: probe.landlock,
+            uids: own_uids.then(Uids::new),
+            layers: probe.layers,
+            readable,
+            scratch: ScratchRoot::create()?,
+            filters: filters.iter().map(seccomp::to_bytes).collect(),
+        })
+    }
+
+    /// The tier's name, or `none`.
+    pub fn tier_name(&self) -> &'static str {
+        self.tier.map_or("none", Tier::name)
+    }
+
+    /// What a zygote is told once.
+    pub fn lockdown(&self) -> Lockdown {
+        Lockdown {
+            filters: self.filters.iter().map(|bytes| hexadecimal(bytes)).collect(),
+            own_process: policy::OWN_PROCESS,
+            prctl: matches!(self.tier, Some(Tier::Namespaces | Tier::Seccomp)),
+        }
+    }
+
+    /// What one worker gets for itself.
+    ///
+    /// # Errors
+    /// When the scratch directory or the ruleset cannot be made, or every uid is in use.
+    pub fn jail(&self) -> Result<Jail, SandboxError> {
+        let uid = match &self.uids {
+            Some(uids) => Some(uids.take().ok_or(SandboxError::NoUid)?),
+            None => None,
+        };
+        // From here on the uid goes back by itself.
+        let mut jail =
+            Jail { uid, scratch: Scratch::none(), ruleset: None, uids: self.uids.clone() };
+        jail.scratch = self.scratch.make(uid)?;
+        if let Some(abi) = self.landlock {
+            jail.ruleset = Some(landlock::ruleset(abi, &self.readable, jail.scratch.path())?);
+        }
+        Ok(jail)
+    }
+}
+
+impl Drop for Jail {
+    fn drop(&mut self) {
+        if let (Some(uids), Some(uid)) = (&self.uids, self.uid) {
+            uids.give_back(uid);
+        }
+    }
+}
+
+/// The uids that no live worker has; the one that rested longest goes out first.
+#[derive(Clone)]
+struct Uids(Arc<Mutex<VecDeque<u32>>>);
+
+impl Uids {
+    fn new() -> Uids {
+        Uids(Arc::new(Mutex::new(policy::WORKER_UIDS.collect())))
+    }
+
+    fn take(&self) -> Option<u32> {
+        self.0.lock().expect("BUG: no code panics under this lock").pop_front()
+    }
+
+    fn give_back(&self, uid: u32) {
+        self.0.lock().expect("BUG: no code panics under this lock").push_back(uid);
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,44 @@
+//! Resource limits of a worker, as numbers for the harness to set.
+
+use nix::sys::resource::Resource;
+use serde::Serialize;
+
+use super::policy::{MAX_DESCRIPTORS, MAX_THREADS, MEMORY_RESERVE_BYTES, STACK_BYTES};
+use crate::config::Config;
+
+/// One limit: what `setrlimit` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Limit {
+    /// The kernel's number of the resource.
+    pub resource: u32,
+    /// What is enforced.
+    pub soft: u64,
+    /// What the worker may raise it to.
+    pub hard: u64,
+}
+
+fn limit(resource: Resource, soft: u64, hard: u64) -> Limit {
+    Limit { resource: resource as u32, soft, hard }
+}
+
+/// CPU seconds that belong to a wall time: the kernel counts whole seconds, so one more than it takes to reach the
+/// wall time first with a single thread.
+pub fn cpu_seconds(timeout: std::time::Duration) -> u64 {
+    timeout.as_secs_f64().ceil() as u64 + 1
+}
+
+/// The limits of a worker whose zygote has mapped `mapped_bytes`: RLIMIT_AS counts what numpy has reserved already, so
+/// the script's budget comes on top of it. The hard memory limit leaves the worker room to report a MemoryError.
+pub fn limits(config: &Config, mapped_bytes: u64) -> Vec<Limit> {
+    let memory = mapped_bytes + config.memory_bytes;
+    let cpu = cpu_seconds(config.timeout);
+    vec![
+        limit(Resource::RLIMIT_AS, memory, memory + MEMORY_RESERVE_BYTES),
+        limit(Resource::RLIMIT_CPU, cpu, cpu + 1),
+        limit(Resource::RLIMIT_NOFILE, MAX_DESCRIPTORS, MAX_DESCRIPTORS),
+        limit(Resource::RLIMIT_NPROC, MAX_THREADS, MAX_THREADS),
+        limit(Resource::RLIMIT_FSIZE, config.scratch_bytes, config.scratch_bytes),
+        limit(Resource::RLIMIT_STACK, STACK_BYTES, STACK_BYTES),
+        limit(Resource::RLIMIT_CORE, 0, 0),
+    ]
+}
