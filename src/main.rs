@@ -45,7 +45,7 @@ fn stop(error: &dyn std::error::Error, code: u8) -> ExitCode {
 /// The sandbox is probed before the runtime exists, while the process has one thread.
 fn start(config: Config, arguments: Arguments) -> Result<bool, Failure> {
     let python = Python::find(&config.python)?;
-    let sandbox = Sandbox::establish(&config, &python, Probe::of_host(&python))?;
+    let sandbox = Sandbox::establish(&config, Probe::of_host(&config, &python)?)?;
     if let Err(error) = sys::set_non_dumpable() {
         tracing::warn!(%error, "this process stays dumpable");
     }

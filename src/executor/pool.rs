@@ -65,7 +65,7 @@ impl Pool {
 
     /// Returns when the zygote is dead.
     async fn live_with_zygote(self: &Arc<Self>, python: &Python) {
-        let started = Zygote::start(python, &self.config.preload, &self.sandbox.lockdown());
+        let started = Zygote::start(python, &self.config.preload, &self.sandbox);
         let zygote = match started {
             Ok(zygote) => Arc::new(zygote),
             Err(error) => {

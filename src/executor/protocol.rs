@@ -35,6 +35,8 @@ pub enum Order<'a> {
         uid: Option<u32>,
         /// Its working directory.
         scratch: &'a str,
+        /// The options of the tmpfs that it mounts there first, if it does.
+        mount: Option<String>,
         /// The limits to set.
         limits: &'a [Limit],
     },

@@ -25,7 +25,8 @@ use super::zygote::{Exit, Life, Zygote};
 use crate::api::{Failure, Kind};
 use crate::config::Config;
 use crate::sandbox::rlimits::{self, Limit};
-use crate::sandbox::{Jail, Sandbox, SandboxError, policy, sys};
+use crate::sandbox::scratch::Scratch;
+use crate::sandbox::{Jail, Sandbox, SandboxError, namespaces, policy, sys};
 
 /// How long a worker may take to lock itself down and rehearse before its zygote counts as stuck.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -104,6 +105,8 @@ impl Worker {
             worker,
             uid: jail.uid,
             scratch: &jail.scratch.path().to_string_lossy(),
+            mount: matches!(jail.scratch, Scratch::Mount)
+                .then(|| namespaces::scratch_options(config.scratch_bytes, jail.uid)),
             limits: &rlimits::limits(config, mapped_bytes),
         };
         let failed_fork = zygote.fork(&order, worker, descriptors);

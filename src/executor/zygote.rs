@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::protocol::{Boot, Order, Report, ZygoteInfo};
 use crate::python::Python;
-use crate::sandbox::Lockdown;
+use crate::sandbox::Sandbox;
 use crate::sandbox::sys::{self, Program, SpawnError};
 
 /// The modules of the harness, in the order of their execution: later ones import earlier ones.
@@ -106,13 +106,13 @@ impl Zygote {
     pub fn start(
         python: &Python,
         preload: &[String],
-        lockdown: &Lockdown,
+        sandbox: &Sandbox,
     ) -> Result<Zygote, ZygoteError> {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(|errno| ZygoteError::Control(errno.into()))?;
         let program = program(python).map_err(ZygoteError::Control)?;
-        let pid = sys::spawn(&program, theirs.as_fd())?;
+        let pid = sys::spawn(&program, theirs.as_fd(), sandbox.plan())?;
         drop(theirs);
         set_nonblocking(&ours).map_err(ZygoteError::Control)?;
         let control = Arc::new(sys::watch(ours).map_err(ZygoteError::Control)?);
@@ -124,6 +124,7 @@ impl Zygote {
         tokio::spawn(send_all(Arc::clone(&control), orders));
         tokio::spawn(receive_all(control, Arc::clone(&shared), pid));
         let zygote = Zygote { pid, outbox, shared };
+        let lockdown = &sandbox.lockdown();
         zygote.post(&Boot { harness: HARNESS, preload, lockdown }, vec![]);
         Ok(zygote)
     }

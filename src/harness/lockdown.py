@@ -14,6 +14,9 @@ from typing import Any
 CHANNEL = 3
 RULESET = 4
 
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_SECCOMP = 22
@@ -47,8 +50,12 @@ class LockdownError(Exception):
 def lock_down(lockdown: dict[str, Any], order: dict[str, Any], zygote: int) -> None:
     """Carries out every step, or raises LockdownError. The worker's descriptors are at their places already."""
     prctl_works = lockdown["prctl"]
-    steps: list[tuple[str, Callable[[], None]]] = [
-        ("session", os.setsid),
+    steps: list[tuple[str, Callable[[], None]]] = [("session", os.setsid)]
+    if order["mount"] is not None:
+        steps.append(("mount", lambda: mount_scratch(order["scratch"], order["mount"])))
+    if lockdown["user_namespace"]:
+        steps.append(("user namespace", lambda: unshare(CLONE_NEWUSER)))
+    steps += [
         ("limits", lambda: set_limits(order["limits"])),
         ("uid", lambda: change_uid(order["uid"])),
         ("capabilities", drop_capabilities),
@@ -69,6 +76,20 @@ def lock_down(lockdown: dict[str, Any], order: dict[str, Any], zygote: int) -> N
             act()
         except Exception as error:
             raise LockdownError(step, error) from error
+
+
+def mount_scratch(place: str, options: str) -> None:
+    """Mounts a tmpfs that nobody else sees and that goes with us."""
+    unshare(CLONE_NEWNS)
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    if libc.mount(b"tmpfs", place.encode(), b"tmpfs", ctypes.c_ulong(flags), options.encode()) != 0:
+        raise_errno()
+
+
+def unshare(namespace: int) -> None:
+    """Leaves a namespace for a new one."""
+    if libc.unshare(namespace) != 0:
+        raise_errno()
 
 
 def set_limits(limits: list[dict[str, int]]) -> None:

@@ -1,6 +1,7 @@
 //! The sandbox: what a worker may do, which mechanisms enforce it here, and what each worker gets for itself.
 
 pub mod landlock;
+pub mod namespaces;
 pub mod policy;
 pub mod probe;
 pub mod rlimits;
@@ -15,10 +16,10 @@ use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 
+use self::namespaces::Plan;
 use self::probe::Probe;
 use self::scratch::{Scratch, ScratchRoot};
 use crate::config::Config;
-use crate::python::Python;
 
 /// How strong the isolation is; the strongest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,6 +101,7 @@ pub struct Sandbox {
     readable: Vec<PathBuf>,
     scratch: ScratchRoot,
     filters: Vec<Vec<u8>>,
+    plan: Plan,
 }
 
 /// What a zygote is told once about the sandbox of its workers.
@@ -111,6 +113,8 @@ pub struct Lockdown {
     pub own_process: u32,
     /// Whether no_new_privs is set and non-dumpable is asked for: both need prctl.
     pub prctl: bool,
+    /// Whether workers enter a user namespace of their own.
+    pub user_namespace: bool,
 }
 
 /// What one worker gets for itself. Dropping it gives it back, so it must outlive the worker's process.
@@ -129,11 +133,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// One sentence on what is missing.
-    pub fn establish(
-        config: &Config,
-        python: &Python,
-        probe: Probe,
-    ) -> Result<Sandbox, SandboxError> {
+    pub fn establish(config: &Config, probe: Probe) -> Result<Sandbox, SandboxError> {
         let tier = probe.tier();
         if let Some(floor) = config.floor
             && tier.is_none_or(|tier| tier > floor)
@@ -147,19 +147,19 @@ impl Sandbox {
         }
         let own_uids = probe.own_uids();
         let filters = match tier {
-            Some(Tier::Namespaces | Tier::Seccomp) => seccomp::filters(own_uids)?,
+            Some(Tier::Namespaces) => seccomp::filters(true)?,
+            Some(Tier::Seccomp) => seccomp::filters(own_uids)?,
             Some(Tier::Rlimits) | None => vec![],
         };
-        let mut readable = python.libraries.clone();
-        readable.extend(policy::READABLE.iter().map(|(path, _)| PathBuf::from(path)));
-        readable.retain(|path| path.exists());
+        let plan = probe.plan.filter(|_| tier == Some(Tier::Namespaces)).unwrap_or_default();
         Ok(Sandbox {
             tier,
             landlock: probe.landlock,
             uids: own_uids.then(Uids::new),
             layers: probe.layers,
-            readable,
-            scratch: ScratchRoot::create()?,
+            readable: probe.readable,
+            scratch: probe.scratch,
+            plan,
             filters: filters.iter().map(seccomp::to_bytes).collect(),
         })
     }
@@ -175,7 +175,13 @@ impl Sandbox {
             filters: self.filters.iter().map(|bytes| hexadecimal(bytes)).collect(),
             own_process: policy::OWN_PROCESS,
             prctl: matches!(self.tier, Some(Tier::Namespaces | Tier::Seccomp)),
+            user_namespace: self.tier == Some(Tier::Namespaces) && self.uids.is_none(),
         }
+    }
+
+    /// What a zygote does before it becomes Python.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// What one worker gets for itself.
@@ -189,10 +195,19 @@ impl Sandbox {
         };
         // From here on the uid goes back by itself.
         let mut jail =
-            Jail { uid, scratch: Scratch::none(), ruleset: None, uids: self.uids.clone() };
-        jail.scratch = self.scratch.make(uid)?;
+            Jail { uid, scratch: Scratch::Mount, ruleset: None, uids: self.uids.clone() };
+        if self.tier != Some(Tier::Namespaces) {
+            jail.scratch = self.scratch.make(uid)?;
+        }
         if let Some(abi) = self.landlock {
-            jail.ruleset = Some(landlock::ruleset(abi, &self.readable, jail.scratch.path())?);
+            // A mount hides its mount point from Landlock, so the rule is on the directory around it, in which nothing
+            // else can be written.
+            let home = self.scratch.home();
+            let writable = match &jail.scratch {
+                Scratch::Directory(path) => path,
+                Scratch::Mount => &home,
+            };
+            jail.ruleset = Some(landlock::ruleset(abi, &self.readable, writable)?);
         }
         Ok(jail)
     }

@@ -16,6 +16,8 @@ pub const WORKER_UIDS: std::ops::Range<u32> = 58_000..59_000;
 pub const MAX_THREADS: u64 = 64;
 /// Descriptors of a worker, the four that it starts with included.
 pub const MAX_DESCRIPTORS: u64 = 128;
+/// Files and directories in a scratch directory that is a file system of its own.
+pub const MAX_SCRATCH_FILES: u64 = 4096;
 /// Bytes of a worker's main stack.
 pub const STACK_BYTES: u64 = 8 << 20;
 /// Bytes above the soft memory limit that let a worker say that it ran out.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::SandboxError;
+use super::namespaces::SCRATCH;
 
 /// The directory that holds the scratch directories of this process. Removed with it.
 #[derive(Debug)]
@@ -17,8 +18,11 @@ pub struct ScratchRoot {
 
 /// One scratch directory. Dropping it removes it with all that is in it; no process of its owner may live by then.
 #[derive(Debug)]
-pub struct Scratch {
-    path: PathBuf,
+pub enum Scratch {
+    /// A directory of the host.
+    Directory(PathBuf),
+    /// A tmpfs that the worker mounts where only it sees it; it goes with the worker.
+    Mount,
 }
 
 impl ScratchRoot {
@@ -33,7 +37,25 @@ impl ScratchRoot {
             .map_err(|errno| SandboxError::Scratch { path: template, source: errno.into() })?;
         fs::set_permissions(&path, Permissions::from_mode(0o711))
             .map_err(|source| SandboxError::Scratch { path: path.clone(), source })?;
-        Ok(ScratchRoot { path, made: AtomicU64::new(0) })
+        let root = ScratchRoot { path, made: AtomicU64::new(0) };
+        for directory in [root.new_root(), root.home().join("scratch")] {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(&directory)
+                .map_err(|source| SandboxError::Scratch { path: directory, source })?;
+        }
+        Ok(root)
+    }
+
+    /// An empty directory: a zygote builds its root there, in a mount namespace of its own.
+    pub fn new_root(&self) -> PathBuf {
+        self.path.join("root")
+    }
+
+    /// The directory that holds `scratch`, the mount point of scratch directories in a zygote's namespace.
+    pub fn home(&self) -> PathBuf {
+        self.path.join("box")
     }
 
     /// A new empty directory that only `uid` (or we, when there is none) may enter.
@@ -42,11 +64,12 @@ impl ScratchRoot {
     /// The host's.
     pub fn make(&self, uid: Option<u32>) -> Result<Scratch, SandboxError> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let scratch = Scratch { path: self.path.join(number.to_string()) };
-        let failed = |source| SandboxError::Scratch { path: scratch.path.clone(), source };
-        DirBuilder::new().mode(0o700).create(&scratch.path).map_err(failed)?;
+        let path = self.path.join(number.to_string());
+        let failed = |source| SandboxError::Scratch { path: path.clone(), source };
+        DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
+        let scratch = Scratch::Directory(path.clone());
         if uid.is_some() {
-            std::os::unix::fs::chown(&scratch.path, uid, uid).map_err(failed)?;
+            std::os::unix::fs::chown(&path, uid, uid).map_err(failed)?;
         }
         Ok(scratch)
     }
@@ -59,21 +82,19 @@ impl Drop for ScratchRoot {
 }
 
 impl Scratch {
-    /// No directory: for a jail that is not complete yet.
-    pub(super) fn none() -> Scratch {
-        Scratch { path: PathBuf::new() }
-    }
-
-    /// Where it is.
+    /// Where its worker finds it.
     pub fn path(&self) -> &Path {
-        &self.path
+        match self {
+            Scratch::Directory(path) => path,
+            Scratch::Mount => Path::new(SCRATCH),
+        }
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty() {
-            remove(&self.path);
+        if let Scratch::Directory(path) = self {
+            remove(path);
         }
     }
 }

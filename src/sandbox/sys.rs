@@ -10,8 +10,12 @@ use std::time::Duration;
 use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
 
+use super::namespaces::{Plan, Step};
+
 /// The descriptor on which a zygote finds its control socket.
-pub const CONTROL_FD: RawFd = 3;
+const CONTROL_FD: RawFd = 3;
+/// Descriptors that our own parent may have left open, at the most.
+const MOST_INHERITED: RawFd = 1024;
 
 /// A program to start: everything is laid out before the fork, since nothing may be allocated after it.
 #[derive(Debug)]
@@ -39,126 +43,192 @@ impl Program {
     }
 }
 
-/// The steps of a child between its fork and its program, as it reports them when one fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum SpawnStep {
-    /// The fork itself.
-    Fork,
-    /// Standard input and output to /dev/null, the control socket to its number.
-    Descriptors,
-    /// The program.
-    Exec,
-}
-
 /// Why a program could not be started.
 #[derive(Debug, thiserror::Error)]
-#[error("{step:?}: {source}")]
+#[error("{step}: {source}")]
 pub struct SpawnError {
     /// Where it failed.
-    pub step: SpawnStep,
+    pub step: String,
     /// What the kernel answered.
     pub source: io::Error,
 }
 
-/// Starts `program` with `control` as its descriptor 3, /dev/null as 0 and 1, our stderr as 2 and nothing else. It dies
-/// with us, where the kernel allows to ask for that. Returns when the program runs.
+impl SpawnError {
+    fn new(step: &str, source: impl Into<io::Error>) -> SpawnError {
+        SpawnError { step: step.to_owned(), source: source.into() }
+    }
+}
+
+/// Where a child failed, when it was not in its plan: counted after the plan's steps.
+const DESCRIPTORS: usize = 0;
+const EXEC: usize = 1;
+
+/// Starts `program` in the namespaces and after the steps of `plan`, with `control` as its descriptor 3, /dev/null as 0
+/// and 1, our stderr as 2 and nothing else. It dies with us, where the kernel allows to ask for that. Returns when the
+/// program runs.
 ///
 /// # Errors
-/// The step that failed and the kernel's answer, reported by the child through a pipe as two 32-bit numbers.
-pub fn spawn(program: &Program, control: BorrowedFd<'_>) -> Result<Pid, SpawnError> {
-    let failed = |step| move |error: nix::Error| SpawnError { step, source: error.into() };
-    let descriptors = failed(SpawnStep::Descriptors);
+/// The step that failed and the kernel's answer, which the child reports through a pipe as two 32-bit numbers.
+pub fn spawn(program: &Program, control: BorrowedFd<'_>, plan: &Plan) -> Result<Pid, SpawnError> {
     let null = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
         .open("/dev/null")
-        .map_err(|source| SpawnError { step: SpawnStep::Descriptors, source })?;
-    let (report, reporter) =
-        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(descriptors)?;
+        .map_err(|error| SpawnError::new("open /dev/null", error))?;
     let arguments = pointers(&program.arguments);
     let environment = pointers(&program.environment);
-    // SAFETY: the child calls nothing but system calls on values that were made before the fork, then execs or exits,
-    // so it touches no lock and no allocator state that another thread may have held.
-    match unsafe { nix::unistd::fork() }.map_err(failed(SpawnStep::Fork))? {
-        nix::unistd::ForkResult::Parent { child } => {
-            drop(reporter);
-            let mut message = [0; 8];
-            match io::Read::read(&mut std::fs::File::from(report), &mut message) {
-                Ok(8) => Err(child_error(message)),
-                _ => Ok(child),
-            }
-        }
-        nix::unistd::ForkResult::Child => {
-            let (step, errno) = exec_in_child(
-                program.path.as_ptr(),
-                &arguments,
-                &environment,
-                null.as_raw_fd(),
-                control.as_raw_fd(),
-                reporter.as_raw_fd(),
-            );
-            let mut message = [0; 8];
-            message[..4].copy_from_slice(&(step as u32).to_ne_bytes());
-            message[4..].copy_from_slice(&errno.to_ne_bytes());
-            // SAFETY: write and _exit are async-signal-safe; the buffer is 8 bytes long.
+    let (null, control) = (null.as_raw_fd(), control.as_raw_fd());
+    clone_and(plan, |reporter| {
+        let after_plan = place_descriptors(null, control, reporter).map_or(DESCRIPTORS, |()| {
+            // SAFETY: all are pointers to NUL-terminated strings, or to vectors of such that end with a null pointer,
+            // and outlive the call.
             unsafe {
-                libc::write(reporter.as_raw_fd(), message.as_ptr().cast(), message.len());
-                libc::_exit(127)
+                libc::execve(program.path.as_ptr(), arguments.as_ptr(), environment.as_ptr());
             }
+            EXEC
+        });
+        Err((plan.steps.len() + after_plan, last_errno()))
+    })
+}
+
+/// Carries out `plan` in a child that then ends, to see whether it works here.
+///
+/// # Errors
+/// The step that failed and the kernel's answer.
+pub fn try_plan(plan: &Plan) -> Result<(), SpawnError> {
+    let child = clone_and(plan, |_| Ok(()))?;
+    nix::sys::wait::waitpid(child, None).map(drop).map_err(|errno| SpawnError::new("wait", errno))
+}
+
+/// Clones a child that carries out `plan` and then `last`, which may only make system calls. Returns when the child has
+/// executed a program or ended well.
+fn clone_and(
+    plan: &Plan,
+    last: impl FnOnce(RawFd) -> Result<(), (usize, i32)>,
+) -> Result<Pid, SpawnError> {
+    let (report, reporter) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+        .map_err(|errno| SpawnError::new("pipe", errno))?;
+    let flags = libc::c_long::from(plan.flags().bits() | libc::SIGCHLD);
+    let none: libc::c_long = 0;
+    // SAFETY: without CLONE_VM and with no stack of its own the child is a copy of us, as after fork. It makes nothing
+    // but system calls on values made before the clone, then execs or exits, so it touches no lock and no allocator
+    // state that another thread may have held.
+    let child = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) };
+    if child == 0 {
+        let done = plan
+            .steps
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, step)| carry_out(step).ok_or_else(|| (index, last_errno())))
+            .and_then(|()| last(reporter.as_raw_fd()));
+        // SAFETY: write and _exit are async-signal-safe; the buffer is as long as is said.
+        unsafe {
+            if let Err((index, errno)) = done {
+                let message = [(index as i32).to_ne_bytes(), errno.to_ne_bytes()];
+                libc::write(reporter.as_raw_fd(), message.as_ptr().cast(), size_of_val(&message));
+            }
+            libc::_exit(i32::from(done.is_err()))
         }
     }
+    if child < 0 {
+        return Err(SpawnError::new("clone", io::Error::last_os_error()));
+    }
+    drop(reporter);
+    let child = Pid::from_raw(child as i32);
+    let mut message = [0; 8];
+    match io::Read::read(&mut std::fs::File::from(report), &mut message) {
+        Ok(8) => {
+            let _ = nix::sys::wait::waitpid(child, None);
+            Err(child_error(plan, message))
+        }
+        _ => Ok(child),
+    }
+}
+
+fn last_errno() -> i32 {
+    nix::errno::Errno::last_raw()
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
-fn child_error(message: [u8; 8]) -> SpawnError {
-    let [step, errno] = [0, 4].map(|at| {
-        let mut number = [0; 4];
-        number.copy_from_slice(&message[at..at + 4]);
-        i32::from_ne_bytes(number)
-    });
-    let step =
-        if step == SpawnStep::Exec as i32 { SpawnStep::Exec } else { SpawnStep::Descriptors };
-    SpawnError { step, source: io::Error::from_raw_os_error(errno) }
+fn child_error(plan: &Plan, message: [u8; 8]) -> SpawnError {
+    let [a, b, c, d, errno @ ..] = message;
+    let index = i32::from_ne_bytes([a, b, c, d]) as usize;
+    let step = match plan.steps.get(index) {
+        Some(step) => step.describe(),
+        None if index == plan.steps.len() + EXEC => String::from("execute the program"),
+        None => String::from("place descriptors"),
+    };
+    SpawnError { step, source: io::Error::from_raw_os_error(i32::from_ne_bytes(errno)) }
 }
 
-/// Runs in the child, between fork and exec. Returns only on failure.
-fn exec_in_child(
-    path: *const c_char,
-    arguments: &[*const c_char],
-    environment: &[*const c_char],
-    null: RawFd,
-    control: RawFd,
-    reporter: RawFd,
-) -> (SpawnStep, i32) {
-    let errno = nix::errno::Errno::last_raw;
-    // SAFETY: all of these are async-signal-safe system calls on integers and on pointers into vectors that outlive the
-    // call; both vectors end with a null pointer. Where prctl is refused, the control socket's end tells the child.
+/// One step of a plan, in the child; `None` leaves the reason in errno.
+fn carry_out(step: &Step) -> Option<()> {
+    // SAFETY: every pointer is that of a NUL-terminated string of the plan, made before the clone; the calls keep none.
+    let answer = unsafe {
+        match step {
+            Step::Write(path, text) => {
+                let file = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+                let length = text.as_bytes().len();
+                if file >= 0 && libc::write(file, text.as_ptr().cast(), length) == length as isize {
+                    libc::close(file)
+                } else {
+                    -1
+                }
+            }
+            Step::Directory(path) => match libc::mkdir(path.as_ptr(), 0o755) {
+                -1 if last_errno() == libc::EEXIST => 0,
+                answer => answer,
+            },
+            Step::File(path) => {
+                libc::close(libc::open(path.as_ptr(), libc::O_CREAT | libc::O_CLOEXEC, 0o444))
+            }
+            Step::Link(target, path) => libc::symlink(target.as_ptr(), path.as_ptr()),
+            Step::Mount(source, target, kind, flags, options) => libc::mount(
+                source.as_ptr(),
+                target.as_ptr(),
+                kind.as_ptr(),
+                flags.bits(),
+                options.as_ptr().cast(),
+            ),
+            Step::Root(path) => {
+                let here = c".".as_ptr();
+                if libc::chdir(path.as_ptr()) == 0
+                    && libc::syscall(libc::SYS_pivot_root, here, here) == 0
+                    && libc::umount2(here, libc::MNT_DETACH) == 0
+                {
+                    libc::chdir(c"/".as_ptr())
+                } else {
+                    -1
+                }
+            }
+            Step::HostName(name) => libc::sethostname(name.as_ptr(), name.as_bytes().len()),
+            Step::Unshare(namespaces) => libc::unshare(namespaces.bits()),
+        }
+    };
+    (answer == 0).then_some(())
+}
+
+/// Gives the descriptors of a program their numbers, in the child; `None` leaves the reason in errno.
+fn place_descriptors(null: RawFd, control: RawFd, reporter: RawFd) -> Option<()> {
+    // SAFETY: system calls on integers only. Where prctl is refused, the control socket's end tells the child.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        // Above what dup2 below overwrites, and closed by exec.
-        let (control, reporter) = (
-            libc::fcntl(control, libc::F_DUPFD_CLOEXEC, 10),
-            libc::fcntl(reporter, libc::F_DUPFD_CLOEXEC, 10),
-        );
-        if control < 0
-            || reporter < 0
-            || libc::dup2(null, 0) < 0
-            || libc::dup2(null, 1) < 0
-            || libc::dup2(control, CONTROL_FD) < 0
-        {
-            return (SpawnStep::Descriptors, errno());
-        }
+        // Out of the way of what dup2 overwrites.
+        let high = libc::fcntl(control, libc::F_DUPFD_CLOEXEC, CONTROL_FD + 1);
+        let placed = high >= 0
+            && reporter > CONTROL_FD
+            && libc::dup2(null, 0) == 0
+            && libc::dup2(null, 1) == 1
+            && libc::dup2(high, CONTROL_FD) == CONTROL_FD;
         // What we inherited from our own parent may lack the flag.
-        for descriptor in CONTROL_FD + 1..256 {
+        for descriptor in CONTROL_FD + 1..MOST_INHERITED {
             libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
         }
-        libc::execve(path, arguments.as_ptr(), environment.as_ptr());
+        placed.then_some(())
     }
-    (SpawnStep::Exec, errno())
 }
 
 /// Runs `work` in a short-lived child and returns what it returned: 0, or the errno of what failed. For mechanisms that
