@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, EXPECT, HeaderName, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use serde_json::json;
 
 use crate::api::{Error, ExecuteRequest, Failure, Kind, Success, invalid};
@@ -16,6 +16,8 @@ use crate::executor::{Executor, Health, Job};
 
 /// Bytes of a request body, whatever is in it.
 pub const MAX_BODY_BYTES: usize = 8 << 20;
+/// Bytes of a body that is too large which are read all the same.
+const MAX_DISCARDED_BYTES: usize = 2 * MAX_BODY_BYTES;
 /// How long a body may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a client that met a full queue is told to wait, seconds.
@@ -76,7 +78,8 @@ impl Handler {
     {
         let config = self.executor.config();
         let media = media_type(request.headers())?;
-        let body = read(request.into_body()).await?;
+        let asked_first = request.headers().contains_key(EXPECT);
+        let body = read(request.into_body(), asked_first).await?;
         let request = match media {
             Media::Json => ExecuteRequest::from_json(&body, config.max_script_bytes)?,
             Media::Python => ExecuteRequest::from_python(&body, config.max_script_bytes)?,
@@ -191,7 +194,9 @@ fn media_type(headers: &HeaderMap) -> Result<Media, Failure> {
     }
 }
 
-async fn read<B>(body: B) -> Result<Bytes, Failure>
+/// Reads a body. One that is too large is read on for a while and thrown away, so that a client that sends before it
+/// listens gets its answer; one that asked whether to send gets it at once.
+async fn read<B>(body: B, asked_first: bool) -> Result<Bytes, Failure>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -200,19 +205,31 @@ where
         let error = format!("The body is larger than its limit of {MAX_BODY_BYTES} bytes");
         Failure::new(Kind::PayloadTooLarge, error)
     };
-    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+    if asked_first && body.size_hint().lower() > MAX_BODY_BYTES as u64 {
         return Err(too_large());
     }
-    let body = Limited::new(body, MAX_BODY_BYTES).collect();
-    match tokio::time::timeout(BODY_TIMEOUT, body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(invalid(format!("The body could not be read: {error}"))),
-        Err(_) => Err(invalid(format!(
-            "The body did not arrive within {} seconds",
-            BODY_TIMEOUT.as_secs()
-        ))),
-    }
+    let collect = async {
+        let mut body = std::pin::pin!(body);
+        let (mut kept, mut length) = (Vec::new(), 0);
+        while let Some(frame) = body.frame().await {
+            let frame = frame
+                .map_err(|error| invalid(format!("The body could not be read: {}", error.into())))?;
+            let Ok(data) = frame.into_data() else { continue };
+            length += data.len();
+            if length <= MAX_BODY_BYTES {
+                kept.extend_from_slice(&data);
+            } else if length <= MAX_DISCARDED_BYTES {
+                kept = Vec::new();
+            } else {
+                break;
+            }
+        }
+        if length <= MAX_BODY_BYTES { Ok(Bytes::from(kept)) } else { Err(too_large()) }
+    };
+    tokio::time::timeout(BODY_TIMEOUT, collect).await.unwrap_or_else(|_| {
+        let seconds = BODY_TIMEOUT.as_secs();
+        Err(invalid(format!("The body did not arrive within {seconds} seconds")))
+    })
 }
 
 fn text(captured: &Captured) -> std::borrow::Cow<'_, str> {

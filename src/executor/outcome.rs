@@ -152,9 +152,9 @@ fn failure(payload: &[u8]) -> Failure {
     }
 }
 
-/// The script spoke on the worker's channel.
+/// The script spoke on the worker's channel, or closed it, or broke the harness around it.
 pub fn nonsense() -> Failure {
-    Failure::new(Kind::Crashed, "The script wrote to the channel that its answer travels on")
+    Failure::new(Kind::Crashed, "The script broke the process that was to send its answer")
 }
 
 /// Wall time ran out.

@@ -39,11 +39,11 @@ def cut(text: str, most: int) -> str:
 
 def without_server_paths(fields: dict[str, object]) -> dict[str, object]:
     """Replaces the places where the server's Python lives; libraries name them in their messages."""
-    prefixes = sorted({sys.prefix, sys.base_prefix, sys.exec_prefix} - {"/", "/usr"}, key=len, reverse=True)
+    places = sorted({path for path in (*sys.path, sys.prefix, sys.base_prefix) if path != "/usr"}, key=len, reverse=True)
     for name, value in fields.items():
         if isinstance(value, str):
-            for prefix in prefixes:
-                value = value.replace(prefix, "<python>")
+            for place in filter(None, places):
+                value = value.replace(place, "<python>")
             # JSON knows no lone surrogates.
             fields[name] = value.encode("utf-8", "replace").decode()
     return fields

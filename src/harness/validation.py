@@ -23,6 +23,8 @@ def compile_script(source: str, refused: dict[str, Any]) -> CodeType:
         raise syntax_failure(error) from None
     except (ValueError, OverflowError, RecursionError) as error:
         raise ScriptFailure("syntax_error", f"The script cannot be compiled: {error}") from None
+    except MemoryError:  # which is how the parser says that its stack is full
+        raise ScriptFailure("syntax_error", "The script cannot be compiled: it is nested too deeply") from None
 
 
 def syntax_failure(error: SyntaxError) -> ScriptFailure:

@@ -4,6 +4,7 @@ import gc
 import io
 import json
 import os
+import signal
 import sys
 import warnings
 from typing import Any, NoReturn
@@ -94,12 +95,33 @@ def serve(channel: Channel) -> NoReturn:
             arguments.append(payload)
         elif kind == GO:
             break
-    go = json.loads(payload)
+    try:
+        channel.send(*run(source, arguments, json.loads(payload)))
+    except BaseException:
+        # The script may have broken anything by now. Without its channel the worker counts as crashed; an exit would
+        # look like the script's own.
+        os.closerange(CHANNEL, CHANNEL + 1)
+    wait_to_be_killed()
+
+
+def run(source: str, arguments: list[bytes], go: dict[str, Any]) -> tuple[bytes, bytes]:
+    """The one frame that answers the request."""
     lower_limits(go["lower"])
     warnings.resetwarnings()
     sys.setrecursionlimit(1000)
     try:
-        channel.send(VALUE, answer(source, arguments, go))
+        return VALUE, answer(source, arguments, go)
     except ScriptFailure as failure:
-        channel.send(FAILURE, failure.to_json())
-    os._exit(0)
+        return FAILURE, failure.to_json()
+
+
+def wait_to_be_killed() -> NoReturn:
+    """The supervisor measures what the process has used, then kills it. If it is gone, nobody will."""
+    while True:
+        try:
+            gone = os.read(CHANNEL, 1) == b""
+        except OSError:
+            signal.pause()
+        else:
+            if gone:
+                os._exit(0)

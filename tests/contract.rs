@@ -1,0 +1,595 @@
+//! The contract of POST /execute and its neighbours, against a server with default settings.
+
+mod common;
+
+use common::{Answer, read_to_end, server};
+use serde_json::{Value, json};
+use std::io::Write;
+
+/// Runs `script` and expects a 200 with exactly this body.
+#[track_caller]
+fn answers(script: &str, body: &str) {
+    let answer = server().run(script);
+    assert_eq!((answer.status, answer.body.as_str()), (200, body));
+}
+
+/// Runs `script` and expects a failure of this kind with exactly this sentence.
+#[track_caller]
+fn fails(script: &str, kind: &str, error: &str) -> Answer {
+    let answer = server().run(script);
+    assert_eq!(answer.failure(), (400, kind.to_owned(), error.to_owned()), "{}", answer.body);
+    answer
+}
+
+/// Expects that a request was refused, and that the next one is served.
+#[track_caller]
+fn refused(answer: &Answer, status: u16, kind: &str, error: &str) {
+    assert_eq!(answer.failure(), (status, kind.to_owned(), error.to_owned()), "{}", answer.body);
+    assert_eq!(answer.json()["stdout"], "");
+    answers("def main(): return 1", r#"{"result":1,"stdout":""}"#);
+}
+
+#[test]
+fn a_dictionary_comes_back_in_its_order() {
+    answers(
+        r#"def main(): return {"message": "Hello from the cloud!", "status": "success"}"#,
+        r#"{"result":{"message":"Hello from the cloud!","status":"success"},"stdout":""}"#,
+    );
+}
+
+#[test]
+fn pandas_is_there_and_prints() {
+    answers(
+        r#"
+import pandas as pd
+def main():
+    df = pd.DataFrame({"a": [1, 2, 3]}); print("DataFrame created"); return {"sum": df["a"].sum(), "shape": df.shape}
+"#,
+        "{\"result\":{\"sum\":6,\"shape\":[3,1]},\"stdout\":\"DataFrame created\\n\"}",
+    );
+}
+
+#[test]
+fn pandas_and_numpy_summaries_are_json() {
+    answers(
+        r#"
+import numpy as np
+import pandas as pd
+def main():
+    df = pd.DataFrame({"a": [1, 2, 3], "b": [1.5, 2.5, 3.5]})
+    return [df.sum().to_dict(), df.mean().to_dict(), np.mean([1, 2, 3, 4]), np.std([1, 2, 3, 4]), df.to_dict("records")]
+"#,
+        concat!(
+            r#"{"result":[{"a":6.0,"b":7.5},{"a":2.0,"b":2.5},2.5,1.118033988749895,"#,
+            r#"[{"a":1,"b":1.5},{"a":2,"b":2.5},{"a":3,"b":3.5}]],"stdout":""}"#
+        ),
+    );
+}
+
+#[test]
+fn os_and_requests_are_importable() {
+    let answer = server().run(
+        "import os, requests, json, csv, re, sqlite3, statistics, zoneinfo, xml.etree.ElementTree\n\
+         def main(): return [os.name, os.cpu_count() >= 1, requests.__name__, str(zoneinfo.ZoneInfo('Europe/Paris'))]",
+    );
+    assert_eq!(answer.json()["result"], json!(["posix", true, "requests", "Europe/Paris"]));
+}
+
+#[test]
+fn input_is_passed_to_main_and_null_is_an_input() {
+    let run = |body: Value| server().execute(&body).json()["result"].clone();
+    let script = "def main(*given): return list(given)";
+    assert_eq!(run(json!({"script": script})), json!([]));
+    assert_eq!(run(json!({"script": script, "input": null})), json!([null]));
+    assert_eq!(run(json!({"script": script, "input": {"a": [1]}})), json!([{"a": [1]}]));
+}
+
+#[test]
+fn integers_of_any_size_pass_unrounded_both_ways() {
+    let body = r#"{"script":"def main(n): return [n, 2**100, n + 1]","input":900719925474099312345678901234567890}"#;
+    assert_eq!(
+        server().post("application/json", body.as_bytes()).body,
+        r#"{"result":[900719925474099312345678901234567890,1267650600228229401496703205376,900719925474099312345678901234567891],"stdout":""}"#
+    );
+}
+
+#[test]
+fn an_async_main_is_awaited() {
+    answers(
+        "import asyncio\nasync def main():\n    await asyncio.sleep(0.001)\n    return 'awaited'",
+        r#"{"result":"awaited","stdout":""}"#,
+    );
+}
+
+#[test]
+fn a_bare_script_is_a_body_too() {
+    let answer = server().post("text/x-python; charset=utf-8", "def main(): return 'é'".as_bytes());
+    assert_eq!(answer.body, r#"{"result":"é","stdout":""}"#);
+}
+
+#[test]
+fn the_script_is_the_module_script_and_its_guard_does_not_fire() {
+    answers(
+        r#"
+import dataclasses, pickle, sys
+@dataclasses.dataclass
+class Point:
+    x: int
+def main():
+    return [__name__, sys.modules["script"].Point is Point, pickle.loads(pickle.dumps(Point(3))).x, Point(4)]
+if __name__ == "__main__":
+    print(main())
+"#,
+        r#"{"result":["script",true,3,{"x":4}],"stdout":""}"#,
+    );
+}
+
+#[test]
+fn every_execution_says_what_it_cost_and_what_it_ran_under() {
+    let answer = server().run("def main(): return len(b'x' * 60_000_000)");
+    let names: Vec<&str> = answer
+        .header("server-timing")
+        .split(", ")
+        .map(|part| part.split(";dur=").next().unwrap())
+        .collect();
+    assert_eq!(names, ["queue", "run", "cpu"]);
+    let peak: u64 = answer.header("mainbox-peak-memory").parse().unwrap();
+    assert!((55_000_000..90_000_000).contains(&peak), "{peak}");
+    let tier = server().get("/about").json()["isolation"]["tier"].clone();
+    assert_eq!(tier, answer.header("mainbox-isolation"));
+    assert_eq!(answer.header("content-type"), "application/json");
+}
+
+#[test]
+fn about_names_versions_limits_and_layers() {
+    let about = server().get("/about").json();
+    assert_eq!(about["version"], env!("CARGO_PKG_VERSION"));
+    assert!(about["python"].as_str().unwrap().starts_with("3."));
+    assert!(about["packages"]["pandas"].is_string() && about["packages"]["numpy"].is_string());
+    assert_eq!(about["limits"]["timeout_seconds"], 10.0);
+    assert_eq!(about["limits"]["memory_mb"], 256);
+    assert!(about["isolation"]["layers"].as_array().unwrap().len() > 3);
+}
+
+#[test]
+fn the_index_lists_the_endpoints() {
+    let index = server().get("/").json();
+    let endpoints: Vec<&str> =
+        index["endpoints"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(endpoints, ["GET /about", "GET /health", "POST /execute"]);
+    assert_eq!(server().get("/health").body, r#"{"status":"healthy"}"#);
+}
+
+// Failures of a script.
+
+#[test]
+fn a_script_without_main_is_told_so() {
+    let error = "Script must contain a main() function";
+    for script in [
+        "print(1)",
+        "class main: pass",
+        "main = 5",
+        "class A:\n    def main(self): return 1",
+        "def f():\n    def main(): return 1",
+    ] {
+        fails(script, "missing_main", error);
+    }
+    answers("main = lambda: 7", r#"{"result":7,"stdout":""}"#);
+}
+
+#[test]
+fn a_syntax_error_names_the_line_and_the_text() {
+    let answer = fails(
+        "x = 1\ndef main(:\n    return 1\n",
+        "syntax_error",
+        "Syntax error on line 2: invalid syntax: def main(:",
+    );
+    assert_eq!(answer.json()["line"], 2);
+    for script in ["(".repeat(5000), String::from("def main(): return 1\n\tx"), "-".repeat(90_000)]
+    {
+        let answer = server().run(&script);
+        assert_eq!(answer.failure().1, "syntax_error", "{}", answer.body);
+    }
+}
+
+#[test]
+fn the_standard_policy_refuses_what_cannot_work() {
+    for (line, error) in [
+        ("import subprocess", "Dangerous import detected: subprocess"),
+        ("from multiprocessing.pool import Pool", "Dangerous import detected: multiprocessing"),
+        ("import json, pty", "Dangerous import detected: pty"),
+        ("import os; os.system('ls')", "Dangerous call detected: os.system"),
+        ("import os as o; o.popen('ls')", "Dangerous call detected: os.popen"),
+        ("from os import fork", "Dangerous call detected: os.fork"),
+        ("import os; os.execv('a', [])", "Dangerous call detected: os.execv"),
+        ("import os; os.spawnlp", "Dangerous call detected: os.spawnlp"),
+        ("import os; os.posix_spawn", "Dangerous call detected: os.posix_spawn"),
+    ] {
+        let answer = fails(&format!("\n{line}\ndef main(): return 1"), "forbidden", error);
+        assert_eq!(answer.json()["line"], 2);
+    }
+}
+
+#[test]
+fn an_exception_shows_the_script_and_nothing_of_the_server() {
+    let answer = fails(
+        "import json\ndef inner(text):\n    return json.loads(text)\ndef main():\n    print('before')\n    return inner('{')\n",
+        "exception",
+        "json.decoder.JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+    );
+    let body = answer.json();
+    assert_eq!(body["line"], 3);
+    assert_eq!(body["stdout"], "before\n");
+    assert_eq!(
+        body["traceback"],
+        concat!(
+            "Traceback (most recent call last):\n",
+            "  File \"script.py\", line 6, in main\n    return inner('{')\n",
+            "           ^^^^^^^^^^\n",
+            "  File \"script.py\", line 3, in inner\n    return json.loads(text)\n",
+            "           ^^^^^^^^^^^^^^^^\n",
+            "json.decoder.JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)\n",
+        )
+    );
+}
+
+#[test]
+fn causes_and_groups_show_no_frames_but_the_scripts() {
+    let home = server().run("import json\ndef main(): return json.__path__[0]").json();
+    let home = home["result"].as_str().unwrap().strip_suffix("/json").unwrap();
+    for script in [
+        "def main():\n    try:\n        import json; json.loads('{')\n    except ValueError as error:\n        raise KeyError('x') from error",
+        "def main():\n    raise ExceptionGroup('several', [ValueError(1), OSError(2)])",
+        "import pandas as pd\ndef main():\n    return pd.DataFrame({'a': [1]})['b']",
+        "def main():\n    from json import nothing",
+    ] {
+        let traceback = server().run(script).json()["traceback"].as_str().unwrap().to_owned();
+        assert!(traceback.contains("File \"script.py\""), "{traceback}");
+        assert!(!traceback.contains("mainbox") && !traceback.contains(home), "{traceback}");
+        assert_eq!(
+            traceback.matches("  File ").count(),
+            traceback.matches("  File \"script.py\"").count()
+        );
+    }
+}
+
+#[test]
+fn sys_exit_and_os_exit_are_an_exit() {
+    let answer = fails(
+        "import sys\ndef main():\n    print('bye')\n    sys.exit(2)",
+        "exit",
+        "The script called sys.exit(2) before main returned",
+    );
+    assert_eq!(answer.json()["stdout"], "bye\n");
+    let answer = fails(
+        "import os\ndef main():\n    print('bye', end='')\n    os._exit(3)",
+        "exit",
+        "The script ended its process with status 3 before main returned",
+    );
+    assert_eq!(answer.json()["stdout"], "bye");
+}
+
+#[test]
+fn a_keyboard_interrupt_is_an_exception() {
+    fails("def main(): raise KeyboardInterrupt", "exception", "KeyboardInterrupt");
+}
+
+#[test]
+fn an_exception_that_cannot_be_printed_is_one_all_the_same() {
+    fails(
+        "class Odd(Exception):\n    def __str__(self): raise self\ndef main(): raise Odd",
+        "exception",
+        "script.Odd: <exception str() failed>",
+    );
+}
+
+#[test]
+fn a_segfault_is_a_crash_and_its_output_survives() {
+    let answer = fails(
+        "import ctypes\ndef main():\n    print('before')\n    ctypes.string_at(0)",
+        "crashed",
+        "The script crashed: SIGSEGV",
+    );
+    assert_eq!(answer.json()["stdout"], "before\n");
+}
+
+#[test]
+fn a_script_that_ruins_its_own_process_spoils_only_its_own_answer() {
+    for (script, kind) in [
+        ("import os\ndef main():\n    os.closerange(0, 256)\n    return 1", "crashed"),
+        ("import sys\ndef main():\n    sys.stdout = None\n    sys.stderr = 5\n    return 1", ""),
+        (
+            "import json\ndef main():\n    json.dumps = json.loads = json.JSONEncoder = None\n    return 1",
+            "",
+        ),
+        ("import sys\ndef main():\n    sys.modules.clear()\n    return 1", ""),
+        (
+            "import builtins\ndef main():\n    del builtins.len, builtins.isinstance\n    return 1",
+            "crashed",
+        ),
+        (
+            "import os\ndef main():\n    os.write(3, b'garbage that is no frame')\n    return 1",
+            "crashed",
+        ),
+        (
+            "import os\ndef main():\n    os.write(3, b'V\\xff\\xff\\xff\\xff')\n    return 1",
+            "crashed",
+        ),
+        (
+            "import os\ndef main():\n    os.write(3, b'V\\x03\\x00\\x00\\x00{,}')\n    return 1",
+            "not_json",
+        ),
+        (
+            "import os\ndef main():\n    os.write(3, b'R\\x00\\x00\\x00\\x00')\n    return 1",
+            "crashed",
+        ),
+    ] {
+        let answer = server().run(script);
+        if kind.is_empty() {
+            assert_eq!(answer.body, r#"{"result":1,"stdout":""}"#, "{script}");
+        } else {
+            assert_eq!(answer.failure().1, kind, "{script}: {}", answer.body);
+        }
+        answers("def main(): return 'next'", r#"{"result":"next","stdout":""}"#);
+    }
+}
+
+#[test]
+fn what_the_sandbox_refuses_is_said_in_words() {
+    for script in [
+        "import socket\ndef main(): socket.create_connection(('127.0.0.1', 80))",
+        "import socket\ndef main(): socket.socket()",
+        "import requests\ndef main(): requests.get('http://example.com')",
+        "import urllib.request\ndef main(): urllib.request.urlopen('http://example.com')",
+    ] {
+        let (status, kind, error) = server().run(script).failure();
+        assert_eq!((status, kind.as_str()), (400, "exception"));
+        assert!(error.contains("network access is not available in the sandbox"), "{error}");
+    }
+}
+
+// Output.
+
+#[test]
+fn everything_printed_is_in_stdout_in_order_and_once() {
+    answers(
+        r#"
+import ctypes, os, sys, threading
+print("at import")
+def main():
+    thread = threading.Thread(target=lambda: print("in a thread"))
+    thread.start(); thread.join()
+    os.write(1, b"os.write\n")
+    sys.stdout.buffer.write(b"buffer\n")
+    print("no newline", end="")
+    sys.__stdout__.write("|")
+    ctypes.CDLL(None).puts(b"C")
+    return None
+"#,
+        r#"{"result":null,"stdout":"at import\nin a thread\nos.write\nbuffer\nno newline|C\n"}"#,
+    );
+}
+
+#[test]
+fn a_thread_that_is_not_joined_is_waited_for() {
+    answers(
+        "import threading, time\ndef late():\n    time.sleep(0.05)\n    print('late')\n\
+         def main():\n    threading.Thread(target=late).start()\n    return 1",
+        r#"{"result":1,"stdout":"late\n"}"#,
+    );
+}
+
+#[test]
+fn stdout_is_byte_exact_and_stderr_apart() {
+    let answer = server().run(
+        "import os, sys\ndef main():\n    print('  é\\r\\n\\t ')\n    os.write(1, b'\\xff\\x00')\n    print('problem', file=sys.stderr)",
+    );
+    let body = answer.json();
+    assert_eq!(body["stdout"], "  é\r\n\t \n\u{fffd}\0");
+    assert_eq!(body["stderr"], "problem\n");
+    assert_eq!(body["result"], Value::Null);
+}
+
+// Bad requests.
+
+#[test]
+fn bad_bodies_are_named() {
+    for (body, error) in [
+        ("", "The body is not valid JSON: EOF while parsing a value at line 1 column 0"),
+        ("{", "The body is not valid JSON: EOF while parsing an object at line 1 column 1"),
+        ("[\"def main(): return 1\"]", "The body must be a JSON object, not an array"),
+        (
+            "3",
+            "The request is not valid: invalid type: integer `3`, expected struct Body at line 1 column 1",
+        ),
+        ("{}", "The request is not valid: missing field `script` at line 1 column 2"),
+        (
+            "{\"script\": 3}",
+            "The request is not valid: invalid type: integer `3`, expected a string at line 1 column 12",
+        ),
+        ("{\"script\": \"\"}", "The script is empty"),
+        ("{\"script\": \" \\n\"}", "The script is empty"),
+        (
+            "{\"script\": \"a\", \"script\": \"b\"}",
+            "The request is not valid: duplicate field `script` at line 1 column 24",
+        ),
+        (
+            "{\"script\": \"a\", \"lang\": \"py\"}",
+            "The request is not valid: unknown field `lang`, expected one of `script`, `input`, `limits` at line 1 column 22",
+        ),
+        ("{\"script\": \"a\\u0000b\"}", "The script contains a NUL character"),
+        (
+            "{\"script\": \"\\ud800\"}",
+            "The body is not valid JSON: unexpected end of hex escape at line 1 column 19",
+        ),
+        (
+            "{\"script\": \"a\", \"limits\": {\"timeout_seconds\": 0}}",
+            "limits.timeout_seconds must be above 0 and at most 300",
+        ),
+        (
+            "{\"script\": \"a\", \"limits\": {\"memory_mb\": 0}}",
+            "limits.memory_mb must be at least 1",
+        ),
+        (
+            "{\"script\": \"a\"} x",
+            "The body is not valid JSON: trailing characters at line 1 column 17",
+        ),
+    ] {
+        refused(&server().post("application/json", body.as_bytes()), 400, "invalid_request", error);
+    }
+    let deep =
+        format!("{{\"script\": \"a\", \"input\": {}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+    refused(
+        &server().post("application/json", deep.as_bytes()),
+        400,
+        "invalid_request",
+        "The body is nested deeper than 100 levels",
+    );
+    let invalid = server().post("application/json", b"{\"script\": \"\xff\"}");
+    assert_eq!((invalid.status, invalid.failure().1.as_str()), (400, "invalid_request"));
+    let invalid = server().post("text/x-python", b"\xff");
+    assert_eq!((invalid.status, invalid.failure().1.as_str()), (400, "invalid_request"));
+}
+
+#[test]
+fn what_is_too_large_is_a_413() {
+    let script = format!("def main(): return 1 #{}", "x".repeat(102_400));
+    refused(
+        &server().run(&script),
+        413,
+        "payload_too_large",
+        &format!("The script has {} bytes; the limit is 102400", script.len()),
+    );
+    let body = json!({"script": "def main(x): return 1", "input": "x".repeat(9 << 20)});
+    refused(
+        &server().execute(&body),
+        413,
+        "payload_too_large",
+        "The body is larger than its limit of 8388608 bytes",
+    );
+}
+
+#[test]
+fn other_content_types_are_a_415() {
+    for content_type in ["text/plain", "application/x-www-form-urlencoded", ""] {
+        refused(
+            &server().post(content_type, br#"{"script":"def main(): return 1"}"#),
+            415,
+            "unsupported_media_type",
+            "Content-Type must be application/json, or text/x-python for a bare script",
+        );
+    }
+}
+
+#[test]
+fn other_paths_are_a_404_and_other_methods_a_405() {
+    refused(&server().get("/nothing"), 404, "not_found", "There is no /nothing here");
+    let answer = server().get("/execute");
+    refused(&answer, 405, "method_not_allowed", "This endpoint takes POST");
+    assert_eq!(answer.header("allow"), "POST");
+    let answer = server().request("DELETE", "/health", None, b"");
+    refused(&answer, 405, "method_not_allowed", "This endpoint takes GET, HEAD");
+    assert_eq!(answer.header("allow"), "GET, HEAD");
+}
+
+#[test]
+fn chunked_bodies_are_read_and_endless_ones_are_cut() {
+    let mut stream = server().connect();
+    let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    let body = r#"{"script":"def main(): return 5"}"#;
+    let (first, second) = body.split_at(10);
+    for part in [
+        head.to_owned(),
+        format!("{:x}\r\n{first}\r\n", first.len()),
+        format!("{:x}\r\n{second}\r\n0\r\n\r\n", second.len()),
+    ] {
+        stream.write_all(part.as_bytes()).unwrap();
+    }
+    assert!(read_to_end(stream).ends_with(r#"{"result":5,"stdout":""}"#));
+
+    let mut stream = server().connect();
+    stream.write_all(head.as_bytes()).unwrap();
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    let mut sent = 0;
+    while sent < (64 << 20) && stream.write_all(chunk.as_bytes()).is_ok() {
+        sent += 0x10000;
+    }
+    assert!(sent < (64 << 20), "the body was read without end");
+    answers("def main(): return 1", r#"{"result":1,"stdout":""}"#);
+}
+
+#[test]
+fn a_body_that_never_ends_is_given_up() {
+    let mut stream = server().connect();
+    let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 1000\r\n\r\n{";
+    stream.write_all(head.as_bytes()).unwrap();
+    let answer = read_to_end(stream);
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(answer.contains("The body did not arrive within 10 seconds"), "{answer}");
+    answers("def main(): return 1", r#"{"result":1,"stdout":""}"#);
+}
+
+// Many at once.
+
+#[test]
+fn a_hundred_concurrent_requests_get_their_own_answers() {
+    let script = "import random\ndef main(x):\n    print('stdout of', x)\n    return {'x': x, 'random': random.random()}";
+    let answers: Vec<(u64, Value)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..100u64)
+            .map(|x| {
+                scope.spawn(move || {
+                    loop {
+                        let answer = server().execute(&json!({"script": script, "input": x}));
+                        if answer.status != 503 {
+                            return (x, answer.json());
+                        }
+                        assert_eq!(answer.header("retry-after"), "1");
+                        std::thread::sleep(std::time::Duration::from_millis(20));
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for (x, answer) in &answers {
+        assert_eq!(answer["result"]["x"], json!(x), "{answer}");
+        assert_eq!(answer["stdout"], format!("stdout of {x}\n"));
+    }
+    let mut random: Vec<String> =
+        answers.iter().map(|(_, answer)| answer["result"]["random"].to_string()).collect();
+    random.sort();
+    random.dedup();
+    assert_eq!(random.len(), 100);
+}
+
+#[test]
+fn randomness_differs_between_requests() {
+    let script = "import random, secrets, uuid\nimport numpy as np\n\
+        def main(): return [random.random(), float(np.random.rand()), float(np.random.default_rng().random()), str(uuid.uuid4()), secrets.token_hex(8)]";
+    let draws: Vec<Value> = (0..4).map(|_| server().run(script).json()["result"].clone()).collect();
+    for kind in 0..5 {
+        let mut seen: Vec<String> = draws.iter().map(|draw| draw[kind].to_string()).collect();
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), 4, "{draws:?}");
+    }
+}
+
+#[test]
+fn the_environment_is_clean_and_the_scratch_directory_private() {
+    let script = "import os, tempfile, pathlib\n\
+        def main():\n    pathlib.Path('note').write_text('mine')\n    handle, name = tempfile.mkstemp()\n\
+        \x20   return [sorted(os.environ), os.getcwd() == os.environ['HOME'] == os.environ['TMPDIR'], os.listdir('.') != [], os.path.dirname(name) == os.getcwd(), os.path.exists('other')]";
+    let expected = json!([
+        ["HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER"],
+        true,
+        true,
+        true,
+        false
+    ]);
+    assert_eq!(server().run(script).json()["result"], expected);
+    assert_eq!(
+        server().run("import os\ndef main(): return os.listdir('.')").json()["result"],
+        json!([])
+    );
+}
