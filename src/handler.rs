@@ -212,8 +212,9 @@ where
         let mut body = std::pin::pin!(body);
         let (mut kept, mut length) = (Vec::new(), 0);
         while let Some(frame) = body.frame().await {
-            let frame = frame
-                .map_err(|error| invalid(format!("The body could not be read: {}", error.into())))?;
+            let frame = frame.map_err(|error| {
+                invalid(format!("The body could not be read: {}", error.into()))
+            })?;
             let Ok(data) = frame.into_data() else { continue };
             length += data.len();
             if length <= MAX_BODY_BYTES {

@@ -1,4 +1,5 @@
 //! The contract of POST /execute and its neighbours, against a server with default settings.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 mod common;
 

@@ -103,11 +103,20 @@ impl Capture {
 }
 
 /// What a frame means once the worker has its request. Nothing in it is believed: the result must be JSON of bounded
-/// depth, a failure of a kind that a script can cause.
-pub fn of_frame(frame: Frame) -> Result<Box<RawValue>, Failure> {
+/// depth, a failure of a kind that a script can cause. `memory_mb` is the limit of the run.
+///
+/// # Errors
+/// What the script's answer is: the failure that it reports, or the one that it is.
+pub fn of_frame(frame: Frame, memory_mb: u64) -> Result<Box<RawValue>, Failure> {
     match frame.kind {
         answer::VALUE => value(frame.payload),
-        answer::FAILURE => Err(failure(&frame.payload)),
+        answer::FAILURE => {
+            let mut failure = failure(&frame.payload);
+            if failure.kind == Kind::MemoryLimit {
+                failure.error = memory_limit(memory_mb).error;
+            }
+            Err(failure)
+        }
         _ => Err(nonsense()),
     }
 }
@@ -204,7 +213,7 @@ mod tests {
     use super::*;
 
     fn frame(kind: u8, payload: &str) -> Result<String, Kind> {
-        of_frame(Frame { kind, payload: payload.into() })
+        of_frame(Frame { kind, payload: payload.into() }, 64)
             .map(|value| value.get().to_owned())
             .map_err(|failure| failure.kind)
     }
@@ -222,7 +231,7 @@ mod tests {
         }
         assert_eq!(frame(answer::VALUE, &"[".repeat(100_000)), Err(Kind::NotJson));
         let invalid = Frame { kind: answer::VALUE, payload: b"\"\xff\"".to_vec() };
-        assert_eq!(of_frame(invalid).unwrap_err().kind, Kind::NotJson);
+        assert_eq!(of_frame(invalid, 64).unwrap_err().kind, Kind::NotJson);
     }
 
     #[test]

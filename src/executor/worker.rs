@@ -212,7 +212,7 @@ async fn converse(channel: &mut UnixStream, job: &Job, config: &Config) -> Endin
         {
             Ending::Answered(Err(outcome::result_too_large(config.max_result_bytes)))
         }
-        Ok(frame) => Ending::Answered(outcome::of_frame(frame)),
+        Ok(frame) => Ending::Answered(outcome::of_frame(frame, job.memory_bytes >> 20)),
         Err(FrameError::TooLong(_)) => Ending::Answered(Err(outcome::nonsense())),
         Err(FrameError::Closed | FrameError::Io(_)) => Ending::Closed,
     }

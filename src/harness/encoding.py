@@ -4,6 +4,7 @@ Plain values pass at the speed of C: a list whose items are all of plain types i
 """
 
 import base64
+import contextlib
 import dataclasses
 import datetime
 import decimal
@@ -22,9 +23,7 @@ NoneType = type(None)
 PLAIN = frozenset({str, int, bool, NoneType})
 PLAIN_OR_FLOAT = PLAIN | {float}
 
-encode = json.JSONEncoder(
-    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
-).encode
+encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")).encode
 
 
 class NotJson(Exception):
@@ -187,10 +186,8 @@ class Former:
     def unordered(self, values: Iterable[Any]) -> list[object]:
         """A set: sorted where its members can be compared."""
         values = list(values)
-        try:
+        with contextlib.suppress(TypeError):
             values.sort()
-        except TypeError:
-            pass
         return self.items(values)
 
     def numpy_scalar(self, value: Any, numpy: Any) -> object:

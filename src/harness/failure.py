@@ -39,14 +39,16 @@ def cut(text: str, most: int) -> str:
 
 def without_server_paths(fields: dict[str, object]) -> dict[str, object]:
     """Replaces the places where the server's Python lives; libraries name them in their messages."""
-    places = sorted({path for path in (*sys.path, sys.prefix, sys.base_prefix) if path != "/usr"}, key=len, reverse=True)
-    for name, value in fields.items():
-        if isinstance(value, str):
-            for place in filter(None, places):
-                value = value.replace(place, "<python>")
-            # JSON knows no lone surrogates.
-            fields[name] = value.encode("utf-8", "replace").decode()
-    return fields
+    places = sorted(
+        {path for path in (*sys.path, sys.prefix, sys.base_prefix) if path != "/usr"}, key=len, reverse=True
+    )
+
+    def clean(text: str) -> str:
+        for place in filter(None, places):
+            text = text.replace(place, "<python>")
+        return text.encode("utf-8", "replace").decode()  # JSON knows no lone surrogates
+
+    return {name: clean(value) if isinstance(value, str) else value for name, value in fields.items()}
 
 
 def of_exception(error: BaseException) -> ScriptFailure:

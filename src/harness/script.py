@@ -1,6 +1,7 @@
 """Runs the script: as the module `script`, its main once, and whatever becomes of it as one answer."""
 
 import asyncio
+import contextlib
 import inspect
 import json
 import linecache
@@ -74,8 +75,6 @@ def use_reserve() -> None:
 def flush() -> None:
     """What a script has printed through C, or through a stream that it put in the place of ours, is printed too."""
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with contextlib.suppress(BaseException):  # a stream of the script's own may do anything
             stream.flush()
-        except BaseException:  # noqa: S110 - a script's own stream may do anything; it only loses its own output
-            pass
     libc.fflush(None)

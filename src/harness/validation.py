@@ -110,7 +110,9 @@ def check_os_function(name: str, node: ast.stmt | ast.expr, refused: dict[str, A
 
 def check_return(tree: ast.Module) -> None:
     """Refuses a main that cannot return a value."""
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "main":
-            if not any(isinstance(inner, ast.Return) for inner in ast.walk(node)):
-                fail("forbidden", "The main() function must contain a return statement", node.lineno)
+    mains = (
+        node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "main"
+    )
+    for main in mains:
+        if not any(isinstance(inner, ast.Return) for inner in ast.walk(main)):
+            fail("forbidden", "The main() function must contain a return statement", main.lineno)

@@ -54,7 +54,7 @@ def place_descriptors(descriptors: list[int]) -> None:
 
 def furnish(scratch: str) -> None:
     """Streams that lose nothing when the process dies, a clean environment, fresh random numbers."""
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for the process's life
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
     sys.stdout = sys.__stdout__ = unbuffered(1, "surrogateescape")
     sys.stderr = sys.__stderr__ = unbuffered(2, "backslashreplace")
     os.environ.clear()
@@ -76,7 +76,7 @@ def unbuffered(descriptor: int, errors: str) -> io.TextIOWrapper:
 
 def rehearse() -> None:
     """A small representative run, so that copy-on-write faults and lazy caches are paid now and not in the request."""
-    print("", end="")
+    print(end="")
     to_json([1, 2.5, "text", {"a": None}], 9)
     if (pandas := sys.modules.get("pandas")) is not None:
         frame = pandas.DataFrame({"a": [1, 2, 3], "b": ["x", "y", "x"]})

@@ -32,7 +32,8 @@ impl ScratchRoot {
     /// # Errors
     /// The host's.
     pub fn create() -> Result<ScratchRoot, SandboxError> {
-        let template = std::env::temp_dir().join("mainbox-XXXXXX");
+        let name = format!("mainbox-{}-XXXXXX", std::process::id());
+        let template = std::env::temp_dir().join(name);
         let path = nix::unistd::mkdtemp(&template)
             .map_err(|errno| SandboxError::Scratch { path: template, source: errno.into() })?;
         fs::set_permissions(&path, Permissions::from_mode(0o711))

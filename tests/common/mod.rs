@@ -1,5 +1,9 @@
 //! Starts the real binary and talks to it as a user would.
-#![allow(dead_code, unreachable_pub, reason = "each test file includes it whole and uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file includes it whole and uses its own part"
+)]
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;

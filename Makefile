@@ -1,0 +1,50 @@
+# The only commands to remember. `make run` serves, `make test` proves, `make bench` measures.
+
+PYTHON ?= python3
+RUFF := ruff==0.17.5
+
+.PHONY: run build test lint fmt bench doctor lock clean
+
+run: .venv/installed build   ## Serve on PORT (8080)
+	exec target/release/mainbox
+
+build:                       ## The binary: target/release/mainbox
+	cargo build --release --locked
+
+# pip may be missing from a venv made by a distribution's Python, so the pip of $(PYTHON) installs into it.
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv --clear --without-pip .venv
+	$(PYTHON) -m pip --python .venv/bin/python3 install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	touch $@
+
+test: .venv/installed        ## Every test but the slow suites
+	cargo test --locked
+
+bench: .venv/installed       ## Latency and throughput of the release server, beside their yardsticks
+	cargo bench --locked --bench requests
+
+doctor: .venv/installed build ## Which isolation this host gives, proved
+	target/release/mainbox doctor
+
+lint: .tools/ruff            ## What CI demands besides passing tests
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	.tools/bin/ruff check src/harness tests
+	.tools/bin/ruff format --check src/harness tests
+
+fmt: .tools/ruff             ## Format Rust and Python
+	cargo fmt
+	.tools/bin/ruff check --fix src/harness tests
+	.tools/bin/ruff format src/harness tests
+
+.tools/ruff: Makefile
+	$(PYTHON) -m venv --clear --without-pip .tools
+	$(PYTHON) -m pip --python .tools/bin/python3 install --quiet --disable-pip-version-check $(RUFF)
+	touch $@
+
+lock:                        ## Compile requirements.in into requirements.txt (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --quiet --upgrade requirements.in -o requirements.txt
+
+clean:
+	rm -rf target .venv .tools

@@ -1,0 +1,269 @@
+//! The fronts as a user meets them: the shell commands, the HTTP server's life, bad configuration.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::{Server, mainbox, output, read_to_end};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+/// A script in a file of its own.
+fn script(name: &str, source: &str) -> String {
+    let path = std::env::temp_dir().join(format!("mainbox-test-{}-{name}.py", std::process::id()));
+    std::fs::write(&path, source).unwrap();
+    path.to_string_lossy().into_owned()
+}
+
+const QUICK: &[(&str, &str)] = &[("MAINBOX_PRELOAD", "")];
+
+#[test]
+fn run_prints_the_body_and_exits_0() {
+    let path = script("ok", "def main(x=None):\n    print('hi')\n    return {'x': x}");
+    assert_eq!(
+        output(mainbox(QUICK).args(["run", &path])),
+        (Some(0), String::from("{\"result\":{\"x\":null},\"stdout\":\"hi\\n\"}\n"), String::new())
+    );
+    assert_eq!(
+        output(mainbox(QUICK).args(["run", &path, "--input", "[1, 2.50]"])).1,
+        "{\"result\":{\"x\":[1,2.5]},\"stdout\":\"hi\\n\"}\n"
+    );
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn run_reads_standard_input_and_exits_1_on_failure() {
+    let mut process = mainbox(QUICK)
+        .args(["run", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    process.stdin.take().unwrap().write_all(b"def main(): raise ValueError('no')").unwrap();
+    let output = process.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let body: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(body["kind"], "exception");
+}
+
+#[test]
+fn run_says_what_is_wrong_with_its_arguments() {
+    let (code, _, error) = output(mainbox(QUICK).args(["run", "/nowhere.py"]));
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        error,
+        "mainbox: /nowhere.py cannot be read: No such file or directory (os error 2)\n"
+    );
+    let path = script("input", "def main(x): return x");
+    let (code, _, error) = output(mainbox(QUICK).args(["run", &path, "--input", "{"]));
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        error,
+        "mainbox: --input is not valid JSON: EOF while parsing an object at line 1 column 1\n"
+    );
+    std::fs::remove_file(path).unwrap();
+    assert_eq!(output(mainbox(QUICK).arg("frobnicate")).0, Some(2));
+}
+
+#[test]
+fn help_and_version_are_as_people_expect() {
+    let version = format!("mainbox {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(output(mainbox(QUICK).arg("--version")), (Some(0), version, String::new()));
+    let (code, help, _) = output(mainbox(QUICK).arg("--help"));
+    assert_eq!(code, Some(0));
+    for word in ["run", "doctor", "--version"] {
+        assert!(help.contains(word), "{help}");
+    }
+}
+
+#[test]
+fn the_doctor_finds_everything_held() {
+    let (code, text, _) = output(mainbox(QUICK).arg("doctor"));
+    assert_eq!(code, Some(0), "{text}");
+    for line in [
+        "host       Linux",
+        "python     3.",
+        "isolation  ",
+        "  ok   open a network socket: refused",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    assert!(!text.contains("  BAD  "), "{text}");
+}
+
+#[test]
+fn bad_configuration_stops_the_start_with_one_sentence_and_code_2() {
+    for (name, value, error) in [
+        (
+            "MAINBOX_TIMEOUT",
+            "3",
+            "mainbox: MAINBOX_TIMEOUT is not a setting of mainbox; the README lists them all\n",
+        ),
+        (
+            "MAINBOX_QUEUE",
+            "x",
+            "mainbox: MAINBOX_QUEUE must be a whole number from 0 to 10000, not `x`\n",
+        ),
+        ("PORT", "99999", "mainbox: PORT must be a whole number from 0 to 65535, not `99999`\n"),
+    ] {
+        assert_eq!(
+            output(&mut mainbox(&[(name, value)])),
+            (Some(2), String::new(), error.to_owned())
+        );
+    }
+}
+
+#[test]
+fn a_missing_interpreter_is_named() {
+    let (code, _, error) = output(&mut mainbox(&[("MAINBOX_PYTHON", "/nowhere/python3")]));
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        error,
+        "mainbox: No Python found at /nowhere/python3; set MAINBOX_PYTHON to CPython 3.11 or newer\n"
+    );
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let (code, _, error) = output(&mut mainbox(&[("PORT", &port), ("MAINBOX_PRELOAD", "")]));
+    assert_eq!(code, Some(1));
+    assert!(
+        error.contains(&format!("mainbox: PORT {port} cannot be served: Address already in use")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_preload_that_is_missing_is_named_and_served_without() {
+    let server = Server::start(&[("MAINBOX_PRELOAD", "json,no_such_package")]);
+    assert!(server.log().contains("no_such_package"), "{}", server.log());
+    assert!(server.log().contains("serving without it"), "{}", server.log());
+    assert_eq!(server.run("def main(): return 1").status, 200);
+    assert_eq!(server.get("/about").json()["packages"], json!({"json": "2.0.9"}));
+}
+
+#[test]
+fn connections_are_kept_alive_and_h2c_is_spoken_on_the_same_port() {
+    let server = Server::start(QUICK);
+    let mut stream = server.connect();
+    let request = "GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
+    for _ in 0..3 {
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = [0; 400];
+        let length = stream.read(&mut answer).unwrap();
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200 OK\r\n"));
+    }
+    let mut stream = server.connect();
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+        .unwrap();
+    let mut frame = [0; 9];
+    stream.read_exact(&mut frame).unwrap();
+    assert_eq!(frame[3], 4, "an HTTP/2 SETTINGS frame: {frame:?}");
+}
+
+#[test]
+fn sigterm_answers_what_is_in_flight_and_exits_0() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut server = Server::start(QUICK);
+        let mut stream = server.connect();
+        let body = json!({"script": "import time\ndef main():\n    time.sleep(0.5)\n    return 'drained'"}).to_string();
+        let head = format!(
+            "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        kill(Pid::from_raw(server.pid()), signal).unwrap();
+        assert!(read_to_end(stream).ends_with(r#"{"result":"drained","stdout":""}"#));
+        assert_eq!(server.wait(), Some(0));
+    }
+}
+
+#[test]
+fn a_request_whose_client_left_is_cancelled() {
+    let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_CONCURRENCY", "1")]);
+    let mut stream = server.connect();
+    let body = json!({"script": "import time\ndef main(): time.sleep(9)"}).to_string();
+    let head = format!(
+        "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    drop(stream);
+    let started = Instant::now();
+    assert_eq!(server.run("def main(): return 'my turn'").status, 200);
+    assert!(started.elapsed() < Duration::from_secs(5), "the only worker was not freed");
+}
+
+#[test]
+fn a_dead_zygote_is_replaced_and_the_request_in_flight_gets_internal() {
+    let server = Server::start(QUICK);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| server.run("import time\ndef main(): time.sleep(5)"));
+        std::thread::sleep(Duration::from_millis(300));
+        for zygote in children(server.pid()) {
+            kill(Pid::from_raw(zygote), Signal::SIGKILL).unwrap();
+        }
+        let answer = running.join().unwrap();
+        assert_eq!(
+            answer.failure(),
+            (
+                500,
+                String::from("internal"),
+                String::from("The worker was lost; this is not the script's fault")
+            )
+        );
+    });
+    assert_eq!(server.run("def main(): return 'again'").body, r#"{"result":"again","stdout":""}"#);
+}
+
+#[test]
+fn nothing_is_left_when_the_server_is_gone() {
+    let mut server = Server::start(QUICK);
+    assert_eq!(server.run("open('file', 'w').write('x')\ndef main(): return 1").status, 200);
+    let processes = children(server.pid());
+    assert!(!processes.is_empty());
+    let scratch = scratch_roots(server.pid());
+    assert_eq!(scratch.len(), 1, "{scratch:?}");
+    kill(Pid::from_raw(server.pid()), Signal::SIGTERM).unwrap();
+    assert_eq!(server.wait(), Some(0));
+    assert!(!scratch[0].exists());
+    let gone = |process: &i32| kill(Pid::from_raw(*process), None).is_err();
+    let started = Instant::now();
+    while !processes.iter().all(gone) {
+        assert!(started.elapsed() < Duration::from_secs(5), "a zygote outlived its supervisor");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The children of a process, from /proc.
+fn children(parent: i32) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(process) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        if status.contains(&format!("\nPPid:\t{parent}\n")) {
+            found.push(process);
+        }
+    }
+    found
+}
+
+/// The scratch root of a server: it is named after its process.
+fn scratch_roots(server: i32) -> Vec<std::path::PathBuf> {
+    let prefix = format!("mainbox-{server}-");
+    std::fs::read_dir(std::env::temp_dir())
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|entry| entry.path())
+        .collect()
+}

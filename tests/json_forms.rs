@@ -1,0 +1,227 @@
+//! The JSON form of a result, type by type, as the README's table has them.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
+mod common;
+
+use common::server;
+use serde_json::json;
+
+const IMPORTS: &str = "
+import collections, dataclasses, datetime, decimal, enum, fractions, pathlib, typing, uuid
+import numpy as np
+import pandas as pd
+
+class Color(enum.Enum):
+    RED = 'red'
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    tags: set
+
+class Pair(typing.NamedTuple):
+    a: int
+    b: str
+
+def cycle():
+    x = {'a': []}
+    x['a'].append(x)
+    return x
+
+def nested(depth):
+    x = 1
+    for _ in range(depth):
+        x = [x]
+    return x
+";
+
+/// Evaluates each expression in one run and compares the results' JSON, to the letter.
+#[track_caller]
+fn forms(rows: &[(&str, &str)]) {
+    let expressions: Vec<&str> = rows.iter().map(|(expression, _)| *expression).collect();
+    let script =
+        format!("{IMPORTS}\ndef main():\n    return [{}]", expressions.join(",\n        "));
+    let expected: Vec<&str> = rows.iter().map(|(_, json)| *json).collect();
+    let answer = server().run(&script);
+    assert_eq!(answer.body, format!("{{\"result\":[{}],\"stdout\":\"\"}}", expected.join(",")));
+}
+
+#[track_caller]
+fn has_no_form(expression: &str, error: &str) {
+    let answer = server().run(&format!("{IMPORTS}\ndef main():\n    return {expression}"));
+    assert_eq!(answer.failure(), (400, String::from("not_json"), error.to_owned()));
+}
+
+#[test]
+fn plain_values_are_themselves() {
+    forms(&[
+        ("None", "null"),
+        ("True", "true"),
+        ("-0.5", "-0.5"),
+        ("1e300", "1e+300"),
+        ("2**100", "1267650600228229401496703205376"),
+        ("-(10**30)", "-1000000000000000000000000000000"),
+        ("'é\\u2028\\n\"'", "\"é\u{2028}\\n\\\"\""),
+        ("[]", "[]"),
+        ("{}", "{}"),
+        ("(1, (2, [3]))", "[1,[2,[3]]]"),
+        ("Pair(1, 'x')", "[1,\"x\"]"),
+        ("{'b': 1, 'a': 2}", "{\"b\":1,\"a\":2}"),
+        ("collections.Counter('aab')", "{\"a\":2,\"b\":1}"),
+    ]);
+}
+
+#[test]
+fn nan_and_infinities_are_null_wherever_they_stand() {
+    forms(&[
+        ("float('nan')", "null"),
+        ("[1.5, float('inf'), -float('inf')]", "[1.5,null,null]"),
+        ("{'x': np.nan}", "{\"x\":null}"),
+        ("np.array([1.0, np.nan])", "[1.0,null]"),
+        ("np.float32('nan')", "null"),
+        ("decimal.Decimal('NaN')", "null"),
+        ("pd.NaT", "null"),
+        ("pd.NA", "null"),
+        ("pd.Series([1.0, None])", "{\"0\":1.0,\"1\":null}"),
+    ]);
+}
+
+#[test]
+fn keys_become_strings() {
+    forms(&[
+        ("{1: 'a', 2.5: 'b', True: 'c'}", "{\"1\":\"c\",\"2.5\":\"b\"}"),
+        ("{None: 1, False: 2}", "{\"null\":1,\"false\":2}"),
+        ("{np.int64(7): 1, np.float64(0.5): 2}", "{\"7\":1,\"0.5\":2}"),
+        ("{datetime.date(2024, 1, 2): 1}", "{\"2024-01-02\":1}"),
+        ("{pd.Timestamp('2024-01-02'): 1}", "{\"2024-01-02T00:00:00\":1}"),
+        ("{Color.RED: 1, Level.HIGH: 2}", "{\"red\":1,\"3\":2}"),
+        ("{2**70: 1}", "{\"1180591620717411303424\":1}"),
+    ]);
+    has_no_form("{(1, 2): 3}", "result[(1, 2)] has a key of type tuple, which has no JSON form");
+    has_no_form("{1: 'a', '1': 'b'}", "result['1'] stands for two different keys");
+}
+
+#[test]
+fn numpy_scalars_of_every_kind() {
+    forms(&[
+        ("[t(3) for t in (np.int8, np.int16, np.int32, np.int64)]", "[3,3,3,3]"),
+        ("[t(3) for t in (np.uint8, np.uint16, np.uint32, np.uint64)]", "[3,3,3,3]"),
+        ("np.uint64(2**64 - 1)", "18446744073709551615"),
+        (
+            "[t(0.5) for t in (np.float16, np.float32, np.float64, np.longdouble)]",
+            "[0.5,0.5,0.5,0.5]",
+        ),
+        ("[np.bool_(True), np.str_('x'), np.bytes_(b'x')]", "[true,\"x\",\"eA==\"]"),
+        ("np.datetime64('2024-01-02T03:04')", "\"2024-01-02T03:04\""),
+        ("np.datetime64('NaT')", "null"),
+        ("np.timedelta64(90, 's')", "90.0"),
+        ("np.array((1, 'a'), dtype=[('n', int), ('s', 'U1')])[()]", "[1,\"a\"]"),
+    ]);
+    has_no_form("np.complex128(1)", "result is of type numpy.complex128, which has no JSON form");
+}
+
+#[test]
+fn arrays_are_nested_arrays() {
+    forms(&[
+        ("np.arange(6).reshape(2, 3)", "[[0,1,2],[3,4,5]]"),
+        ("np.array(5)", "5"),
+        ("np.array([True, False])", "[true,false]"),
+        ("np.array(['a', None], dtype=object)", "[\"a\",null]"),
+        ("np.array(['2024-01-02', 'NaT'], dtype='datetime64[D]')", "[\"2024-01-02\",null]"),
+        ("np.array([[1, 2]], dtype='timedelta64[m]')", "[[60.0,120.0]]"),
+    ]);
+}
+
+#[test]
+fn pandas_objects_have_one_form_each() {
+    forms(&[
+        (
+            "pd.DataFrame({'a': [1, 2], 'b': ['x', None], 't': pd.to_datetime(['2024-01-02', None])})",
+            "[{\"a\":1,\"b\":\"x\",\"t\":\"2024-01-02T00:00:00\"},{\"a\":2,\"b\":null,\"t\":null}]",
+        ),
+        ("pd.DataFrame()", "[]"),
+        ("pd.Series({'x': 1, 'y': 2})", "{\"x\":1,\"y\":2}"),
+        ("pd.Series([1.5], index=pd.to_datetime(['2024-01-02']))", "{\"2024-01-02T00:00:00\":1.5}"),
+        ("pd.Timestamp('2024-01-02 03:04:05', tz='UTC')", "\"2024-01-02T03:04:05+00:00\""),
+        ("pd.Timedelta('1h')", "3600.0"),
+        ("pd.Index([1, 2])", "[1,2]"),
+        ("pd.Categorical(['a', 'b', 'a'])", "[\"a\",\"b\",\"a\"]"),
+        ("pd.array([1, None], dtype='Int64')", "[1,null]"),
+    ]);
+    has_no_form(
+        "{'s': pd.Series([1, 2], index=['a', 'a'])}",
+        "result.s is a Series with two equal labels; return .tolist() or .reset_index() instead",
+    );
+    has_no_form(
+        "pd.DataFrame([[1, 2]], columns=['a', 'a'])",
+        "result is a DataFrame with two equal column labels",
+    );
+}
+
+#[test]
+fn types_of_the_standard_library_have_one_form_each() {
+    forms(&[
+        ("datetime.datetime(2024, 1, 2, 3, 4, 5)", "\"2024-01-02T03:04:05\""),
+        ("datetime.date(2024, 1, 2)", "\"2024-01-02\""),
+        ("datetime.time(3, 4)", "\"03:04:00\""),
+        ("datetime.timedelta(minutes=1, milliseconds=500)", "60.5"),
+        ("decimal.Decimal('1.10')", "\"1.10\""),
+        ("uuid.UUID(int=1)", "\"00000000-0000-0000-0000-000000000001\""),
+        ("{3, 1, 2}", "[1,2,3]"),
+        ("frozenset({'b', 'a'})", "[\"a\",\"b\"]"),
+        ("b'\\x00\\xff'", "\"AP8=\""),
+        ("bytearray(b'abc')", "\"YWJj\""),
+        ("memoryview(b'abc')", "\"YWJj\""),
+        ("pathlib.Path('a/b')", "\"a/b\""),
+        ("Color.RED", "\"red\""),
+        ("Level.HIGH", "3"),
+        ("Point(1, {2})", "{\"x\":1,\"tags\":[2]}"),
+    ]);
+}
+
+#[test]
+fn what_has_no_form_is_named_with_its_place() {
+    has_no_form("object()", "result is of type object, which has no JSON form");
+    has_no_form("lambda: 1", "result is of type function, which has no JSON form");
+    has_no_form(
+        "{'rows': [0, 1, 2, {'fn': print}]}",
+        "result.rows[3].fn is of type builtin_function_or_method, which has no JSON form",
+    );
+    has_no_form(
+        "{'a b': fractions.Fraction(1, 2)}",
+        "result['a b'] is of type fractions.Fraction, which has no JSON form",
+    );
+    has_no_form("Point", "result is of type type, which has no JSON form");
+    has_no_form("(x for x in [1])", "result is of type generator, which has no JSON form");
+    has_no_form("[1j]", "result[0] is of type complex, which has no JSON form");
+}
+
+#[test]
+fn cycles_and_deep_nesting_are_not_json() {
+    has_no_form("cycle()", "result.a[0] contains itself");
+    has_no_form("nested(101)", "result is nested deeper than 100 levels");
+    has_no_form("nested(100_000)", "result is nested deeper than 100 levels");
+    assert_eq!(
+        server().run(&format!("{IMPORTS}\ndef main():\n    return nested(100)")).status,
+        200
+    );
+}
+
+#[test]
+fn lone_surrogates_become_replacement_characters() {
+    forms(&[
+        ("'a\\ud800b'", "\"a\u{fffd}b\""),
+        ("'\\ud83d\\ude00'", "\"😀\""),
+        ("{'\\udc00': 1}", "{\"\u{fffd}\":1}"),
+    ]);
+}
+
+#[test]
+fn a_three_megabyte_list_passes_whole() {
+    let answer = server().run("def main(): return ['x' * 97] * 30_000");
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.json()["result"], json!(vec!["x".repeat(97); 30_000]));
+}

@@ -1,0 +1,262 @@
+//! Every limit, with its own kind and a sentence that names it. Each test has a server with the limits that it needs.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Answer, Server};
+use serde_json::json;
+
+/// A server with small limits, to be shared by the tests that need them.
+fn small() -> Server {
+    Server::start(&[
+        ("MAINBOX_PRELOAD", "numpy"),
+        ("MAINBOX_TIMEOUT_SECONDS", "0.7"),
+        ("MAINBOX_MEMORY_MB", "64"),
+        ("MAINBOX_MAX_STDOUT_BYTES", "1000"),
+        ("MAINBOX_MAX_RESULT_BYTES", "2000"),
+        ("MAINBOX_MAX_SCRIPT_BYTES", "400"),
+        ("MAINBOX_SCRATCH_MB", "1"),
+        ("MAINBOX_CONCURRENCY", "4"),
+    ])
+}
+
+#[track_caller]
+fn failed(answer: &Answer, kind: &str, error: &str) {
+    assert_eq!(answer.failure(), (400, kind.to_owned(), error.to_owned()), "{}", answer.body);
+}
+
+#[test]
+fn wall_time_is_limited_whatever_the_script_does() {
+    let server = small();
+    for script in [
+        "def main():\n    print('before')\n    while True: pass",
+        "import time\ndef main():\n    print('before')\n    time.sleep(60)",
+        "import os, signal\ndef main():\n    print('before')\n    os.kill(os.getpid(), signal.SIGSTOP)",
+        "def main():\n    print('before')\n    sum(range(10**12))",
+        "import signal\ndef main():\n    print('before')\n    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64))\n    while True: pass",
+        "import threading\ndef main():\n    print('before')\n    threading.Thread(target=threading.Event().wait).start()",
+        "print('before')\nwhile True: pass\ndef main(): pass",
+        "import time\ndef main():\n    print('before')\n    try: time.sleep(60)\n    finally: time.sleep(60)",
+    ] {
+        let started = Instant::now();
+        let answer = server.run(script);
+        let took = started.elapsed();
+        failed(&answer, "timeout", "The script ran longer than its limit of 0.7 seconds");
+        assert_eq!(answer.json()["stdout"], "before\n", "{script}");
+        assert!(took >= Duration::from_millis(700) && took < Duration::from_secs(3), "{took:?}");
+    }
+}
+
+#[test]
+fn a_request_may_lower_its_limits_and_not_raise_them() {
+    let server = small();
+    let with = |limits, script: &str| server.execute(&json!({"script": script, "limits": limits}));
+    failed(
+        &with(json!({"timeout_seconds": 0.2}), "def main():\n    while True: pass"),
+        "timeout",
+        "The script ran longer than its limit of 0.2 seconds",
+    );
+    failed(
+        &with(json!({"timeout_seconds": 100}), "def main():\n    while True: pass"),
+        "timeout",
+        "The script ran longer than its limit of 0.7 seconds",
+    );
+    let allocate = "def main(): return len(bytearray(40_000_000))";
+    assert_eq!(with(json!({}), allocate).status, 200);
+    assert_eq!(with(json!({"memory_mb": 20}), allocate).failure().1, "memory_limit");
+    assert_eq!(
+        with(json!({"memory_mb": 4000}), "def main(): bytearray(90_000_000)").failure().1,
+        "memory_limit"
+    );
+}
+
+#[test]
+fn cpu_time_is_limited_too() {
+    let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_TIMEOUT_SECONDS", "5")]);
+    // Its own limit is one second above the wall time, so the script lowers it, which it may.
+    let answer = server.run(
+        "import resource\ndef main():\n    print('before')\n    resource.setrlimit(resource.RLIMIT_CPU, (1, 2))\n    while True: pass",
+    );
+    failed(&answer, "timeout", "The script used more than its limit of 6 seconds of CPU time");
+    assert_eq!(answer.json()["stdout"], "before\n");
+    let answer =
+        server.run("import resource\ndef main(): return resource.getrlimit(resource.RLIMIT_CPU)");
+    assert_eq!(answer.json()["result"], json!([6, 7]));
+    let answer = server.execute(&json!({
+        "script": "import resource\ndef main(): return resource.getrlimit(resource.RLIMIT_CPU)",
+        "limits": {"timeout_seconds": 1.5},
+    }));
+    assert_eq!(answer.json()["result"], json!([3, 4]));
+}
+
+#[test]
+fn memory_is_limited_however_it_is_taken() {
+    let server = small();
+    for script in [
+        "def main():\n    print('before')\n    x = []\n    while True: x.append('x' * 100_000)",
+        "def main():\n    print('before')\n    return bytearray(1 << 40)",
+        "import mmap\ndef main():\n    print('before')\n    try: return [mmap.mmap(-1, 10 << 20) for _ in range(20)]\n    except OSError as error: raise MemoryError from error",
+        "import numpy as np\ndef main():\n    print('before')\n    return np.ones(100_000_000)",
+        "def main():\n    print('before')\n    raise MemoryError",
+    ] {
+        let answer = server.run(script);
+        failed(&answer, "memory_limit", "The script needed more memory than its limit of 64 MB");
+        assert_eq!(answer.json()["stdout"], "before\n", "{script}");
+    }
+    // Where the numbers come from: the budget is on top of what numpy has mapped.
+    assert_eq!(
+        server.run("def main(): return len(bytearray(50_000_000))").json()["result"],
+        50_000_000
+    );
+}
+
+#[test]
+fn a_worker_that_is_killed_for_memory_reads_as_memory_limit() {
+    let server = small();
+    // The kernel's way to say it; a script can only do it to itself.
+    let answer = server.run("import os, signal\ndef main():\n    print('before')\n    os.kill(os.getpid(), signal.SIGKILL)");
+    failed(&answer, "memory_limit", "The script needed more memory than its limit of 64 MB");
+    assert_eq!(answer.json()["stdout"], "before\n");
+}
+
+#[test]
+fn output_is_cut_and_the_script_goes_on() {
+    let server = small();
+    let answer = server.run("import sys\ndef main():\n    for _ in range(100_000): print('x' * 79)\n    print('y' * 999, file=sys.stderr)\n    return 'done'");
+    let body = answer.json();
+    assert_eq!((answer.status, &body["result"]), (200, &json!("done")));
+    assert_eq!(body["stdout"].as_str().unwrap().len(), 1000);
+    assert_eq!(body["stderr"].as_str().unwrap().len(), 1000);
+    assert_eq!(body["truncated"], json!(["stdout"]));
+    let answer = server.run(
+        "import os\ndef main():\n    os.write(2, b'z' * 60_000)\n    os.write(1, b'z' * 1000)",
+    );
+    assert_eq!(answer.json()["truncated"], json!(["stderr"]));
+}
+
+#[test]
+fn a_flood_of_output_until_the_timeout_is_survived() {
+    let server = small();
+    let answer = server.run("import os\ndef main():\n    while True: os.write(1, b'z' * 65536)");
+    failed(&answer, "timeout", "The script ran longer than its limit of 0.7 seconds");
+    assert_eq!(answer.json()["stdout"].as_str().unwrap().len(), 1000);
+}
+
+#[test]
+fn the_result_is_limited() {
+    let server = small();
+    assert_eq!(server.run("def main(): return 'x' * 1998").status, 200);
+    failed(
+        &server.run("def main(): return 'x' * 1999"),
+        "result_too_large",
+        "The result has 2001 bytes; the limit is 2000",
+    );
+    failed(
+        &server.run("import os, struct\ndef main():\n    os.write(3, b'V' + struct.pack('<I', 2001) + b'1' * 2001)"),
+        "result_too_large",
+        "The result is larger than its limit of 2000 bytes",
+    );
+}
+
+#[test]
+fn a_flood_in_an_exception_is_cut() {
+    let server = small();
+    let answer = server.run("def main(): raise ValueError('x' * 1_000_000)");
+    let body = answer.json();
+    assert!(body["error"].as_str().unwrap().len() < 5_000);
+    assert!(body["traceback"].as_str().unwrap().len() < 40_000);
+    let answer = server.run("def f(): f()\ndef main(): f()");
+    assert_eq!(answer.failure().2, "RecursionError: maximum recursion depth exceeded");
+    assert!(answer.body.len() < 10_000);
+}
+
+#[test]
+fn a_script_over_its_limit_is_a_413() {
+    let answer = small().run(&format!("def main(): return 1 #{}", "x".repeat(400)));
+    assert_eq!(
+        answer.failure(),
+        (
+            413,
+            String::from("payload_too_large"),
+            String::from("The script has 422 bytes; the limit is 400")
+        )
+    );
+}
+
+#[test]
+fn threads_and_descriptors_and_files_are_counted() {
+    let server = small();
+    let threads = "import threading\ndef main():\n    event = threading.Event()\n    count = 0\n    try:\n        while True:\n            threading.Thread(target=event.wait, daemon=True).start()\n            count += 1\n    except RuntimeError as error:\n        return [count < 64, str(error)]";
+    assert_eq!(server.run(threads).json()["result"], json!([true, "can't start new thread"]));
+    let descriptors = "import os\ndef main():\n    files = []\n    try:\n        while True: files.append(open('/dev/null'))\n    except OSError as error:\n        return [len(files) < 128, error.strerror]";
+    assert_eq!(server.run(descriptors).json()["result"], json!([true, "Too many open files"]));
+    let bytes = "def main():\n    with open('big', 'wb') as file:\n        try:\n            while True: file.write(b'x' * 65536); file.flush()\n        except OSError as error:\n            return [file.tell() <= 1 << 20, error.strerror]";
+    let answer = server.run(bytes).json();
+    assert_eq!(answer["result"][0], true, "{answer}");
+}
+
+#[test]
+fn a_full_queue_is_busy_and_says_when_to_come_again() {
+    let server = Server::start(&[
+        ("MAINBOX_PRELOAD", ""),
+        ("MAINBOX_CONCURRENCY", "1"),
+        ("MAINBOX_QUEUE", "1"),
+    ]);
+    let sleep = "import time\ndef main(): time.sleep(1)";
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| server.run(sleep));
+        std::thread::sleep(Duration::from_millis(200));
+        let second = scope.spawn(|| server.run(sleep));
+        std::thread::sleep(Duration::from_millis(200));
+        let third = server.run(sleep);
+        assert_eq!(
+            third.failure(),
+            (503, String::from("busy"), String::from("All workers are busy and the queue is full"))
+        );
+        assert_eq!(third.header("retry-after"), "1");
+        assert_eq!((first.join().unwrap().status, second.join().unwrap().status), (200, 200));
+    });
+}
+
+#[test]
+fn the_strict_policy_refuses_introspection() {
+    let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_POLICY", "strict")]);
+    for (script, error) in [
+        ("import os\ndef main(): return 1", "Dangerous import detected: os"),
+        ("from sys import path\ndef main(): return 1", "Dangerous import detected: sys"),
+        ("def main():\n    import ctypes.util\n    return 1", "Dangerous import detected: ctypes"),
+        ("import socket\ndef main(): return 1", "Dangerous import detected: socket"),
+        ("import importlib\ndef main(): return 1", "Dangerous import detected: importlib"),
+        ("def main(): return eval('1')", "Dangerous builtin detected: eval"),
+        ("def main(): return exec", "Dangerous builtin detected: exec"),
+        ("def main(): return compile('1', '', 'eval')", "Dangerous builtin detected: compile"),
+        ("def main(): return __import__('os')", "Dangerous builtin detected: __import__"),
+        ("def main(): print(1)", "The main() function must contain a return statement"),
+    ] {
+        failed(&server.run(script), "forbidden", error);
+    }
+    assert_eq!(
+        server.run("import json\ndef main(): return json.loads('[1]')").json()["result"],
+        json!([1])
+    );
+}
+
+#[test]
+fn the_policy_can_be_off_and_the_kernel_still_refuses() {
+    let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_POLICY", "off")]);
+    let answer =
+        server.run("import subprocess\ndef main(): return subprocess.run(['true']).returncode");
+    failed(
+        &answer,
+        "exception",
+        "PermissionError: [Errno 1] starting other programs is not available in the sandbox",
+    );
+    failed(
+        &server.run("def main() return 1"),
+        "syntax_error",
+        "Syntax error on line 1: expected ':': def main() return 1",
+    );
+    failed(&server.run("x = 1"), "missing_main", "Script must contain a main() function");
+}
