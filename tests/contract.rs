@@ -221,16 +221,23 @@ fn an_exception_shows_the_script_and_nothing_of_the_server() {
     let body = answer.json();
     assert_eq!(body["line"], 3);
     assert_eq!(body["stdout"], "before\n");
+    // Which part of a line Python underlines differs between its versions.
+    let traceback: Vec<&str> = body["traceback"]
+        .as_str()
+        .unwrap()
+        .lines()
+        .filter(|line| line.trim().trim_matches(['^', '~']) != "")
+        .collect();
     assert_eq!(
-        body["traceback"],
-        concat!(
-            "Traceback (most recent call last):\n",
-            "  File \"script.py\", line 6, in main\n    return inner('{')\n",
-            "           ^^^^^^^^^^\n",
-            "  File \"script.py\", line 3, in inner\n    return json.loads(text)\n",
-            "           ^^^^^^^^^^^^^^^^\n",
-            "json.decoder.JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)\n",
-        )
+        traceback,
+        [
+            "Traceback (most recent call last):",
+            "  File \"script.py\", line 6, in main",
+            "    return inner('{')",
+            "  File \"script.py\", line 3, in inner",
+            "    return json.loads(text)",
+            "json.decoder.JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+        ]
     );
 }
 

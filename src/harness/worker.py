@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import warnings
 from typing import Any, NoReturn
 
 from mainbox_channel import Channel, ChannelClosed
@@ -107,7 +106,6 @@ def serve(channel: Channel) -> NoReturn:
 def run(source: str, arguments: list[bytes], go: dict[str, Any]) -> tuple[bytes, bytes]:
     """The one frame that answers the request."""
     lower_limits(go["lower"])
-    warnings.resetwarnings()
     sys.setrecursionlimit(1000)
     try:
         return VALUE, answer(source, arguments, go)

@@ -46,6 +46,13 @@ class Zygote:
         gc.disable()
         python = platform.python_version()
         self.report("ready", python=python, packages=packages, missing=missing)
+        try:
+            self.listen()
+        except ConnectionError:
+            os._exit(0)  # the supervisor is gone
+
+    def listen(self) -> None:
+        """Obeys and reaps, for ever."""
         ears = select.poll()
         ears.register(self.control, select.POLLIN)
         ears.register(self.wake, select.POLLIN)
