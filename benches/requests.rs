@@ -103,7 +103,9 @@ impl Server {
     /// Each request waits for a moment before it is sent, as callers do: the spare has been forked by then.
     fn latencies(&self, script: &str) -> Vec<Duration> {
         let mut client = Client::connect(&self.address, script);
-        (0..WARM_UP).for_each(|_| drop(client.request()));
+        for _ in 0..WARM_UP {
+            client.request();
+        }
         (0..ROUNDS * REQUESTS)
             .map(|_| {
                 std::thread::sleep(Duration::from_millis(15));

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use self::outcome::Execution;
 use self::pool::Pool;
@@ -71,7 +71,7 @@ pub struct Executor {
     config: Arc<Config>,
     sandbox: Arc<Sandbox>,
     pool: Arc<Pool>,
-    running: Semaphore,
+    running: Arc<Semaphore>,
     waiting: Semaphore,
     /// The findings of the self-test, once it is over.
     proved: watch::Sender<Option<Vec<Finding>>>,
@@ -80,9 +80,10 @@ pub struct Executor {
 impl Executor {
     /// Starts the zygote, and the self-test as soon as there is a worker. Needs the tokio runtime.
     pub fn start(config: Arc<Config>, sandbox: Arc<Sandbox>, python: Python) -> Arc<Executor> {
+        let turns = if sandbox.one_at_a_time() { 1 } else { config.concurrency };
         let pool = Pool::new(Arc::clone(&config), Arc::clone(&sandbox));
         let executor = Arc::new(Executor {
-            running: Semaphore::new(config.concurrency),
+            running: Arc::new(Semaphore::new(turns)),
             waiting: Semaphore::new(config.queue),
             config,
             sandbox,
@@ -101,27 +102,41 @@ impl Executor {
     /// `busy` when the queue is full, `internal` when the sandbox has not held.
     pub async fn execute(&self, job: Job) -> Result<Execution, Failure> {
         let arrived = Instant::now();
-        let _turn = self.turn().await?;
+        let turn = self.turn().await?;
         self.proof().await?;
-        Ok(self.run(&job, arrived).await)
+        self.run(&job, arrived, Some(turn)).await
     }
 
-    async fn run(&self, job: &Job, arrived: Instant) -> Execution {
-        let worker = self.pool.take().await;
+    async fn run(
+        &self,
+        job: &Job,
+        arrived: Instant,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Result<Execution, Failure> {
+        let mut worker = self.pool.take().await.ok_or_else(|| {
+            Failure::new(Kind::Internal, "Workers cannot be started; the service's log says why")
+        })?;
+        // The turn is over with the answer, or only when the worker has left no trace.
+        let _turn = if self.sandbox.one_at_a_time() {
+            worker.hold(turn);
+            None
+        } else {
+            turn
+        };
         // Also when the client leaves and this future is dropped.
         let _refill = Refill(&self.pool);
-        worker.run(job, &self.config, arrived.elapsed()).await
+        Ok(worker.run(job, &self.config, arrived.elapsed()).await)
     }
 
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, Failure> {
-        if let Ok(permit) = self.running.try_acquire() {
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        if let Ok(permit) = Arc::clone(&self.running).try_acquire_owned() {
             return Ok(permit);
         }
         let Ok(_place) = self.waiting.try_acquire() else {
             return Err(Failure::new(Kind::Busy, "All workers are busy and the queue is full"));
         };
-        self.running
-            .acquire()
+        Arc::clone(&self.running)
+            .acquire_owned()
             .await
             .map_err(|_| Failure::new(Kind::Busy, "The service is shutting down"))
     }
@@ -137,7 +152,12 @@ impl Executor {
 
     async fn prove(self: Arc<Self>) {
         let job = selftest::job(&self.config);
-        let execution = self.run(&job, Instant::now()).await;
+        let execution = loop {
+            match self.run(&job, Instant::now(), None).await {
+                Ok(execution) => break execution,
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        };
         let findings = selftest::findings(&execution, self.sandbox.tier);
         for finding in findings.iter().filter(|finding| !finding.held) {
             tracing::error!(promise = finding.promise, answer = finding.answer, "self-test failed");

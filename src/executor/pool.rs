@@ -105,14 +105,15 @@ impl Pool {
         self.failures.load(Ordering::Relaxed) >= FAILURES_IN_A_ROW
     }
 
-    /// Takes a spare, or waits for one.
-    pub(super) async fn take(self: &Arc<Self>) -> Worker {
+    /// Takes a spare, or waits for one; `None` when workers cannot be started.
+    pub(super) async fn take(self: &Arc<Self>) -> Option<Worker> {
         loop {
             let changed = self.changed.notified();
             let spare = self.spares().pop_front();
             match spare {
-                Some(worker) if worker.is_alive() => return worker,
+                Some(worker) if worker.is_alive() => return Some(worker),
                 Some(_) => {}
+                None if self.is_failing() => return None,
                 None => {
                     self.refill();
                     changed.await;

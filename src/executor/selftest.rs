@@ -12,17 +12,18 @@ use crate::sandbox::Tier;
 /// The script. Its `main` returns an object: attempt -> what it met.
 const SCRIPT: &str = include_str!("../harness/selftest.py");
 
-/// What the script must try. An attempt that it does not report did not hold.
-const ATTEMPTS: &[&str] = &[
-    "open a network socket",
-    "start a process",
-    "execute a program",
-    "signal another process",
-    "read the environment of the parent",
-    "read a file outside the interpreter",
-    "write outside the scratch directory",
-    "create a namespace",
-    "use inherited descriptors",
+/// What the script must try, and the weakest tier that refuses it. An attempt that it does not report did not hold.
+const ATTEMPTS: &[(&str, Tier)] = &[
+    ("open a network socket", Tier::Rlimits),
+    ("start a process", Tier::Rlimits),
+    ("read the memory of the parent", Tier::Rlimits),
+    ("read the environment of the parent", Tier::Rlimits),
+    ("read a file outside the interpreter", Tier::Rlimits),
+    ("write outside the scratch directory", Tier::Rlimits),
+    ("use inherited descriptors", Tier::Rlimits),
+    ("execute a program", Tier::Seccomp),
+    ("signal another process", Tier::Seccomp),
+    ("create a namespace", Tier::Seccomp),
 ];
 
 /// What became of one attempt.
@@ -58,7 +59,8 @@ pub(super) fn findings(execution: &Execution, tier: Option<Tier>) -> Vec<Finding
     };
     ATTEMPTS
         .iter()
-        .map(|promise| {
+        .filter(|(_, weakest)| tier.is_none_or(|tier| tier <= *weakest))
+        .map(|(promise, _)| {
             let answer = answers.get(*promise).map_or("not tried", String::as_str);
             let held = tier.is_none() || answer.starts_with("refused");
             Finding { promise, held, answer: answer.to_owned() }

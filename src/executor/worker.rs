@@ -13,7 +13,7 @@ use nix::unistd::{Pid, pipe2};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Job;
@@ -140,6 +140,13 @@ impl Worker {
                 .channel
                 .try_read(&mut byte)
                 .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Keeps `turn` until this worker is gone and swept up after.
+    pub fn hold(&mut self, turn: Option<OwnedSemaphorePermit>) {
+        if let Some(jail) = &mut self.process.jail {
+            jail.turn = turn;
+        }
     }
 
     /// Runs `job` and ends the process. Never waits for the worker's goodwill: everything that it is waited for has a

@@ -28,6 +28,7 @@ const HARNESS: &[(&str, &str)] = &[
     ("mainbox_encoding", include_str!("../harness/encoding.py")),
     ("mainbox_validation", include_str!("../harness/validation.py")),
     ("mainbox_courtesy", include_str!("../harness/courtesy.py")),
+    ("mainbox_library", include_str!("../harness/library.py")),
     ("mainbox_script", include_str!("../harness/script.py")),
     ("mainbox_worker", include_str!("../harness/worker.py")),
     ("mainbox_zygote", include_str!("../harness/zygote.py")),

@@ -25,6 +25,12 @@ REFUSED = {
     "os.killpg": SIGNALS,
 }
 
+FILES = "opening files is not available in this sandbox"
+THREADS = "threads are not available in this sandbox"
+
+# Events that the late limits refuse, in a sandbox that has them.
+REFUSED_LATE = {"open": FILES, "os.listdir": FILES, "os.scandir": FILES, "_thread.start_new_thread": THREADS}
+
 
 def explain(event: str, arguments: tuple[object, ...]) -> None:
     """An audit hook: raises PermissionError for what cannot work."""
@@ -34,6 +40,11 @@ def explain(event: str, arguments: tuple[object, ...]) -> None:
         reason = NETWORK
     if reason is not None:
         raise PermissionError(errno.EPERM, reason)
+
+
+def explain_late_limits() -> None:
+    """From now on what the late limits refuse is explained too."""
+    REFUSED.update(REFUSED_LATE)
 
 
 def install() -> None:

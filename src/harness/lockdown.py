@@ -58,11 +58,11 @@ def lock_down(lockdown: dict[str, Any], order: dict[str, Any], zygote: int) -> N
     steps += [
         ("limits", lambda: set_limits(order["limits"])),
         ("uid", lambda: change_uid(order["uid"])),
-        ("capabilities", drop_capabilities),
         ("scratch", lambda: os.chdir(order["scratch"])),
     ]
     if prctl_works:
         steps += [
+            ("capabilities", drop_capabilities),
             ("death with the zygote", lambda: die_with(zygote)),
             ("non-dumpable", lambda: prctl(PR_SET_DUMPABLE, 0)),
             ("no_new_privs", lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)),

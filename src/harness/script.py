@@ -12,19 +12,26 @@ import types
 from types import CodeType
 from typing import Any
 
+from mainbox_courtesy import explain_late_limits
 from mainbox_encoding import to_json
 from mainbox_failure import SCRIPT, ScriptFailure, of_exception, of_exit
-from mainbox_lockdown import libc
-from mainbox_validation import NO_MAIN, compile_script
+from mainbox_library import prepare
+from mainbox_lockdown import libc, set_limits
+from mainbox_validation import NO_MAIN, check
 
 MODULE = "script"
 
 
-def answer(source: str, arguments: list[bytes], go: dict[str, Any]) -> bytes:
+def answer(source: str, arguments: list[bytes], go: dict[str, Any], late_limits: list[dict[str, int]]) -> bytes:
     """The JSON of what main returned. Raises ScriptFailure for everything else."""
+    checked = check(source, go["refused"])
+    if late_limits:
+        prepare(checked.imports, checked.is_async)
+        set_limits(late_limits)
+        explain_late_limits()
     try:
         try:
-            result = to_json(run(compile_script(source, go["refused"]), source, arguments), go["max_depth"])
+            result = to_json(run(checked.code, source, arguments), go["max_depth"])
         except ScriptFailure:
             raise
         except SystemExit as error:

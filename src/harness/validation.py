@@ -3,6 +3,7 @@
 import ast
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
@@ -11,20 +12,42 @@ from mainbox_failure import SCRIPT, ScriptFailure, fail
 NO_MAIN = "Script must contain a main() function"
 
 
-def compile_script(source: str, refused: dict[str, Any]) -> CodeType:
-    """The script's code, once it has passed every check."""
+@dataclass
+class Checked:
+    """A script that has passed every check."""
+
+    code: CodeType
+    imports: list[str]
+    is_async: bool
+
+
+def check(source: str, refused: dict[str, Any]) -> Checked:
+    """Compiles the script, once it has passed every check."""
     try:
         tree = compile(source, SCRIPT, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
         if not binds_main(tree):
             fail("missing_main", NO_MAIN)
         check_policy(tree, refused)
-        return compile(tree, SCRIPT, "exec", dont_inherit=True)
+        code = compile(tree, SCRIPT, "exec", dont_inherit=True)
     except SyntaxError as error:
         raise syntax_failure(error) from None
     except (ValueError, OverflowError, RecursionError) as error:
         raise ScriptFailure("syntax_error", f"The script cannot be compiled: {error}") from None
     except MemoryError:  # which is how the parser says that its stack is full
         raise ScriptFailure("syntax_error", "The script cannot be compiled: it is nested too deeply") from None
+    is_async = any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(tree))
+    return Checked(code, list(imported(tree)), is_async)
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Yields every module that an import statement names, or may name."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (name.name for name in names)
+            case ast.ImportFrom(module=str(module), level=0, names=names):
+                yield module
+                yield from (f"{module}.{name.name}" for name in names)
 
 
 def syntax_failure(error: SyntaxError) -> ScriptFailure:

@@ -33,7 +33,7 @@ def live(order: dict[str, Any], descriptors: list[int], lockdown: dict[str, Any]
         furnish(order["scratch"])
         rehearse()
         channel.send(READY)
-        serve(channel)
+        serve(channel, lockdown["late_limits"])
     except ChannelClosed:
         os._exit(0)
     finally:
@@ -83,7 +83,7 @@ def rehearse() -> None:
     install_courtesy()
 
 
-def serve(channel: Channel) -> NoReturn:
+def serve(channel: Channel, late_limits: list[dict[str, int]]) -> NoReturn:
     """Reads the request, answers it, ends the process."""
     source, arguments = "", []
     while True:
@@ -95,7 +95,7 @@ def serve(channel: Channel) -> NoReturn:
         elif kind == GO:
             break
     try:
-        channel.send(*run(source, arguments, json.loads(payload)))
+        channel.send(*run(source, arguments, json.loads(payload), late_limits))
     except BaseException:
         # The script may have broken anything by now. Without its channel the worker counts as crashed; an exit would
         # look like the script's own.
@@ -103,12 +103,14 @@ def serve(channel: Channel) -> NoReturn:
     wait_to_be_killed()
 
 
-def run(source: str, arguments: list[bytes], go: dict[str, Any]) -> tuple[bytes, bytes]:
+def run(
+    source: str, arguments: list[bytes], go: dict[str, Any], late_limits: list[dict[str, int]]
+) -> tuple[bytes, bytes]:
     """The one frame that answers the request."""
     lower_limits(go["lower"])
     sys.setrecursionlimit(1000)
     try:
-        return VALUE, answer(source, arguments, go)
+        return VALUE, answer(source, arguments, go, late_limits)
     except ScriptFailure as failure:
         return FAILURE, failure.to_json()
 

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 import mainbox_worker
+from mainbox_library import take_into_memory
 
 CONTROL = 3
 MESSAGE_BYTES = 1 << 16
@@ -41,6 +42,8 @@ class Zygote:
     def serve(self, preload: list[str]) -> None:
         """Imports, says that it is ready, and serves until the supervisor is gone."""
         packages, missing = import_all(preload)
+        if self.lockdown["late_limits"]:
+            take_into_memory(packages)
         gc.collect()
         gc.freeze()
         gc.disable()

@@ -7,6 +7,7 @@ pub mod probe;
 pub mod rlimits;
 pub mod scratch;
 pub mod seccomp;
+pub mod sweep;
 pub mod sys;
 
 use std::collections::VecDeque;
@@ -15,10 +16,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 
 use self::namespaces::Plan;
 use self::probe::Probe;
+use self::rlimits::Limit;
 use self::scratch::{Scratch, ScratchRoot};
+use self::sweep::Sweeper;
 use crate::config::Config;
 
 /// How strong the isolation is; the strongest first.
@@ -102,6 +106,8 @@ pub struct Sandbox {
     scratch: ScratchRoot,
     filters: Vec<Vec<u8>>,
     plan: Plan,
+    prctl: bool,
+    sweeper: Option<Sweeper>,
 }
 
 /// What a zygote is told once about the sandbox of its workers.
@@ -115,6 +121,8 @@ pub struct Lockdown {
     pub prctl: bool,
     /// Whether workers enter a user namespace of their own.
     pub user_namespace: bool,
+    /// Limits to set when the script is read, its imports are done, and its first line is not run yet.
+    pub late_limits: Vec<Limit>,
 }
 
 /// What one worker gets for itself. Dropping it gives it back, so it must outlive the worker's process.
@@ -125,7 +133,10 @@ pub struct Jail {
     pub scratch: Scratch,
     /// The Landlock ruleset that it enters, where the kernel has Landlock.
     pub ruleset: Option<OwnedFd>,
+    /// Whoever waits until this worker has left no trace.
+    pub turn: Option<OwnedSemaphorePermit>,
     uids: Option<Uids>,
+    sweeper: Option<Sweeper>,
 }
 
 impl Sandbox {
@@ -151,6 +162,8 @@ impl Sandbox {
             Some(Tier::Seccomp) => seccomp::filters(own_uids)?,
             Some(Tier::Rlimits) | None => vec![],
         };
+        let prctl = probe.has(probe::PRCTL);
+        let sweeper = Sweeper::new(&probe.scratch);
         let plan = probe.plan.filter(|_| tier == Some(Tier::Namespaces)).unwrap_or_default();
         Ok(Sandbox {
             tier,
@@ -161,7 +174,15 @@ impl Sandbox {
             scratch: probe.scratch,
             plan,
             filters: filters.iter().map(seccomp::to_bytes).collect(),
+            prctl,
+            sweeper: (tier == Some(Tier::Rlimits)).then_some(sweeper),
         })
+    }
+
+    /// Whether a worker must be gone, with all that it left, before the next may run: where workers share a uid and
+    /// nothing keeps their files and IPC objects apart.
+    pub fn one_at_a_time(&self) -> bool {
+        self.sweeper.is_some()
     }
 
     /// The tier's name, or `none`.
@@ -174,8 +195,13 @@ impl Sandbox {
         Lockdown {
             filters: self.filters.iter().map(|bytes| hexadecimal(bytes)).collect(),
             own_process: policy::OWN_PROCESS,
-            prctl: matches!(self.tier, Some(Tier::Namespaces | Tier::Seccomp)),
+            prctl: self.prctl,
             user_namespace: self.tier == Some(Tier::Namespaces) && self.uids.is_none(),
+            late_limits: if self.tier == Some(Tier::Rlimits) {
+                rlimits::late_limits()
+            } else {
+                vec![]
+            },
         }
     }
 
@@ -194,8 +220,14 @@ impl Sandbox {
             None => None,
         };
         // From here on the uid goes back by itself.
-        let mut jail =
-            Jail { uid, scratch: Scratch::Mount, ruleset: None, uids: self.uids.clone() };
+        let mut jail = Jail {
+            uid,
+            scratch: Scratch::Mount,
+            ruleset: None,
+            turn: None,
+            uids: self.uids.clone(),
+            sweeper: self.sweeper.clone(),
+        };
         if self.tier != Some(Tier::Namespaces) {
             jail.scratch = self.scratch.make(uid)?;
         }
@@ -217,6 +249,9 @@ impl Drop for Jail {
     fn drop(&mut self) {
         if let (Some(uids), Some(uid)) = (&self.uids, self.uid) {
             uids.give_back(uid);
+        }
+        if let (Some(sweeper), Some(_)) = (&self.sweeper, &self.turn) {
+            sweeper.sweep();
         }
     }
 }

@@ -10,9 +10,10 @@ use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
 use super::landlock::{ABIS, empty_ruleset};
 use super::namespaces::{NAMESPACES, Plan, worker_steps};
+use super::rlimits::Limit;
 use super::scratch::ScratchRoot;
 use super::sys::SpawnError;
-use super::{Layer, SandboxError, Tier, policy, seccomp, sys};
+use super::{Layer, SandboxError, Tier, policy, rlimits, seccomp, sys};
 use crate::config::Config;
 use crate::python::Python;
 
@@ -21,7 +22,28 @@ const PRIVATE_ROOT: &str = "private root and scratch";
 const NO_NEW_PRIVILEGES: &str = "no_new_privs";
 const SECCOMP: &str = "seccomp";
 const LANDLOCK: &str = "landlock";
+pub(super) const PRCTL: &str = "prctl";
+const RLIMITS_SET: &str = "rlimits";
+const RLIMITS: &str = "rlimits of zero";
+const UNREADABLE: &str = "unreadable binaries";
 const OWN_UIDS: &str = "own uid per worker";
+
+/// The layers that each tier demands. Landlock and own uids are taken where they are.
+const NAMESPACES_TIER: [&str; 11] = [
+    USER_NAMESPACE,
+    NAMESPACES[0].0,
+    NAMESPACES[1].0,
+    NAMESPACES[2].0,
+    NAMESPACES[3].0,
+    NAMESPACES[4].0,
+    PRIVATE_ROOT,
+    PRCTL,
+    NO_NEW_PRIVILEGES,
+    SECCOMP,
+    RLIMITS_SET,
+];
+const SECCOMP_TIER: [&str; 4] = [PRCTL, NO_NEW_PRIVILEGES, SECCOMP, RLIMITS_SET];
+const RLIMITS_TIER: [&str; 3] = [RLIMITS_SET, RLIMITS, UNREADABLE];
 
 /// What was found.
 pub struct Probe {
@@ -70,31 +92,77 @@ impl Probe {
                 ),
             },
             own_uids(&readable, plan.is_some()),
+            layer(PRCTL, sys::in_child(|| errno_of(sys::set_non_dumpable()))),
+            layer(
+                RLIMITS_SET,
+                sys::in_child(|| try_limits(&rlimits::limits(config, u64::from(u32::MAX)))),
+            ),
+            layer(RLIMITS, sys::in_child(try_rlimits_of_zero)),
+            unreadable_binaries(python),
         ]);
         Ok(Probe { layers, landlock, plan, scratch, readable })
     }
 
     /// The strongest tier whose layers all work.
     pub fn tier(&self) -> Option<Tier> {
-        [Tier::Namespaces, Tier::Seccomp].into_iter().find(|tier| self.missing_for(*tier).is_none())
+        Tier::ALL.into_iter().find(|tier| self.missing_for(*tier).is_none())
     }
 
     /// The first layer that `tier` demands and the host lacks.
     pub fn missing_for(&self, tier: Tier) -> Option<&Layer> {
-        const SECCOMP_TIER: [&str; 2] = [NO_NEW_PRIVILEGES, SECCOMP];
-        self.layers.iter().find(|layer| {
-            let demanded = match tier {
-                Tier::Namespaces => layer.name != LANDLOCK && layer.name != OWN_UIDS,
-                Tier::Seccomp => SECCOMP_TIER.contains(&layer.name),
-                Tier::Rlimits => false,
-            };
-            demanded && !layer.in_force
-        })
+        let demanded: &[&str] = match tier {
+            Tier::Namespaces => &NAMESPACES_TIER,
+            Tier::Seccomp => &SECCOMP_TIER,
+            Tier::Rlimits => &RLIMITS_TIER,
+        };
+        self.layers.iter().find(|layer| demanded.contains(&layer.name) && !layer.in_force)
+    }
+
+    /// Whether the layer of that name works here.
+    pub fn has(&self, name: &str) -> bool {
+        self.layers.iter().any(|layer| layer.name == name && layer.in_force)
     }
 
     /// Whether each worker gets a uid of its own.
     pub fn own_uids(&self) -> bool {
-        self.layers.iter().any(|layer| layer.name == OWN_UIDS && layer.in_force)
+        self.has(OWN_UIDS)
+    }
+}
+
+fn try_limits(limits: &[Limit]) -> i32 {
+    let set =
+        limits.iter().try_for_each(|limit| sys::set_limit(limit.resource, limit.soft, limit.hard));
+    errno_of(set)
+}
+
+/// Sets the late limits, then tries what they must make impossible. Root may fork past them.
+fn try_rlimits_of_zero() -> i32 {
+    match try_limits(&rlimits::late_limits()) {
+        0 => {}
+        errno => return errno,
+    }
+    let opened = std::fs::File::open("/dev/null").is_ok();
+    let forked = sys::in_child(|| 0).is_ok();
+    if opened || forked { libc::ENOTSUP } else { 0 }
+}
+
+/// A process whose binary its user may execute but not read is not dumpable, with no prctl: nobody of the same uid
+/// can read its memory or its environment.
+fn unreadable_binaries(python: &Python) -> Layer {
+    let readable = [std::env::current_exe().ok(), Some(python.program.clone())]
+        .into_iter()
+        .flatten()
+        .find(|binary| std::fs::File::open(binary).is_ok());
+    match readable {
+        None => Layer { name: UNREADABLE, in_force: true, detail: String::from("works") },
+        Some(binary) => Layer {
+            name: UNREADABLE,
+            in_force: false,
+            detail: format!(
+                "this user can read {}; install it root-owned and 0711",
+                binary.display()
+            ),
+        },
     }
 }
 

@@ -42,3 +42,11 @@ pub fn limits(config: &Config, mapped_bytes: u64) -> Vec<Limit> {
         limit(Resource::RLIMIT_CORE, 0, 0),
     ]
 }
+
+/// The limits of the tier `rlimits`, set once everything that the script names is imported and before its first line
+/// runs: from then on no descriptor, process, thread or file is to be had, irreversibly.
+pub fn late_limits() -> Vec<Limit> {
+    [Resource::RLIMIT_NOFILE, Resource::RLIMIT_NPROC, Resource::RLIMIT_FSIZE]
+        .map(|resource| limit(resource, 0, 0))
+        .to_vec()
+}

@@ -49,6 +49,11 @@ impl ScratchRoot {
         Ok(root)
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// An empty directory: a zygote builds its root there, in a mount namespace of its own.
     pub fn new_root(&self) -> PathBuf {
         self.path.join("root")
@@ -101,7 +106,11 @@ impl Drop for Scratch {
 }
 
 /// `remove_dir_all` follows no symbolic link, which matters: the content is a script's.
-fn remove(path: &Path) {
+pub(super) fn remove(path: &Path) {
+    if !path.is_dir() || path.is_symlink() {
+        let _ = fs::remove_file(path);
+        return;
+    }
     let removed = fs::remove_dir_all(path).or_else(|error| {
         if error.kind() != io::ErrorKind::PermissionDenied {
             return Err(error);

@@ -296,6 +296,51 @@ pub fn cpu_time(process: Pid) -> Option<Duration> {
     (answer == 0).then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
+/// Sets a resource limit, or less where we were started with less.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    #[cfg_attr(target_env = "musl", allow(clippy::useless_conversion, reason = "signed on musl"))]
+    let resource = resource.try_into().map_err(io::Error::other)?;
+    // SAFETY: both calls are given a pointer to an rlimit that lives until after them.
+    let answer = unsafe {
+        libc::getrlimit(resource, &mut limit);
+        limit =
+            libc::rlimit { rlim_cur: soft.min(limit.rlim_max), rlim_max: hard.min(limit.rlim_max) };
+        libc::setrlimit(resource, &limit)
+    };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The kinds of System V IPC objects.
+#[derive(Clone, Copy, Debug)]
+pub enum IpcKind {
+    /// shmget(2).
+    SharedMemory,
+    /// semget(2).
+    Semaphores,
+    /// msgget(2).
+    Messages,
+}
+
+/// Removes a System V IPC object.
+///
+/// # Errors
+/// The kernel's.
+pub fn remove_ipc(kind: IpcKind, id: i32) -> io::Result<()> {
+    // SAFETY: IPC_RMID takes no buffer: the null pointers and the zero are not looked at.
+    let answer = unsafe {
+        match kind {
+            IpcKind::SharedMemory => libc::shmctl(id, libc::IPC_RMID, ptr::null_mut()),
+            IpcKind::Semaphores => libc::semctl(id, 0, libc::IPC_RMID),
+            IpcKind::Messages => libc::msgctl(id, libc::IPC_RMID, ptr::null_mut()),
+        }
+    };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Hands a descriptor to the runtime, to be waited for.
 ///
 /// # Errors
