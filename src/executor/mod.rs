@@ -117,12 +117,8 @@ impl Executor {
             Failure::new(Kind::Internal, "Workers cannot be started; the service's log says why")
         })?;
         // The turn is over with the answer, or only when the worker has left no trace.
-        let _turn = if self.sandbox.one_at_a_time() {
-            worker.hold(turn);
-            None
-        } else {
-            turn
-        };
+        let (kept, _turn) = if self.sandbox.one_at_a_time() { (turn, None) } else { (None, turn) };
+        worker.occupy(kept);
         // Also when the client leaves and this future is dropped.
         let _refill = Refill(&self.pool);
         Ok(worker.run(job, &self.config, arrived.elapsed()).await)
@@ -158,7 +154,7 @@ impl Executor {
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         };
-        let findings = selftest::findings(&execution, self.sandbox.tier);
+        let findings = selftest::findings(&execution, &self.sandbox);
         for finding in findings.iter().filter(|finding| !finding.held) {
             tracing::error!(promise = finding.promise, answer = finding.answer, "self-test failed");
         }

@@ -7,23 +7,34 @@ use serde::Serialize;
 
 use super::{Execution, Job};
 use crate::config::{Config, Policy};
-use crate::sandbox::Tier;
+use crate::sandbox::{Sandbox, Tier};
 
 /// The script. Its `main` returns an object: attempt -> what it met.
 const SCRIPT: &str = include_str!("../harness/selftest.py");
 
-/// What the script must try, and the weakest tier that refuses it. An attempt that it does not report did not hold.
-const ATTEMPTS: &[(&str, Tier)] = &[
-    ("open a network socket", Tier::Rlimits),
-    ("start a process", Tier::Rlimits),
-    ("read the memory of the parent", Tier::Rlimits),
-    ("read the environment of the parent", Tier::Rlimits),
-    ("read a file outside the interpreter", Tier::Rlimits),
-    ("write outside the scratch directory", Tier::Rlimits),
-    ("use inherited descriptors", Tier::Rlimits),
-    ("execute a program", Tier::Seccomp),
-    ("signal another process", Tier::Seccomp),
-    ("create a namespace", Tier::Seccomp),
+/// Where an attempt must be refused.
+#[derive(Clone, Copy)]
+enum Where {
+    /// In every tier.
+    Everywhere,
+    /// Where system calls are filtered.
+    Filtered,
+    /// Where files are confined.
+    Confined,
+}
+
+/// What the script must try. An attempt that it does not report did not hold.
+const ATTEMPTS: &[(&str, Where)] = &[
+    ("open a network socket", Where::Everywhere),
+    ("start a process", Where::Everywhere),
+    ("read the memory of the parent", Where::Everywhere),
+    ("read the environment of the parent", Where::Everywhere),
+    ("use inherited descriptors", Where::Everywhere),
+    ("read a file outside the interpreter", Where::Confined),
+    ("write outside the scratch directory", Where::Confined),
+    ("execute a program", Where::Filtered),
+    ("signal another process", Where::Filtered),
+    ("create a namespace", Where::Filtered),
 ];
 
 /// What became of one attempt.
@@ -49,7 +60,7 @@ pub(super) fn job(config: &Config) -> Job {
 }
 
 /// What the run of the self-test shows. Without a tier nothing is promised, so nothing can fail.
-pub(super) fn findings(execution: &Execution, tier: Option<Tier>) -> Vec<Finding> {
+pub(super) fn findings(execution: &Execution, sandbox: &Sandbox) -> Vec<Finding> {
     let answers: BTreeMap<String, String> = match &execution.outcome {
         Ok(value) => serde_json::from_str(value.get()).unwrap_or_default(),
         Err(failure) => {
@@ -57,13 +68,17 @@ pub(super) fn findings(execution: &Execution, tier: Option<Tier>) -> Vec<Finding
             return vec![Finding { promise: "run the self-test", held: false, answer }];
         }
     };
+    let promised = |place: &Where| match place {
+        Where::Everywhere => sandbox.tier.is_some(),
+        Where::Filtered => matches!(sandbox.tier, Some(Tier::Namespaces | Tier::Seccomp)),
+        Where::Confined => sandbox.confines_files(),
+    };
     ATTEMPTS
         .iter()
-        .filter(|(_, weakest)| tier.is_none_or(|tier| tier <= *weakest))
+        .filter(|(_, place)| promised(place))
         .map(|(promise, _)| {
             let answer = answers.get(*promise).map_or("not tried", String::as_str);
-            let held = tier.is_none() || answer.starts_with("refused");
-            Finding { promise, held, answer: answer.to_owned() }
+            Finding { promise, held: answer.starts_with("refused"), answer: answer.to_owned() }
         })
         .collect()
 }

@@ -25,7 +25,6 @@ use super::zygote::{Exit, Life, Zygote};
 use crate::api::{Failure, Kind};
 use crate::config::Config;
 use crate::sandbox::rlimits::{self, Limit};
-use crate::sandbox::scratch::Scratch;
 use crate::sandbox::{Jail, Sandbox, SandboxError, namespaces, policy, sys};
 
 /// How long a worker may take to lock itself down and rehearse before its zygote counts as stuck.
@@ -105,8 +104,10 @@ impl Worker {
             worker,
             uid: jail.uid,
             scratch: &jail.scratch.path().to_string_lossy(),
-            mount: matches!(jail.scratch, Scratch::Mount)
-                .then(|| namespaces::scratch_options(config.scratch_bytes, jail.uid)),
+            mount: sandbox
+                .plan()
+                .mounts
+                .map(|mounts| namespaces::scratch_options(config.scratch_bytes, jail.uid, mounts)),
             limits: &rlimits::limits(config, mapped_bytes),
         };
         let failed_fork = zygote.fork(&order, worker, descriptors);
@@ -142,9 +143,10 @@ impl Worker {
                 .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Keeps `turn` until this worker is gone and swept up after.
-    pub fn hold(&mut self, turn: Option<OwnedSemaphorePermit>) {
+    /// Marks the worker as used. It keeps `turn`, if it is given one, until it is gone and swept up after.
+    pub fn occupy(&mut self, turn: Option<OwnedSemaphorePermit>) {
         if let Some(jail) = &mut self.process.jail {
+            jail.used = true;
             jail.turn = turn;
         }
     }

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use crate::executor::Executor;
+use crate::executor::{Executor, Health};
 use crate::handler::Handler;
 
 /// Runs main() of a Python script that nobody trusts, and answers with its JSON and what it printed.
@@ -121,7 +121,7 @@ pub async fn doctor(executor: &Arc<Executor>) -> Result<bool, ShellError> {
         String::from("layers"),
     ];
     for layer in &sandbox.layers {
-        let mark = if layer.in_force { "yes" } else { "no " };
+        let mark = if layer.works { "yes" } else { "no " };
         lines.push(format!("  {mark}  {}: {}", layer.name, layer.detail));
     }
     lines.extend([String::new(), String::from("self-test")]);
@@ -131,7 +131,7 @@ pub async fn doctor(executor: &Arc<Executor>) -> Result<bool, ShellError> {
     }
     let text = lines.join("\n") + "\n";
     std::io::stdout().write_all(text.as_bytes()).map_err(ShellError::Output)?;
-    Ok(!findings.is_empty() && findings.iter().all(|finding| finding.held))
+    Ok(executor.health() == Health::Healthy)
 }
 
 fn host() -> String {

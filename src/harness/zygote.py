@@ -13,6 +13,7 @@ from typing import Any
 
 import mainbox_worker
 from mainbox_library import take_into_memory
+from mainbox_lockdown import PR_SET_DUMPABLE, prctl
 
 CONTROL = 3
 MESSAGE_BYTES = 1 << 16
@@ -23,6 +24,8 @@ OLDEST_PYTHON = (3, 11)
 def serve(boot: dict[str, Any]) -> None:
     """The whole life of a zygote."""
     os.setsid()  # the terminal's Ctrl-C is for the supervisor
+    if boot["lockdown"]["prctl"]:
+        prctl(PR_SET_DUMPABLE, 0)  # workers of the same uid cannot look into it
     sys.set_int_max_str_digits(0)  # integers of any size pass through; time is limited otherwise
     Zygote(boot["lockdown"]).serve(boot["preload"])
 

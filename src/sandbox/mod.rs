@@ -50,14 +50,14 @@ impl Tier {
     }
 }
 
-/// A mechanism and whether it is in force here.
+/// A mechanism and whether this host gives it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Layer {
     /// What it is called.
     pub name: &'static str,
-    /// Whether workers run under it.
-    pub in_force: bool,
-    /// Its version, or why it is not in force.
+    /// Whether it works here.
+    pub works: bool,
+    /// Its version, or what the host answered.
     pub detail: String,
 }
 
@@ -133,7 +133,9 @@ pub struct Jail {
     pub scratch: Scratch,
     /// The Landlock ruleset that it enters, where the kernel has Landlock.
     pub ruleset: Option<OwnedFd>,
-    /// Whoever waits until this worker has left no trace.
+    /// Whether a script has run in it.
+    pub used: bool,
+    /// Keeps the next one waiting until this worker has left no trace.
     pub turn: Option<OwnedSemaphorePermit>,
     uids: Option<Uids>,
     sweeper: Option<Sweeper>,
@@ -163,7 +165,9 @@ impl Sandbox {
             Some(Tier::Rlimits) | None => vec![],
         };
         let prctl = probe.has(probe::PRCTL);
-        let sweeper = Sweeper::new(&probe.scratch);
+        // Elsewhere a worker can write nowhere but in its scratch directory, and make no IPC object.
+        let sweeper = (tier != Some(Tier::Namespaces) && probe.landlock.is_none())
+            .then(|| Sweeper::new(&probe.scratch));
         let plan = probe.plan.filter(|_| tier == Some(Tier::Namespaces)).unwrap_or_default();
         Ok(Sandbox {
             tier,
@@ -175,14 +179,21 @@ impl Sandbox {
             plan,
             filters: filters.iter().map(seccomp::to_bytes).collect(),
             prctl,
-            sweeper: (tier == Some(Tier::Rlimits)).then_some(sweeper),
+            sweeper,
         })
     }
 
     /// Whether a worker must be gone, with all that it left, before the next may run: where workers share a uid and
-    /// nothing keeps their files and IPC objects apart.
+    /// nothing keeps their files apart.
     pub fn one_at_a_time(&self) -> bool {
-        self.sweeper.is_some()
+        self.sweeper.is_some() && self.uids.is_none()
+    }
+
+    /// Whether a worker can read and write only the files that the policy names. Without Landlock or a root of its own,
+    /// a worker with its own uid still reads what everybody may read, and writes where everybody may write until it is
+    /// swept up after.
+    pub fn confines_files(&self) -> bool {
+        matches!(self.tier, Some(Tier::Namespaces | Tier::Rlimits)) || self.landlock.is_some()
     }
 
     /// The tier's name, or `none`.
@@ -224,6 +235,7 @@ impl Sandbox {
             uid,
             scratch: Scratch::Mount,
             ruleset: None,
+            used: false,
             turn: None,
             uids: self.uids.clone(),
             sweeper: self.sweeper.clone(),
@@ -250,8 +262,8 @@ impl Drop for Jail {
         if let (Some(uids), Some(uid)) = (&self.uids, self.uid) {
             uids.give_back(uid);
         }
-        if let (Some(sweeper), Some(_)) = (&self.sweeper, &self.turn) {
-            sweeper.sweep();
+        if let (Some(sweeper), true) = (&self.sweeper, self.used) {
+            sweeper.sweep(self.uid);
         }
     }
 }

@@ -31,11 +31,23 @@ pub const NAMESPACES: [(&str, CloneFlags); 5] = [
     ("uts namespace", CloneFlags::CLONE_NEWUTS),
 ];
 
+/// How well a kernel knows mounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mounts {
+    /// As Linux: everything is mounted read-only, the old root is gone, scratch directories are capped in files too.
+    Full,
+    /// As gVisor, which knows neither read-only remounts nor a change of root by mounts: the root is changed by chroot,
+    /// and the uid of a worker is what keeps it from writing to root's files.
+    Plain,
+}
+
 /// What a process does between clone and exec. Made before the clone, since nothing may be allocated after it.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// The namespaces that it is created in.
     pub namespaces: Vec<CloneFlags>,
+    /// What the kernel knows of mounts; `None` when nothing is mounted.
+    pub mounts: Option<Mounts>,
     /// What it does then, in this order.
     pub steps: Vec<Step>,
 }
@@ -53,8 +65,13 @@ pub enum Step {
     Link(CString, CString),
     /// Mounts: source, target, type, flags, options.
     Mount(CString, CString, CString, MsFlags, CString),
+    /// Keeps mounts from spreading to the host. A kernel that knows no spreading (gVisor) answers EINVAL, which is as
+    /// good: one that does would refuse the new root later.
+    Private,
     /// Makes a directory the root, and the old root unreachable.
     Root(CString),
+    /// Makes a directory the root for whoever may not do so again.
+    Chroot(CString),
     /// Names the host.
     HostName(CString),
     /// Leaves a namespace for a new one.
@@ -73,7 +90,9 @@ impl Step {
             Step::Mount(source, target, kind, _, _) => {
                 format!("mount {} {} on {}", text(kind), text(source), text(target))
             }
+            Step::Private => String::from("make mounts private"),
             Step::Root(path) => format!("make {} the root", text(path)),
+            Step::Chroot(path) => format!("chroot to {}", text(path)),
             Step::HostName(_) => String::from("name the host"),
             Step::Unshare(flags) => format!("unshare {flags:?}"),
         }
@@ -97,14 +116,15 @@ impl Plan {
         root: &Path,
         scratch_home: &Path,
         user: bool,
+        mounts: Mounts,
     ) -> io::Result<Plan> {
-        let mut builder = Builder { root: root.to_owned(), steps: Vec::new(), bound: Vec::new() };
+        let mut builder =
+            Builder { root: root.to_owned(), mounts, steps: Vec::new(), bound: Vec::new() };
         if user {
             builder.map_to_root()?;
         }
         let none = || CString::default();
-        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        builder.steps.push(Step::Mount(none(), c"/".into(), none(), private, none()));
+        builder.steps.push(Step::Private);
         let (tmpfs, small) = (c"tmpfs".to_owned(), c"mode=0755,size=1m".to_owned());
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         builder.steps.push(Step::Mount(tmpfs.clone(), c_path(root)?, tmpfs, flags, small));
@@ -118,21 +138,22 @@ impl Plan {
             builder.bind(Path::new(device), Path::new(device), MsFlags::MS_NOEXEC)?;
         }
         builder.bind(scratch_home, Path::new(BOX), MsFlags::MS_NODEV)?;
-        builder.steps.push(Step::Root(c_path(root)?));
-        let sealed = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | flags;
-        builder.steps.push(Step::Mount(
-            none(),
-            c"/".into(),
-            none(),
-            sealed | MsFlags::MS_BIND,
-            none(),
-        ));
+        match mounts {
+            Mounts::Full => {
+                let sealed = flags | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_BIND;
+                builder.steps.extend([
+                    Step::Root(c_path(root)?),
+                    Step::Mount(none(), c"/".into(), none(), sealed, none()),
+                ]);
+            }
+            Mounts::Plain => builder.steps.push(Step::Chroot(c_path(root)?)),
+        }
         builder.steps.push(Step::HostName(c"mainbox".into()));
         let mut namespaces: Vec<CloneFlags> = NAMESPACES.iter().map(|(_, flag)| *flag).collect();
         if user {
             namespaces.insert(0, CloneFlags::CLONE_NEWUSER);
         }
-        Ok(Plan { namespaces, steps: builder.steps })
+        Ok(Plan { namespaces, mounts: Some(mounts), steps: builder.steps })
     }
 }
 
@@ -142,7 +163,7 @@ impl Plan {
 ///
 /// # Errors
 /// Never for a sane limit.
-pub fn worker_steps(scratch_bytes: u64, uid: Option<u32>) -> io::Result<Vec<Step>> {
+pub fn worker_steps(scratch_bytes: u64, uid: Option<u32>, mounts: Mounts) -> io::Result<Vec<Step>> {
     let mut steps = vec![
         Step::Unshare(CloneFlags::CLONE_NEWNS),
         Step::Mount(
@@ -150,7 +171,7 @@ pub fn worker_steps(scratch_bytes: u64, uid: Option<u32>) -> io::Result<Vec<Step
             c_path(Path::new(SCRATCH))?,
             c"tmpfs".into(),
             MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-            CString::new(scratch_options(scratch_bytes, uid))?,
+            CString::new(scratch_options(scratch_bytes, uid, mounts))?,
         ),
     ];
     if uid.is_none() {
@@ -160,14 +181,21 @@ pub fn worker_steps(scratch_bytes: u64, uid: Option<u32>) -> io::Result<Vec<Step
 }
 
 /// The options of a scratch directory's tmpfs.
-pub fn scratch_options(bytes: u64, uid: Option<u32>) -> String {
-    let owner = uid.map_or_else(String::new, |uid| format!(",uid={uid},gid={uid}"));
-    format!("mode=0700,size={},nr_inodes={MAX_SCRATCH_FILES}{owner}", bytes.max(4096))
+pub fn scratch_options(bytes: u64, uid: Option<u32>, mounts: Mounts) -> String {
+    let mut options = format!("mode=0700,size={}", bytes.max(4096));
+    if mounts == Mounts::Full {
+        options += &format!(",nr_inodes={MAX_SCRATCH_FILES}");
+    }
+    if let Some(uid) = uid {
+        options += &format!(",uid={uid},gid={uid}");
+    }
+    options
 }
 
 /// Collects the steps.
 struct Builder {
     root: PathBuf,
+    mounts: Mounts,
     steps: Vec<Step>,
     /// What is mounted already: whatever is beneath is there too.
     bound: Vec<PathBuf>,
@@ -218,13 +246,15 @@ impl Builder {
         let none = || CString::default();
         let bind = MsFlags::MS_BIND;
         self.steps.push(Step::Mount(c_path(source)?, target.clone(), none(), bind, none()));
-        let flags = bind
-            | MsFlags::MS_REMOUNT
-            | MsFlags::MS_RDONLY
-            | MsFlags::MS_NOSUID
-            | more
-            | restrictions(source)?;
-        self.steps.push(Step::Mount(none(), target, none(), flags, none()));
+        if self.mounts == Mounts::Full {
+            let flags = bind
+                | MsFlags::MS_REMOUNT
+                | MsFlags::MS_RDONLY
+                | MsFlags::MS_NOSUID
+                | more
+                | restrictions(source)?;
+            self.steps.push(Step::Mount(none(), target, none(), flags, none()));
+        }
         Ok(())
     }
 
@@ -245,20 +275,11 @@ impl Builder {
     }
 }
 
-/// The restrictions of the mount that `path` is on.
+/// The restriction of the mount that `path` is on, beyond those that we always set. How it keeps access times, the kernel
+/// preserves.
 fn restrictions(path: &Path) -> io::Result<MsFlags> {
-    let flags = statvfs(path)?.flags();
-    let known = [
-        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
-        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
-        (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
-        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
-    ];
-    Ok(known
-        .into_iter()
-        .filter(|(outside, _)| flags.contains(*outside))
-        .map(|(_, inside)| inside)
-        .collect())
+    let noexec = statvfs(path)?.flags().contains(FsFlags::ST_NOEXEC);
+    Ok(if noexec { MsFlags::MS_NOEXEC } else { MsFlags::empty() })
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

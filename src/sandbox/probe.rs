@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
 use super::landlock::{ABIS, empty_ruleset};
-use super::namespaces::{NAMESPACES, Plan, worker_steps};
+use super::namespaces::{Mounts, NAMESPACES, Plan, worker_steps};
 use super::rlimits::Limit;
 use super::scratch::ScratchRoot;
 use super::sys::SpawnError;
@@ -26,6 +26,7 @@ pub(super) const PRCTL: &str = "prctl";
 const RLIMITS_SET: &str = "rlimits";
 const RLIMITS: &str = "rlimits of zero";
 const UNREADABLE: &str = "unreadable binaries";
+const FILE_RULES: &str = "files are not root's";
 const OWN_UIDS: &str = "own uid per worker";
 
 /// The layers that each tier demands. Landlock and own uids are taken where they are.
@@ -42,7 +43,7 @@ const NAMESPACES_TIER: [&str; 11] = [
     SECCOMP,
     RLIMITS_SET,
 ];
-const SECCOMP_TIER: [&str; 4] = [PRCTL, NO_NEW_PRIVILEGES, SECCOMP, RLIMITS_SET];
+const SECCOMP_TIER: [&str; 5] = [PRCTL, NO_NEW_PRIVILEGES, SECCOMP, FILE_RULES, RLIMITS_SET];
 const RLIMITS_TIER: [&str; 3] = [RLIMITS_SET, RLIMITS, UNREADABLE];
 
 /// What was found.
@@ -53,6 +54,8 @@ pub struct Probe {
     pub landlock: Option<ABI>,
     /// How a zygote enters its namespaces, where it can.
     pub plan: Option<Plan>,
+    /// Whether the service may make the other namespaces only within a user namespace.
+    pub needs_user_namespace: bool,
     /// The directory that scratch directories, and the zygote's root while it is built, are made in.
     pub scratch: ScratchRoot,
     /// What a worker may read, where it exists.
@@ -73,25 +76,28 @@ impl Probe {
         // A user namespace gives the right to make the others, where we lack it.
         let privileged = sys::in_child(|| errno_of_nix(unshare(CloneFlags::CLONE_NEWNS)));
         let user = !matches!(privileged, Ok(0));
-        let mut layers = vec![user_namespace(user)];
+        let mut layers =
+            vec![layer(USER_NAMESPACE, try_namespace(CloneFlags::CLONE_NEWUSER, false))];
         layers.extend(NAMESPACES.map(|(name, flag)| layer(name, try_namespace(flag, user))));
         let (root, plan) = private_root(config, python, &readable, &scratch, user);
         layers.push(root);
         let landlock = ABIS
             .into_iter()
             .find(|abi| sys::in_child(|| try_landlock(*abi)).is_ok_and(|errno| errno == 0));
+        let own_uids = own_uids(&readable, plan.is_some());
         layers.extend([
             layer(NO_NEW_PRIVILEGES, sys::in_child(|| errno_of(sys::set_no_new_privileges()))),
             layer(SECCOMP, sys::in_child(try_seccomp)),
             Layer {
                 name: LANDLOCK,
-                in_force: landlock.is_some(),
+                works: landlock.is_some(),
                 detail: landlock.map_or_else(
                     || String::from("the kernel does not offer it"),
                     |abi| format!("ABI {}", abi as i32),
                 ),
             },
-            own_uids(&readable, plan.is_some()),
+            own_uids.clone(),
+            file_rules(landlock.is_some(), &own_uids),
             layer(PRCTL, sys::in_child(|| errno_of(sys::set_non_dumpable()))),
             layer(
                 RLIMITS_SET,
@@ -100,7 +106,7 @@ impl Probe {
             layer(RLIMITS, sys::in_child(try_rlimits_of_zero)),
             unreadable_binaries(python),
         ]);
-        Ok(Probe { layers, landlock, plan, scratch, readable })
+        Ok(Probe { layers, landlock, plan, needs_user_namespace: user, scratch, readable })
     }
 
     /// The strongest tier whose layers all work.
@@ -115,12 +121,15 @@ impl Probe {
             Tier::Seccomp => &SECCOMP_TIER,
             Tier::Rlimits => &RLIMITS_TIER,
         };
-        self.layers.iter().find(|layer| demanded.contains(&layer.name) && !layer.in_force)
+        self.layers.iter().find(|layer| {
+            let needed = layer.name != USER_NAMESPACE || self.needs_user_namespace;
+            demanded.contains(&layer.name) && needed && !layer.works
+        })
     }
 
     /// Whether the layer of that name works here.
     pub fn has(&self, name: &str) -> bool {
-        self.layers.iter().any(|layer| layer.name == name && layer.in_force)
+        self.layers.iter().any(|layer| layer.name == name && layer.works)
     }
 
     /// Whether each worker gets a uid of its own.
@@ -129,10 +138,19 @@ impl Probe {
     }
 }
 
+/// A worker that stays root owns the host's files, whatever it has given up: Landlock must then keep it from them.
+fn file_rules(landlock: bool, own_uids: &Layer) -> Layer {
+    let works = landlock || own_uids.works || !geteuid().is_root();
+    let detail = if works {
+        String::from("works")
+    } else {
+        format!("workers would be root, without Landlock, since {}", own_uids.detail)
+    };
+    Layer { name: FILE_RULES, works, detail }
+}
+
 fn try_limits(limits: &[Limit]) -> i32 {
-    let set =
-        limits.iter().try_for_each(|limit| sys::set_limit(limit.resource, limit.soft, limit.hard));
-    errno_of(set)
+    errno_of_nix(limits.iter().try_for_each(Limit::set))
 }
 
 /// Sets the late limits, then tries what they must make impossible. Root may fork past them.
@@ -154,25 +172,15 @@ fn unreadable_binaries(python: &Python) -> Layer {
         .flatten()
         .find(|binary| std::fs::File::open(binary).is_ok());
     match readable {
-        None => Layer { name: UNREADABLE, in_force: true, detail: String::from("works") },
+        None => Layer { name: UNREADABLE, works: true, detail: String::from("works") },
         Some(binary) => Layer {
             name: UNREADABLE,
-            in_force: false,
+            works: false,
             detail: format!(
                 "this user can read {}; install it root-owned and 0711",
                 binary.display()
             ),
         },
-    }
-}
-
-/// The user namespace, which the service needs where it may not make the others by itself.
-fn user_namespace(needed: bool) -> Layer {
-    if needed {
-        layer(USER_NAMESPACE, sys::in_child(|| errno_of_nix(unshare(CloneFlags::CLONE_NEWUSER))))
-    } else {
-        let detail = String::from("not needed: the service may make the others itself");
-        Layer { name: USER_NAMESPACE, in_force: true, detail }
     }
 }
 
@@ -190,34 +198,40 @@ fn private_root(
     user: bool,
 ) -> (Layer, Option<Plan>) {
     let uid = (!user).then_some(policy::WORKER_UIDS.start);
-    let attempt = || -> Result<Plan, SpawnError> {
+    let attempt = |mounts| -> Result<Plan, SpawnError> {
         let unreadable = |source| SpawnError { step: String::from("plan"), source };
-        let plan = Plan::for_zygote(python, readable, &scratch.new_root(), &scratch.home(), user)
-            .map_err(unreadable)?;
+        let (root, home) = (scratch.new_root(), scratch.home());
+        let plan =
+            Plan::for_zygote(python, readable, &root, &home, user, mounts).map_err(unreadable)?;
         let mut trial = plan.clone();
-        trial.steps.extend(worker_steps(config.scratch_bytes, uid).map_err(unreadable)?);
+        let worker = worker_steps(config.scratch_bytes, uid, mounts).map_err(unreadable)?;
+        trial.steps.extend(worker);
         sys::try_plan(&trial)?;
         Ok(plan)
     };
-    match attempt() {
+    let (outcome, detail) = match attempt(Mounts::Full) {
+        // Without uids of their own, workers could write to what the service owns.
+        Err(error) if uid.is_some() && matches!(sys::in_child(try_own_uid), Ok(0)) => (
+            attempt(Mounts::Plain).map_err(|_| error),
+            "works, by chroot: this kernel mounts nothing read-only",
+        ),
+        outcome => (outcome, "works"),
+    };
+    match outcome {
         Ok(plan) => {
-            let detail = String::from("works");
-            (Layer { name: PRIVATE_ROOT, in_force: true, detail }, Some(plan))
+            (Layer { name: PRIVATE_ROOT, works: true, detail: String::from(detail) }, Some(plan))
         }
-        Err(error) => {
-            let detail = error.to_string();
-            (Layer { name: PRIVATE_ROOT, in_force: false, detail }, None)
-        }
+        Err(error) => (Layer { name: PRIVATE_ROOT, works: false, detail: error.to_string() }, None),
     }
 }
 
 fn layer(name: &'static str, outcome: io::Result<i32>) -> Layer {
-    let (in_force, detail) = match outcome {
+    let (works, detail) = match outcome {
         Ok(0) => (true, String::from("works")),
         Ok(errno) => (false, io::Error::from_raw_os_error(errno).to_string()),
         Err(error) => (false, error.to_string()),
     };
-    Layer { name, in_force, detail }
+    Layer { name, works, detail }
 }
 
 fn errno_of(outcome: io::Result<()>) -> i32 {
@@ -271,14 +285,14 @@ fn own_uids(readable: &[PathBuf], private_root: bool) -> Layer {
     let mut layer = layer(OWN_UIDS, sys::in_child(try_own_uid));
     if !geteuid().is_root() {
         layer.detail = String::from("the service does not run as root");
-    } else if layer.in_force && !private_root {
+    } else if layer.works && !private_root {
         let as_worker = |path: &PathBuf| match try_own_uid() {
             0 => errno_of(std::fs::metadata(path).map(drop)),
             errno => errno,
         };
         let reads = |path: &&PathBuf| !matches!(sys::in_child(|| as_worker(path)), Ok(0));
         if let Some(path) = readable.iter().find(reads) {
-            layer.in_force = false;
+            layer.works = false;
             layer.detail = format!("a worker's uid cannot read {}", path.display());
         }
     }

@@ -1,7 +1,7 @@
 //! Resource limits of a worker, as numbers for the harness to set.
 
-use nix::sys::resource::Resource;
-use serde::Serialize;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::{Serialize, Serializer};
 
 use super::policy::{MAX_DESCRIPTORS, MAX_THREADS, MEMORY_RESERVE_BYTES, STACK_BYTES};
 use crate::config::Config;
@@ -9,8 +9,9 @@ use crate::config::Config;
 /// One limit: what `setrlimit` takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Limit {
-    /// The kernel's number of the resource.
-    pub resource: u32,
+    /// Which resource; on the wire, the kernel's number of it.
+    #[serde(serialize_with = "number")]
+    pub resource: Resource,
     /// What is enforced.
     pub soft: u64,
     /// What the worker may raise it to.
@@ -18,7 +19,22 @@ pub struct Limit {
 }
 
 fn limit(resource: Resource, soft: u64, hard: u64) -> Limit {
-    Limit { resource: resource as u32, soft, hard }
+    Limit { resource, soft, hard }
+}
+
+fn number<S: Serializer>(resource: &Resource, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u32(*resource as u32)
+}
+
+impl Limit {
+    /// Sets it for this process, or less where we were started with less.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set(&self) -> nix::Result<()> {
+        let (_, most) = getrlimit(self.resource)?;
+        setrlimit(self.resource, self.soft.min(most), self.hard.min(most))
+    }
 }
 
 /// CPU seconds that belong to a wall time: the kernel counts whole seconds, so one more than it takes to reach the

@@ -193,12 +193,26 @@ fn carry_out(step: &Step) -> Option<()> {
                 flags.bits(),
                 options.as_ptr().cast(),
             ),
+            Step::Private => {
+                let flags = libc::MS_REC | libc::MS_PRIVATE;
+                match libc::mount(ptr::null(), c"/".as_ptr(), ptr::null(), flags, ptr::null()) {
+                    -1 if last_errno() == libc::EINVAL => 0,
+                    answer => answer,
+                }
+            }
             Step::Root(path) => {
                 let here = c".".as_ptr();
                 if libc::chdir(path.as_ptr()) == 0
                     && libc::syscall(libc::SYS_pivot_root, here, here) == 0
                     && libc::umount2(here, libc::MNT_DETACH) == 0
                 {
+                    libc::chdir(c"/".as_ptr())
+                } else {
+                    -1
+                }
+            }
+            Step::Chroot(path) => {
+                if libc::chroot(path.as_ptr()) == 0 {
                     libc::chdir(c"/".as_ptr())
                 } else {
                     -1
@@ -294,24 +308,6 @@ pub fn cpu_time(process: Pid) -> Option<Duration> {
     // SAFETY: clock_gettime writes to the timespec that it is given, which lives until after the call.
     let answer = unsafe { libc::clock_gettime(clock, &mut time) };
     (answer == 0).then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
-}
-
-/// Sets a resource limit, or less where we were started with less.
-///
-/// # Errors
-/// The kernel's.
-pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    #[cfg_attr(target_env = "musl", allow(clippy::useless_conversion, reason = "signed on musl"))]
-    let resource = resource.try_into().map_err(io::Error::other)?;
-    // SAFETY: both calls are given a pointer to an rlimit that lives until after them.
-    let answer = unsafe {
-        libc::getrlimit(resource, &mut limit);
-        limit =
-            libc::rlimit { rlim_cur: soft.min(limit.rlim_max), rlim_max: hard.min(limit.rlim_max) };
-        libc::setrlimit(resource, &limit)
-    };
-    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The kinds of System V IPC objects.

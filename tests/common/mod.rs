@@ -179,12 +179,15 @@ fn agent() -> ureq::Agent {
 
 /// The binary with settings on top of the defaults and a port of its own; settings of the surroundings do not count.
 pub fn mainbox(settings: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mainbox"));
+    let binary = std::env::var("WORLD_BINARY");
+    let mut command = Command::new(binary.as_deref().unwrap_or(env!("CARGO_BIN_EXE_mainbox")));
     for (name, _) in std::env::vars() {
         if name.starts_with("MAINBOX_") && name != "MAINBOX_PYTHON" {
             command.env_remove(name);
         }
     }
+    // Never below what the world declares.
+    command.env("MAINBOX_FLOOR", declared_tier());
     command.env("PORT", "0").envs(settings.iter().copied()).stdin(Stdio::null());
     command
 }
@@ -196,28 +199,43 @@ pub fn output(command: &mut Command) -> (Option<i32>, String, String) {
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// The server with default settings that the tests of a file share. It is the one that MAINBOX_TEST_URL names, if any:
-/// in a container, under gVisor. Otherwise it is started here, and ends with the test process.
+/// The server with default settings that the tests of a file share.
 pub fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| match std::env::var("MAINBOX_TEST_URL") {
-        Ok(url) => Server { url, process: None, log: Arc::default() },
-        Err(_) => start_with_this_process(),
+    SERVER.get_or_init(|| start_with_this_process(&[]))
+}
+
+/// One without a policy, for scripts that mean harm.
+pub fn hostile_server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        start_with_this_process(&[("MAINBOX_POLICY", "off"), ("MAINBOX_TIMEOUT_SECONDS", "5")])
     })
+}
+
+/// The tier that the world which runs the suite declares; on the host, as root, the strongest.
+pub fn declared_tier() -> String {
+    std::env::var("WORLD_TIER").unwrap_or(String::from("namespaces"))
+}
+
+/// Whether this world is declared to lack something.
+pub fn lacks(what: &str) -> bool {
+    std::env::var("WORLD_LACKS").unwrap_or_default().split(',').any(|lack| lack == what)
 }
 
 /// A static is never dropped, so the kernel is asked to end the server: when the thread that started it ends, which
 /// therefore must live as long as the process.
-fn start_with_this_process() -> Server {
+fn start_with_this_process(settings: &'static [(&str, &str)]) -> Server {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        let mut command = mainbox(&[]);
+        let mut command = mainbox(settings);
         // SAFETY: prctl is async-signal-safe and takes integers only here.
         #[allow(unsafe_code, reason = "the standard library has no way to ask for this")]
         unsafe {
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
+            command.pre_exec(|| {
+                // Where prctl is refused, we are in a container, which ends with us.
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+                Ok(())
             });
         }
         let _ = sender.send(Server::spawn(&mut command).healthy());

@@ -1,0 +1,15 @@
+"""Promise 7; tiers: namespaces, seccomp, landlock; does not bite: not every kernel has the gate."""
+
+
+def offence():
+    import mmap
+
+    page = mmap.mmap(-1, 4096)
+    page.write(bytes.fromhex("53b814000000cd805bc3"))  # push rbx; mov eax, 20 (getpid); int 0x80; pop rbx; ret
+    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    call("mprotect", ctypes.c_void_p(address), 4096, 5)
+    return ctypes.CFUNCTYPE(ctypes.c_int)(address)()
+
+
+def twin():
+    return 6 * 7

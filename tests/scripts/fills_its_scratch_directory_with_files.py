@@ -1,0 +1,15 @@
+"""Promise 4; tiers: namespaces, no inodes; does not bite: it would fill the test machine."""
+
+
+def offence():
+    for number in range(10_000):
+        with open(f"file-{number}", "w"):
+            pass
+    return number
+
+
+def twin():
+    for number in range(100):
+        with open(f"few-{number}", "w"):
+            pass
+    return number

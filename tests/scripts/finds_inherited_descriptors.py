@@ -1,0 +1,16 @@
+"""Promise 3; tiers: namespaces, seccomp, landlock, rlimits; does not bite: what a plain interpreter inherits is up to whoever starts it."""
+
+
+def offence():
+    found = []
+    for descriptor in range(4, 4096):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            continue
+        found.append(descriptor)
+    return found or nothing()
+
+
+def twin():
+    return [os.fstat(descriptor).st_mode > 0 for descriptor in (0, 1, 2, 3)]

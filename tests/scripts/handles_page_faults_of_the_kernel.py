@@ -1,0 +1,9 @@
+"""Promise 7; tiers: namespaces, seccomp, landlock; does not bite: not in every kernel."""
+
+
+def offence():
+    return reaches_the_kernel(323, 0x7F000000)
+
+
+def twin():
+    return 6 * 7

@@ -1,0 +1,9 @@
+"""Promise 7; tiers: namespaces, seccomp, landlock."""
+
+
+def offence():
+    return reaches_the_kernel(298, 0, 0, -1, -1, 0)
+
+
+def twin():
+    return 6 * 7

@@ -1,0 +1,9 @@
+"""Promise 1; tiers: namespaces, seccomp, landlock, rlimits."""
+
+
+def offence():
+    return call("socket", 2, 1, 0)
+
+
+def twin():
+    return 6 * 7

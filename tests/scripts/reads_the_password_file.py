@@ -1,0 +1,11 @@
+"""Promise 3; tiers: namespaces, landlock, rlimits."""
+
+
+def offence():
+    return open("/etc/passwd").read()[:9]
+
+
+def twin():
+    import this  # a file of the standard library
+
+    return this.d["a"]
