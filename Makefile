@@ -3,7 +3,9 @@
 PYTHON ?= python3
 RUFF := ruff==0.17.5
 
-.PHONY: run build test lint fmt bench doctor lock clean
+WORLDS := host user docker gvisor lambda
+
+.PHONY: run build test lint fmt bench doctor lock clean worlds $(WORLDS:%=world-%) aarch64
 
 run: .venv/installed build   ## Serve on PORT (8080)
 	exec target/release/mainbox
@@ -19,6 +21,14 @@ build:                       ## The binary: target/release/mainbox
 
 test: .venv/installed        ## Every test but the slow suites
 	cargo test --locked
+
+worlds: $(WORLDS:%=world-%)  ## Contract and containment in every world where mainbox will run; needs root and tests/worlds/setup
+
+$(WORLDS:%=world-%): world-%: .venv/installed
+	tests/worlds/run $*
+
+aarch64:                     ## The other architecture compiles
+	cargo check --locked --target aarch64-unknown-linux-musl
 
 bench: .venv/installed       ## Latency and throughput of the release server, beside their yardsticks
 	cargo bench --locked --bench requests

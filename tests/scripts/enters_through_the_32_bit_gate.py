@@ -8,7 +8,10 @@ def offence():
     page.write(bytes.fromhex("53b814000000cd805bc3"))  # push rbx; mov eax, 20 (getpid); int 0x80; pop rbx; ret
     address = ctypes.addressof(ctypes.c_char.from_buffer(page))
     call("mprotect", ctypes.c_void_p(address), 4096, 5)
-    return ctypes.CFUNCTYPE(ctypes.c_int)(address)()
+    process = ctypes.CFUNCTYPE(ctypes.c_int)(address)()
+    if process <= 0:  # gVisor answers EINVAL
+        raise OSError(-process, "refused")
+    return process
 
 
 def twin():
