@@ -146,8 +146,7 @@ impl Worker {
     /// Marks the worker as used. It keeps `turn`, if it is given one, until it is gone and swept up after.
     pub fn occupy(&mut self, turn: Option<OwnedSemaphorePermit>) {
         if let Some(jail) = &mut self.process.jail {
-            jail.used = true;
-            jail.turn = turn;
+            jail.occupy(turn);
         }
     }
 

@@ -22,7 +22,7 @@ use self::namespaces::Plan;
 use self::probe::Probe;
 use self::rlimits::Limit;
 use self::scratch::{Scratch, ScratchRoot};
-use self::sweep::Sweeper;
+use self::sweep::{Before, Sweeper};
 use crate::config::Config;
 
 /// How strong the isolation is; the strongest first.
@@ -133,10 +133,8 @@ pub struct Jail {
     pub scratch: Scratch,
     /// The Landlock ruleset that it enters, where the kernel has Landlock.
     pub ruleset: Option<OwnedFd>,
-    /// Whether a script has run in it.
-    pub used: bool,
-    /// Keeps the next one waiting until this worker has left no trace.
-    pub turn: Option<OwnedSemaphorePermit>,
+    before: Option<Before>,
+    turn: Option<OwnedSemaphorePermit>,
     uids: Option<Uids>,
     sweeper: Option<Sweeper>,
 }
@@ -166,8 +164,8 @@ impl Sandbox {
         };
         let prctl = probe.has(probe::PRCTL);
         // Elsewhere a worker can write nowhere but in its scratch directory, and make no IPC object.
-        let sweeper = (tier != Some(Tier::Namespaces) && probe.landlock.is_none())
-            .then(|| Sweeper::new(&probe.scratch));
+        let open = matches!(tier, Some(Tier::Seccomp | Tier::Rlimits)) && probe.landlock.is_none();
+        let sweeper = open.then(|| Sweeper::new(&probe.scratch));
         let plan = probe.plan.filter(|_| tier == Some(Tier::Namespaces)).unwrap_or_default();
         Ok(Sandbox {
             tier,
@@ -207,7 +205,7 @@ impl Sandbox {
             filters: self.filters.iter().map(|bytes| hexadecimal(bytes)).collect(),
             own_process: policy::OWN_PROCESS,
             prctl: self.prctl,
-            user_namespace: self.tier == Some(Tier::Namespaces) && self.uids.is_none(),
+            user_namespace: self.plan.has_user_namespace(),
             late_limits: if self.tier == Some(Tier::Rlimits) {
                 rlimits::late_limits()
             } else {
@@ -235,7 +233,7 @@ impl Sandbox {
             uid,
             scratch: Scratch::Mount,
             ruleset: None,
-            used: false,
+            before: None,
             turn: None,
             uids: self.uids.clone(),
             sweeper: self.sweeper.clone(),
@@ -257,13 +255,21 @@ impl Sandbox {
     }
 }
 
+impl Jail {
+    /// A script is about to run in it. The jail keeps `turn`, if it is given one, until the worker has left no trace.
+    pub fn occupy(&mut self, turn: Option<OwnedSemaphorePermit>) {
+        self.before = self.sweeper.as_ref().map(|sweeper| sweeper.look(self.uid));
+        self.turn = turn;
+    }
+}
+
 impl Drop for Jail {
     fn drop(&mut self) {
         if let (Some(uids), Some(uid)) = (&self.uids, self.uid) {
             uids.give_back(uid);
         }
-        if let (Some(sweeper), true) = (&self.sweeper, self.used) {
-            sweeper.sweep(self.uid);
+        if let (Some(sweeper), Some(before)) = (&self.sweeper, &self.before) {
+            sweeper.sweep(before);
         }
     }
 }

@@ -100,6 +100,11 @@ impl Step {
 }
 
 impl Plan {
+    /// Whether a user namespace is among them.
+    pub fn has_user_namespace(&self) -> bool {
+        self.flags().contains(CloneFlags::CLONE_NEWUSER)
+    }
+
     /// The flags of the clone.
     pub fn flags(&self) -> CloneFlags {
         self.namespaces.iter().copied().collect()

@@ -73,9 +73,11 @@ impl Probe {
         readable.extend(policy::READABLE.iter().map(|(path, _)| PathBuf::from(path)));
         readable.retain(|path| path.exists());
 
-        // A user namespace gives the right to make the others, where we lack it.
+        // A user namespace gives the right to make the others, where we lack it, and counts the threads of workers that
+        // can have no uid of their own.
         let privileged = sys::in_child(|| errno_of_nix(unshare(CloneFlags::CLONE_NEWNS)));
-        let user = !matches!(privileged, Ok(0));
+        let uids = sys::in_child(try_own_uid);
+        let user = !matches!((privileged, uids), (Ok(0), Ok(0)));
         let mut layers =
             vec![layer(USER_NAMESPACE, try_namespace(CloneFlags::CLONE_NEWUSER, false))];
         layers.extend(NAMESPACES.map(|(name, flag)| layer(name, try_namespace(flag, user))));
@@ -84,7 +86,7 @@ impl Probe {
         let landlock = ABIS
             .into_iter()
             .find(|abi| sys::in_child(|| try_landlock(*abi)).is_ok_and(|errno| errno == 0));
-        let own_uids = own_uids(&readable, plan.is_some());
+        let own_uids = own_uids(&readable, plan.as_ref());
         layers.extend([
             layer(NO_NEW_PRIVILEGES, sys::in_child(|| errno_of(sys::set_no_new_privileges()))),
             layer(SECCOMP, sys::in_child(try_seccomp)),
@@ -211,7 +213,7 @@ fn private_root(
     };
     let (outcome, detail) = match attempt(Mounts::Full) {
         // Without uids of their own, workers could write to what the service owns.
-        Err(error) if uid.is_some() && matches!(sys::in_child(try_own_uid), Ok(0)) => (
+        Err(error) if uid.is_some() => (
             attempt(Mounts::Plain).map_err(|_| error),
             "works, by chroot: this kernel mounts nothing read-only",
         ),
@@ -280,20 +282,23 @@ fn try_landlock(abi: ABI) -> i32 {
 }
 
 /// Changes to a worker's uid and reads the interpreter as that: what it cannot read, it cannot import. In a private root
-/// everything that is shown can be reached.
-fn own_uids(readable: &[PathBuf], private_root: bool) -> Layer {
+/// everything that is shown can be reached; a user namespace knows no uid but the service's.
+fn own_uids(readable: &[PathBuf], plan: Option<&Plan>) -> Layer {
     let mut layer = layer(OWN_UIDS, sys::in_child(try_own_uid));
+    let mut fail = |detail: String| layer = Layer { name: OWN_UIDS, works: false, detail };
     if !geteuid().is_root() {
-        layer.detail = String::from("the service does not run as root");
-    } else if layer.works && !private_root {
+        fail(String::from("the service does not run as root"));
+    } else if plan.is_some_and(Plan::has_user_namespace) {
+        fail(String::from("the user namespace of the zygotes knows no other uid"));
+    } else if plan.is_none() {
         let as_worker = |path: &PathBuf| match try_own_uid() {
             0 => errno_of(std::fs::metadata(path).map(drop)),
             errno => errno,
         };
-        let reads = |path: &&PathBuf| !matches!(sys::in_child(|| as_worker(path)), Ok(0));
-        if let Some(path) = readable.iter().find(reads) {
-            layer.works = false;
-            layer.detail = format!("a worker's uid cannot read {}", path.display());
+        let unreadable = |path: &&PathBuf| !matches!(sys::in_child(|| as_worker(path)), Ok(0));
+        if let (Ok(0), Some(path)) = (sys::in_child(try_own_uid), readable.iter().find(unreadable))
+        {
+            fail(format!("a worker's uid cannot read {}", path.display()));
         }
     }
     layer

@@ -1,12 +1,16 @@
 //! Sweeping: where nothing stops a worker from writing to a directory that is everybody's, or from making System V IPC
-//! objects, what it leaves there is removed after it.
+//! objects, what it leaves there is removed after it. What was there before it is never touched.
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::scratch::{ScratchRoot, remove};
 use super::sys::{self, IpcKind};
+
+/// Directories that everybody may write to.
+const PUBLIC: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 
 /// Where the kernel lists System V IPC objects: the id is in the second column, the owner where the header says `uid`.
 const IPC: [(&str, IpcKind); 3] = [
@@ -15,46 +19,68 @@ const IPC: [(&str, IpcKind); 3] = [
     ("/proc/sysvipc/msg", IpcKind::Messages),
 ];
 
-/// Directories that everybody may write to.
-const PUBLIC: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
-
-/// Knows what to keep.
+/// Knows where to look.
 #[derive(Clone, Debug)]
 pub struct Sweeper {
+    directories: Vec<PathBuf>,
     keep: PathBuf,
 }
 
+/// What belonged to a uid before a script of that uid ran.
+#[derive(Debug)]
+pub struct Before {
+    uid: u32,
+    files: HashSet<PathBuf>,
+    objects: HashSet<(IpcKind, i32)>,
+}
+
 impl Sweeper {
-    /// Keeps our own scratch root.
+    /// Looks into the public directories and into the one that our scratch root is in, which it keeps.
     pub fn new(root: &ScratchRoot) -> Sweeper {
-        Sweeper { keep: root.path().to_owned() }
+        let mut directories: Vec<PathBuf> = PUBLIC.map(PathBuf::from).to_vec();
+        directories.extend(root.path().parent().map(Path::to_owned));
+        Sweeper { directories, keep: root.path().to_owned() }
     }
 
-    /// Removes what a script of this uid, or of the service's own, can have left.
-    pub fn sweep(&self, uid: Option<u32>) {
+    /// Remembers what belongs to `uid` (the service's own, when there is none) before a script runs as that.
+    pub fn look(&self, uid: Option<u32>) -> Before {
         let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
-        for directory in PUBLIC.map(Path::new).into_iter().chain(self.keep.parent()) {
-            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-                let owned = entry.metadata().is_ok_and(|metadata| metadata.uid() == uid);
-                if owned && entry.path() != self.keep {
-                    remove(&entry.path());
-                }
+        Before { uid, files: self.files_of(uid).collect(), objects: objects_of(uid).collect() }
+    }
+
+    /// Removes what has come since.
+    pub fn sweep(&self, before: &Before) {
+        for path in self.files_of(before.uid).filter(|path| !before.files.contains(path)) {
+            remove(&path);
+        }
+        for (kind, id) in objects_of(before.uid).filter(|object| !before.objects.contains(object)) {
+            if let Err(error) = sys::remove_ipc(kind, id) {
+                tracing::warn!(%error, id, ?kind, "an IPC object could not be removed");
             }
         }
-        for (list, kind) in IPC {
-            for id in objects_of(uid, list) {
-                if let Err(error) = sys::remove_ipc(kind, id) {
-                    tracing::warn!(%error, id, ?kind, "an IPC object could not be removed");
-                }
-            }
-        }
+    }
+
+    fn files_of(&self, uid: u32) -> impl Iterator<Item = PathBuf> {
+        self.directories
+            .iter()
+            .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten())
+            .filter(move |entry| entry.metadata().is_ok_and(|metadata| metadata.uid() == uid))
+            .map(|entry| entry.path())
+            .filter(|path| *path != self.keep)
     }
 }
 
-/// The ids of the System V IPC objects in `list` that belong to `uid`.
-fn objects_of(uid: u32, list: &str) -> Vec<i32> {
-    let text = fs::read_to_string(list).unwrap_or_default();
-    let mut lines = text.lines();
+/// The System V IPC objects of `uid`.
+fn objects_of(uid: u32) -> impl Iterator<Item = (IpcKind, i32)> {
+    IPC.into_iter().flat_map(move |(list, kind)| {
+        let text = fs::read_to_string(list).unwrap_or_default();
+        ids_of(uid, &text).into_iter().map(move |id| (kind, id))
+    })
+}
+
+/// The ids that a list of the kernel gives to `uid`.
+fn ids_of(uid: u32, list: &str) -> Vec<i32> {
+    let mut lines = list.lines();
     let header: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
     let Some(owner) = header.iter().position(|name| *name == "uid") else { return vec![] };
     lines
@@ -64,4 +90,40 @@ fn objects_of(uid: u32, list: &str) -> Vec<i32> {
             (owner == uid).then(|| columns.get(1)?.parse().ok())?
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_there_before_stays_and_what_came_since_goes() {
+        let directory = std::env::temp_dir().join(format!("mainbox-sweep-{}", std::process::id()));
+        let keep = directory.join("scratch root");
+        fs::create_dir_all(&keep).unwrap();
+        fs::write(directory.join("somebody's"), "precious").unwrap();
+        let sweeper = Sweeper { directories: vec![directory.clone()], keep: keep.clone() };
+
+        let before = sweeper.look(None);
+        fs::write(directory.join("left"), "").unwrap();
+        fs::create_dir_all(directory.join("left too/deep")).unwrap();
+        std::os::unix::fs::symlink(&keep, directory.join("link")).unwrap();
+        sweeper.sweep(&before);
+
+        let mut rest: Vec<_> =
+            fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        rest.sort();
+        assert_eq!(rest, ["scratch root", "somebody's"]);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn ids_are_read_where_the_header_says() {
+        let list = "       key      shmid perms                  size  cpid  lpid nattch   uid   gid\n\
+                    \u{20}        1          7   600                  4096     1     1      0   993   990\n\
+                    \u{20}        2          8   600                  4096     1     1      0     0     0\n";
+        assert_eq!(ids_of(993, list), [7]);
+        assert!(ids_of(1, list).is_empty());
+        assert!(ids_of(993, "").is_empty());
+    }
 }

@@ -311,7 +311,7 @@ pub fn cpu_time(process: Pid) -> Option<Duration> {
 }
 
 /// The kinds of System V IPC objects.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IpcKind {
     /// shmget(2).
     SharedMemory,
