@@ -77,6 +77,47 @@ fn os_and_requests_are_importable() {
 }
 
 #[test]
+fn imports_go_on_working_while_the_script_runs() {
+    let script = r#"
+import importlib
+def main():
+    import statistics
+    import email.message, html.parser, textwrap, queue, ipaddress, hashlib, difflib
+    import pandas as pd
+    import numpy as np
+    frame = pd.DataFrame({"a": [1.0, 2.0, 4.0], "t": pd.date_range("2024-01-01", periods=3, tz="Europe/Paris")})
+    try:
+        import no_such_module
+    except ModuleNotFoundError as error:
+        missing = str(error)
+    return [
+        statistics.median([1, 2, 9]),
+        str(importlib.import_module("decimal").Decimal("1.5") + 1),
+        frame["a"].describe()["max"],
+        frame[["a"]].to_json(),
+        np.round(np.linalg.svd(np.eye(2))[1].sum(), 6),
+        frame["t"].dt.tz_convert("Asia/Tokyo").iloc[0].isoformat(),
+        frame.groupby("a").size().to_list(),
+        hashlib.sha256(b"").hexdigest()[:6],
+        missing,
+    ]
+"#;
+    let expected = json!([
+        2,
+        "2.5",
+        4.0,
+        "{\"a\":{\"0\":1.0,\"1\":2.0,\"2\":4.0}}",
+        2.0,
+        "2024-01-01T08:00:00+09:00",
+        [1, 1, 1],
+        "e3b0c4",
+        "No module named 'no_such_module'"
+    ]);
+    let answer = server().run(script);
+    assert_eq!(answer.json()["result"], expected, "{}", answer.body);
+}
+
+#[test]
 fn input_is_passed_to_main_and_null_is_an_input() {
     let run = |body: Value| server().execute(&body).json()["result"].clone();
     let script = "def main(*given): return list(given)";
