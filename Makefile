@@ -3,7 +3,7 @@
 PYTHON ?= python3
 RUFF := ruff==0.17.5
 
-WORLDS := host user docker gvisor lambda
+WORLDS := host user rootless docker old gvisor lambda
 
 .PHONY: run build test lint fmt bench doctor lock clean worlds $(WORLDS:%=world-%) aarch64
 

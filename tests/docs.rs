@@ -2,20 +2,23 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 mod common;
+#[allow(dead_code, unreachable_pub, reason = "shared with the containment suite")]
+mod offenders;
 
 use std::process::Command;
 
 use mainbox::api::Kind;
 use mainbox::config::VARIABLES;
+use offenders::Offender;
 
-fn readme() -> String {
-    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap()
+fn document(name: &str) -> String {
+    std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// The rows of the table whose header starts with `header`, cell by cell.
-fn table(header: &str) -> Vec<Vec<String>> {
-    let readme = readme();
-    let rows: Vec<Vec<String>> = readme
+/// The rows of the table of a document whose header starts with `header`, cell by cell.
+fn table(name: &str, header: &str) -> Vec<Vec<String>> {
+    let document = document(name);
+    let rows: Vec<Vec<String>> = document
         .lines()
         .skip_while(|line| !line.starts_with(header))
         .skip(2)
@@ -32,12 +35,12 @@ fn the_configuration_table_is_the_codes() {
         .iter()
         .map(|row| vec![format!("`{}`", row.name), row.default.to_owned(), row.meaning.to_owned()])
         .collect();
-    assert_eq!(table("| name | default |"), code);
+    assert_eq!(table("README.md", "| name | default |"), code);
 }
 
 #[test]
 fn the_table_of_kinds_is_the_codes() {
-    let readme: Vec<(String, String)> = table("| kind | status |")
+    let readme: Vec<(String, String)> = table("README.md", "| kind | status |")
         .into_iter()
         .map(|row| (row[0].clone(), row[1].clone()))
         .collect();
@@ -52,8 +55,34 @@ fn the_table_of_kinds_is_the_codes() {
 }
 
 #[test]
+fn the_table_of_promises_is_that_of_the_offenders() {
+    const WORLDS: [&str; 4] = ["namespaces", "landlock", "seccomp", "rlimits"];
+    let mut promise = 0;
+    let mut promised: Vec<(String, u8, Vec<bool>)> = Vec::new();
+    for row in table("SECURITY.md", "| attempt | namespaces |") {
+        if let Some(title) = row[0].strip_prefix("**") {
+            promise = title.split('.').next().unwrap().parse().unwrap();
+            continue;
+        }
+        assert!(row[1..].iter().all(|cell| cell == "held" || cell.starts_with("not ")), "{row:?}");
+        let held = row[1..].iter().map(|cell| cell == "held").collect();
+        promised.push((row[0].trim_matches('`').to_owned(), promise, held));
+    }
+    promised.sort();
+    let offenders: Vec<(String, u8, Vec<bool>)> = Offender::all()
+        .into_iter()
+        .map(|offender| {
+            let held =
+                WORLDS.map(|world| offender.worlds.iter().any(|name| name == world)).to_vec();
+            (offender.name, offender.promise, held)
+        })
+        .collect();
+    assert_eq!(promised, offenders);
+}
+
+#[test]
 fn every_curl_answers_what_the_readme_says() {
-    let readme = readme();
+    let readme = document("README.md");
     let url = &common::server().url;
     let mut curls = 0;
     let mut lines = readme.lines().peekable();

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
@@ -134,6 +134,7 @@ impl Pool {
 
     async fn start_spare(self: Arc<Self>, current: Current) {
         let worker = self.next_worker.fetch_add(1, Ordering::Relaxed);
+        let began = Instant::now();
         let started = Worker::start(
             worker,
             &current.zygote,
@@ -143,9 +144,10 @@ impl Pool {
         )
         .await;
         match started {
-            Ok(worker) => {
+            Ok(ready) => {
+                tracing::debug!(worker, took = ?began.elapsed(), "a worker is ready");
                 self.failures.store(0, Ordering::Relaxed);
-                self.spares().push_back(worker);
+                self.spares().push_back(ready);
                 self.starting.fetch_sub(1, Ordering::Relaxed);
                 self.changed.notify_waiters();
             }
