@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use crate::sandbox::Tier;
 
+/// The name by which AWS Lambda tells a runtime where its interface is.
+const LAMBDA: &str = "AWS_LAMBDA_RUNTIME_API";
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
@@ -86,7 +89,7 @@ pub const VARIABLES: &[Variable] = &[
     },
     Variable {
         name: "MAINBOX_FLOOR",
-        default: "seccomp",
+        default: "seccomp; on AWS Lambda rlimits",
         meaning: "weakest isolation that may serve: `namespaces`, `seccomp`, `rlimits`; `none` is for development",
     },
 ];
@@ -181,20 +184,24 @@ impl Config {
             let value = value.into_string().map_err(|_| ConfigError::NotText(name.clone()))?;
             variables.insert(name, value);
         }
-        Config::from_variables(variables)
+        Config::from_variables(variables, std::env::var_os(LAMBDA).is_some())
     }
 
-    /// Reads the configuration from `variables`; names other than `PORT` and `MAINBOX_*` must not be among them.
+    /// Reads the configuration from `variables`; names other than `PORT` and `MAINBOX_*` must not be among them. Some
+    /// defaults differ `on_lambda`.
     ///
     /// # Errors
     /// The first name or value that is not understood.
-    pub fn from_variables(variables: BTreeMap<String, String>) -> Result<Config, ConfigError> {
+    pub fn from_variables(
+        variables: BTreeMap<String, String>,
+        on_lambda: bool,
+    ) -> Result<Config, ConfigError> {
         if let Some(unknown) =
             variables.keys().find(|name| !VARIABLES.iter().any(|row| row.name == *name))
         {
             return Err(ConfigError::Unknown(unknown.clone()));
         }
-        let values = Values(variables);
+        let values = Values { variables, on_lambda };
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Config {
             port: values.number("PORT", 8080, 0, 65535)? as u16,
@@ -218,11 +225,14 @@ impl Config {
 }
 
 /// The variables as given, with one reader a type.
-struct Values(BTreeMap<String, String>);
+struct Values {
+    variables: BTreeMap<String, String>,
+    on_lambda: bool,
+}
 
 impl Values {
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.variables.get(name).map(String::as_str)
     }
 
     fn number(
@@ -301,6 +311,7 @@ impl Values {
 
     fn floor(&self) -> Result<Option<Tier>, ConfigError> {
         match self.get("MAINBOX_FLOOR") {
+            None if self.on_lambda => Ok(Some(Tier::Rlimits)),
             None => Ok(Some(Tier::Seccomp)),
             Some("none") => Ok(None),
             Some(value) => {
@@ -329,6 +340,7 @@ mod tests {
     fn read(rows: &[(&str, &str)]) -> Result<Config, ConfigError> {
         Config::from_variables(
             rows.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            false,
         )
     }
 
@@ -345,6 +357,12 @@ mod tests {
         assert_eq!(config.policy, Policy::Standard);
         assert_eq!(config.floor, Some(Tier::Seccomp));
         assert_eq!(config.preload, ["numpy", "pandas"]);
+    }
+
+    #[test]
+    fn on_lambda_the_floor_is_what_lambda_gives() {
+        let config = Config::from_variables(BTreeMap::new(), true).unwrap();
+        assert_eq!(config.floor, Some(Tier::Rlimits));
     }
 
     #[test]

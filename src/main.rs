@@ -62,11 +62,20 @@ fn start(config: Config, arguments: Arguments) -> Result<bool, Failure> {
                     .await
                     .map_err(|error| format!("PORT {} cannot be served: {error}", config.port))?;
                 tracing::info!(address = %listener.local_addr()?, "serving");
-                http::serve(listener, handler, shutdown()?).await;
-                Ok(true)
+                tokio::select! {
+                    () = http::serve(listener, handler, shutdown()?) => Ok(true),
+                    () = never_starts(&executor) => Err("no worker could be started".into()),
+                }
             }
         }
     })
+}
+
+/// Ends when workers turn out not to start at all. Once the first has, the service stays and says how it is.
+async fn never_starts(executor: &Executor) {
+    if executor.findings().await.is_some() {
+        std::future::pending().await
+    }
 }
 
 /// Ends with the first SIGTERM or SIGINT.

@@ -128,6 +128,18 @@ fn a_missing_interpreter_is_named() {
 }
 
 #[test]
+fn an_interpreter_that_is_none_stops_the_start() {
+    let path = script("none", "def main(): return 1");
+    for arguments in [&[][..], &["run", &path], &["doctor"]] {
+        let mut command = mainbox(&[("MAINBOX_PYTHON", "/bin/true"), ("MAINBOX_PRELOAD", "")]);
+        let (code, _, error) = output(command.args(arguments));
+        assert_eq!(code, Some(1), "{arguments:?}");
+        assert!(error.contains("the zygote died before it was ready"), "{arguments:?}: {error}");
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = listener.local_addr().unwrap().port().to_string();

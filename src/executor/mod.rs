@@ -113,9 +113,7 @@ impl Executor {
         arrived: Instant,
         turn: Option<OwnedSemaphorePermit>,
     ) -> Result<Execution, Failure> {
-        let mut worker = self.pool.take().await.ok_or_else(|| {
-            Failure::new(Kind::Internal, "Workers cannot be started; the service's log says why")
-        })?;
+        let mut worker = self.pool.take().await.ok_or_else(cannot_start)?;
         // The turn is over with the answer, or only when the worker has left no trace.
         let (kept, _turn) = if self.sandbox.one_at_a_time() { (turn, None) } else { (None, turn) };
         worker.occupy(kept);
@@ -138,11 +136,10 @@ impl Executor {
     }
 
     async fn proof(&self) -> Result<(), Failure> {
-        let mut proved = self.proved.subscribe();
-        let findings = proved.wait_for(Option::is_some).await;
-        match findings.as_deref() {
-            Ok(Some(findings)) if selftest::holds(findings) => Ok(()),
-            _ => Err(Failure::new(Kind::Internal, "The sandbox did not pass its self-test")),
+        match self.findings().await {
+            Some(findings) if selftest::holds(&findings) => Ok(()),
+            Some(_) => Err(Failure::new(Kind::Internal, "The sandbox did not pass its self-test")),
+            None => Err(cannot_start()),
         }
     }
 
@@ -175,17 +172,15 @@ impl Executor {
         }
     }
 
-    /// Waits until the self-test is over, or workers turn out not to start.
-    pub async fn findings(&self) -> Vec<Finding> {
+    /// Waits until the self-test is over; `None` when workers turn out not to start.
+    pub async fn findings(&self) -> Option<Vec<Finding>> {
         let mut proved = self.proved.subscribe();
-        loop {
-            let wait = proved.wait_for(Option::is_some);
-            if let Ok(Ok(findings)) = tokio::time::timeout(Duration::from_millis(100), wait).await {
-                return findings.clone().unwrap_or_default();
+        tokio::select! {
+            biased;
+            findings = proved.wait_for(Option::is_some) => {
+                findings.ok().and_then(|findings| findings.clone())
             }
-            if self.pool.is_failing() {
-                return vec![];
-            }
+            () = self.pool.failing() => None,
         }
     }
 
@@ -203,6 +198,10 @@ impl Executor {
     pub fn config(&self) -> &Config {
         &self.config
     }
+}
+
+fn cannot_start() -> Failure {
+    Failure::new(Kind::Internal, "Workers cannot be started; the service's log says why")
 }
 
 /// Starts a worker in the place of the one that is used up, once this is dropped.

@@ -1,7 +1,7 @@
 //! The pool: spares forked ahead, and the zygote that they come from.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,11 @@ use crate::sandbox::Sandbox;
 
 /// After so many workers in a row that could not be started, the service is not healthy.
 const FAILURES_IN_A_ROW: u32 = 3;
-/// Between the death of a zygote and the next one, and between workers that could not be started.
+/// Between the death of a zygote and the next one, and between workers that could not be started; longer with every
+/// failure in a row.
 const RETRY: Duration = Duration::from_millis(100);
+/// Failures in a row beyond which the time between tries grows no more.
+const MOST_RETRIES_COUNTED: u32 = 50;
 
 /// Spares and their zygote.
 pub(super) struct Pool {
@@ -27,7 +30,7 @@ pub(super) struct Pool {
     starting: AtomicUsize,
     changed: Notify,
     next_worker: AtomicU64,
-    failures: AtomicU32,
+    failures: watch::Sender<u32>,
     current: watch::Sender<Option<Current>>,
 }
 
@@ -48,7 +51,7 @@ impl Pool {
             starting: AtomicUsize::new(0),
             changed: Notify::new(),
             next_worker: AtomicU64::new(0),
-            failures: AtomicU32::new(0),
+            failures: watch::Sender::new(0),
             current: watch::Sender::new(None),
         })
     }
@@ -59,7 +62,7 @@ impl Pool {
             self.live_with_zygote(&python).await;
             self.current.send_replace(None);
             self.spares().clear();
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY * self.failures_counted()).await;
         }
     }
 
@@ -70,7 +73,7 @@ impl Pool {
             Ok(zygote) => Arc::new(zygote),
             Err(error) => {
                 tracing::error!(%error, "no zygote");
-                self.failures.fetch_add(1, Ordering::Relaxed);
+                self.count_failure();
                 return;
             }
         };
@@ -78,7 +81,7 @@ impl Pool {
         let known = life.wait_for(|life| !matches!(life, Life::Starting)).await;
         let Ok(Life::Ready(info)) = known.map(|life| life.clone()) else {
             tracing::error!("the zygote died before it was ready");
-            self.failures.fetch_add(1, Ordering::Relaxed);
+            self.count_failure();
             return;
         };
         for (module, error) in &info.missing {
@@ -102,7 +105,22 @@ impl Pool {
 
     /// Whether workers cannot be started at all.
     pub(super) fn is_failing(&self) -> bool {
-        self.failures.load(Ordering::Relaxed) >= FAILURES_IN_A_ROW
+        *self.failures.borrow() >= FAILURES_IN_A_ROW
+    }
+
+    /// Waits until workers cannot be started at all.
+    pub(super) async fn failing(&self) {
+        let mut failures = self.failures.subscribe();
+        // Fails only when the sender is gone, which is ours.
+        let _ = failures.wait_for(|failures| *failures >= FAILURES_IN_A_ROW).await;
+    }
+
+    fn count_failure(&self) {
+        self.failures.send_modify(|failures| *failures += 1);
+    }
+
+    fn failures_counted(&self) -> u32 {
+        self.failures.borrow().clamp(1, MOST_RETRIES_COUNTED)
     }
 
     /// Takes a spare, or waits for one; `None` when workers cannot be started.
@@ -116,7 +134,10 @@ impl Pool {
                 None if self.is_failing() => return None,
                 None => {
                     self.refill();
-                    changed.await;
+                    tokio::select! {
+                        () = changed => {}
+                        () = self.failing() => {}
+                    }
                 }
             }
         }
@@ -146,17 +167,17 @@ impl Pool {
         match started {
             Ok(ready) => {
                 tracing::debug!(worker, took = ?began.elapsed(), "a worker is ready");
-                self.failures.store(0, Ordering::Relaxed);
+                self.failures.send_replace(0);
                 self.spares().push_back(ready);
                 self.starting.fetch_sub(1, Ordering::Relaxed);
                 self.changed.notify_waiters();
             }
             Err(error) => {
-                self.failures.fetch_add(1, Ordering::Relaxed);
+                self.count_failure();
                 self.changed.notify_waiters();
                 if !matches!(error, StartError::ZygoteGone) {
                     tracing::error!(%error, worker, "a worker could not be started");
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(RETRY * self.failures_counted()).await;
                 }
                 self.starting.fetch_sub(1, Ordering::Relaxed);
                 self.refill();

@@ -211,11 +211,10 @@ fn program(python: &Python) -> io::Result<Program> {
     if let Ok(path) = std::env::var("LD_LIBRARY_PATH") {
         environment.push(format!("LD_LIBRARY_PATH={path}"));
     }
-    let arguments: [&[u8]; 8] = [
+    let arguments: [&[u8]; 7] = [
         python.name.as_os_str().as_bytes(),
         // No user site, no working directory on sys.path, no bytecode written, UTF-8 everywhere.
-        b"-s",
-        b"-P",
+        b"-I",
         b"-B",
         b"-X",
         b"utf8",

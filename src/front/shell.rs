@@ -108,7 +108,7 @@ fn read_script(path: &Path) -> std::io::Result<String> {
 /// # Errors
 /// When nothing can be printed.
 pub async fn doctor(executor: &Arc<Executor>) -> Result<bool, ShellError> {
-    let findings = executor.findings().await;
+    let findings = executor.findings().await.unwrap_or_default();
     let sandbox = executor.sandbox();
     let mut lines = vec![
         format!("host       {}", host()),

@@ -5,6 +5,9 @@ import os
 import sys
 import types
 
+if sys.version_info < (3, 11):
+    sys.exit(f"mainbox needs CPython 3.11 or newer; MAINBOX_PYTHON is {sys.version.split()[0]}")
+
 boot = json.loads(os.read(3, 1 << 20))
 for name, source in boot["harness"]:
     module = sys.modules[name] = types.ModuleType(name)

@@ -18,7 +18,6 @@ from mainbox_lockdown import PR_SET_DUMPABLE, prctl
 CONTROL = 3
 MESSAGE_BYTES = 1 << 16
 MOST_DESCRIPTORS = 8
-OLDEST_PYTHON = (3, 11)
 
 
 def serve(boot: dict[str, Any]) -> None:
@@ -78,9 +77,11 @@ class Zygote:
         order = json.loads(message)
         if order["order"] == "fork":
             self.fork(order, descriptors)
-        else:
-            self.released[self.children.pop(order["worker"])] = order["worker"]
+        elif (child := self.children.pop(order["worker"], None)) is not None:
+            self.released[child] = order["worker"]
             self.reap()
+        else:  # its fork had failed
+            self.report("reaped", worker=order["worker"], status=0, cpu_us=0, peak_bytes=0)
 
     def fork(self, order: dict[str, Any], descriptors: list[int]) -> None:
         """Forks a worker; in the child this does not return."""
