@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::sandbox::Tier;
+use crate::sandbox::tier::Tier;
 
 /// The name by which AWS Lambda tells a runtime where its interface is.
 const LAMBDA: &str = "AWS_LAMBDA_RUNTIME_API";

@@ -13,7 +13,6 @@ use mainbox::python::Python;
 use mainbox::sandbox::probe::Probe;
 use mainbox::sandbox::{Sandbox, sys};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 type Failure = Box<dyn std::error::Error>;
@@ -63,29 +62,10 @@ fn start(config: Config, arguments: Arguments) -> Result<bool, Failure> {
                     .map_err(|error| format!("PORT {} cannot be served: {error}", config.port))?;
                 tracing::info!(address = %listener.local_addr()?, "serving");
                 tokio::select! {
-                    () = http::serve(listener, handler, shutdown()?) => Ok(true),
-                    () = never_starts(&executor) => Err("no worker could be started".into()),
+                    () = http::serve(listener, handler, http::shutdown_signal()?) => Ok(true),
+                    () = executor.never_starts() => Err("no worker could be started".into()),
                 }
             }
-        }
-    })
-}
-
-/// Ends when workers turn out not to start at all. Once the first has, the service stays and says how it is.
-async fn never_starts(executor: &Executor) {
-    if executor.findings().await.is_some() {
-        std::future::pending().await
-    }
-}
-
-/// Ends with the first SIGTERM or SIGINT.
-fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
         }
     })
 }

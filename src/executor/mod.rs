@@ -184,6 +184,13 @@ impl Executor {
         }
     }
 
+    /// Ends when workers turn out not to start at all. Once the first has, the service stays and says how it is.
+    pub async fn never_starts(&self) {
+        if self.findings().await.is_some() {
+            std::future::pending().await
+        }
+    }
+
     /// What the zygote said of itself, once there is one.
     pub fn zygote(&self) -> Option<Arc<ZygoteInfo>> {
         self.pool.info()

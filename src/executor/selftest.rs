@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::{Execution, Job};
 use crate::config::{Config, Policy};
-use crate::sandbox::{Sandbox, Tier};
+use crate::sandbox::Sandbox;
+use crate::sandbox::tier::Tier;
 
 /// The script. Its `main` returns an object: attempt -> what it met.
 const SCRIPT: &str = include_str!("../harness/selftest.py");

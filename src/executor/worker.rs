@@ -24,8 +24,9 @@ use super::protocol::{
 use super::zygote::{Exit, Life, Zygote};
 use crate::api::{Failure, Kind};
 use crate::config::Config;
+use crate::sandbox::jail::Jail;
 use crate::sandbox::rlimits::{self, Limit};
-use crate::sandbox::{Jail, Sandbox, SandboxError, namespaces, policy, sys};
+use crate::sandbox::{Sandbox, SandboxError, namespaces, policy, sys};
 
 /// How long a worker may take to lock itself down and rehearse before its zygote counts as stuck.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -93,21 +94,19 @@ impl Worker {
         config: &Config,
         mapped_bytes: u64,
     ) -> Result<Worker, StartError> {
-        let jail = sandbox.jail()?;
+        let mut jail = sandbox.jail()?;
         let (channel, their_channel) = socket_pair().map_err(StartError::Descriptors)?;
         let (stdout, their_stdout) = pipe().map_err(StartError::Descriptors)?;
         let (stderr, their_stderr) = pipe().map_err(StartError::Descriptors)?;
         let mut descriptors = vec![their_channel, their_stdout, their_stderr];
-        let mut jail = jail;
         descriptors.extend(jail.ruleset.take());
         let order = Order::Fork {
             worker,
-            uid: jail.uid,
+            uid: jail.uid(),
             scratch: &jail.scratch.path().to_string_lossy(),
-            mount: sandbox
-                .plan()
-                .mounts
-                .map(|mounts| namespaces::scratch_options(config.scratch_bytes, jail.uid, mounts)),
+            mount: sandbox.plan().mounts.map(|mounts| {
+                namespaces::scratch_options(config.scratch_bytes, jail.uid(), mounts)
+            }),
             limits: &rlimits::limits(config, mapped_bytes),
         };
         let failed_fork = zygote.fork(&order, worker, descriptors);

@@ -1,5 +1,6 @@
 //! The sandbox: what a worker may do, which mechanisms enforce it here, and what each worker gets for itself.
 
+pub mod jail;
 pub mod landlock;
 pub mod namespaces;
 pub mod policy;
@@ -9,57 +10,20 @@ pub mod scratch;
 pub mod seccomp;
 pub mod sweep;
 pub mod sys;
+pub mod tier;
 
-use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 
+use self::jail::{Jail, OwnUid, Uids};
 use self::namespaces::Plan;
 use self::probe::Probe;
 use self::rlimits::Limit;
-use self::scratch::{Scratch, ScratchRoot};
-use self::sweep::{Before, Sweeper};
+use self::scratch::{Scratch, ScratchError, ScratchRoot};
+use self::sweep::Sweeper;
+use self::tier::{Layer, Tier};
 use crate::config::Config;
-
-/// How strong the isolation is; the strongest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tier {
-    /// Namespaces around the zygote, and all of `Seccomp`.
-    Namespaces,
-    /// A seccomp allow-list, Landlock and own uids where the host has them, and all of `Rlimits`.
-    Seccomp,
-    /// Resource limits that leave no descriptor, process or file to be had.
-    Rlimits,
-}
-
-impl Tier {
-    /// Every tier, the strongest first.
-    pub const ALL: [Tier; 3] = [Tier::Namespaces, Tier::Seccomp, Tier::Rlimits];
-
-    /// The tier's name in the configuration, in `/about` and in the header of an answer.
-    pub fn name(self) -> &'static str {
-        match self {
-            Tier::Namespaces => "namespaces",
-            Tier::Seccomp => "seccomp",
-            Tier::Rlimits => "rlimits",
-        }
-    }
-}
-
-/// A mechanism and whether this host gives it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Layer {
-    /// What it is called.
-    pub name: &'static str,
-    /// Whether it works here.
-    pub works: bool,
-    /// Its version, or what the host answered.
-    pub detail: String,
-}
 
 /// Why there is no sandbox, or none for a worker: one sentence each.
 #[derive(Debug, thiserror::Error)]
@@ -79,13 +43,8 @@ pub enum SandboxError {
     #[error("seccomp filter: {0}")]
     Seccomp(#[from] seccompiler::Error),
     /// The directory for scratch directories, or a scratch directory in it.
-    #[error("scratch directory {path}: {source}")]
-    Scratch {
-        /// Where it was to be.
-        path: PathBuf,
-        /// What the host answered.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
     /// The ruleset of a worker.
     #[error(transparent)]
     Landlock(#[from] landlock::LandlockError),
@@ -123,20 +82,6 @@ pub struct Lockdown {
     pub user_namespace: bool,
     /// Limits to set when the script is read, its imports are done, and its first line is not run yet.
     pub late_limits: Vec<Limit>,
-}
-
-/// What one worker gets for itself. Dropping it gives it back, so it must outlive the worker's process.
-pub struct Jail {
-    /// Its uid, where it has one of its own.
-    pub uid: Option<u32>,
-    /// Its working directory.
-    pub scratch: Scratch,
-    /// The Landlock ruleset that it enters, where the kernel has Landlock.
-    pub ruleset: Option<OwnedFd>,
-    before: Option<Before>,
-    turn: Option<OwnedSemaphorePermit>,
-    uids: Option<Uids>,
-    sweeper: Option<Sweeper>,
 }
 
 impl Sandbox {
@@ -228,67 +173,21 @@ impl Sandbox {
             Some(uids) => Some(uids.take().ok_or(SandboxError::NoUid)?),
             None => None,
         };
-        // From here on the uid goes back by itself.
-        let mut jail = Jail {
-            uid,
-            scratch: Scratch::Mount,
-            ruleset: None,
-            before: None,
-            turn: None,
-            uids: self.uids.clone(),
-            sweeper: self.sweeper.clone(),
+        let scratch = match self.tier {
+            Some(Tier::Namespaces) => Scratch::Mount,
+            _ => self.scratch.make(uid.as_ref().map(OwnUid::number))?,
         };
-        if self.tier != Some(Tier::Namespaces) {
-            jail.scratch = self.scratch.make(uid)?;
-        }
-        if let Some(abi) = self.landlock {
-            // A mount hides its mount point from Landlock, so the rule is on the directory around it, in which nothing
-            // else can be written.
-            let home = self.scratch.home();
-            let writable = match &jail.scratch {
-                Scratch::Directory(path) => path,
-                Scratch::Mount => &home,
-            };
-            jail.ruleset = Some(landlock::ruleset(abi, &self.readable, writable)?);
-        }
-        Ok(jail)
-    }
-}
-
-impl Jail {
-    /// A script is about to run in it. The jail keeps `turn`, if it is given one, until the worker has left no trace.
-    pub fn occupy(&mut self, turn: Option<OwnedSemaphorePermit>) {
-        self.before = self.sweeper.as_ref().map(|sweeper| sweeper.look(self.uid));
-        self.turn = turn;
-    }
-}
-
-impl Drop for Jail {
-    fn drop(&mut self) {
-        if let (Some(uids), Some(uid)) = (&self.uids, self.uid) {
-            uids.give_back(uid);
-        }
-        if let (Some(sweeper), Some(before)) = (&self.sweeper, &self.before) {
-            sweeper.sweep(before);
-        }
-    }
-}
-
-/// The uids that no live worker has; the one that rested longest goes out first.
-#[derive(Clone)]
-struct Uids(Arc<Mutex<VecDeque<u32>>>);
-
-impl Uids {
-    fn new() -> Uids {
-        Uids(Arc::new(Mutex::new(policy::WORKER_UIDS.collect())))
-    }
-
-    fn take(&self) -> Option<u32> {
-        self.0.lock().expect("BUG: no code panics under this lock").pop_front()
-    }
-
-    fn give_back(&self, uid: u32) {
-        self.0.lock().expect("BUG: no code panics under this lock").push_back(uid);
+        // A mount hides its mount point from Landlock, so the rule is on the directory around it, in which nothing else
+        // can be written.
+        let writable = match &scratch {
+            Scratch::Directory(path) => path.clone(),
+            Scratch::Mount => self.scratch.home(),
+        };
+        let ruleset = match self.landlock {
+            Some(abi) => Some(landlock::ruleset(abi, &self.readable, &writable)?),
+            None => None,
+        };
+        Ok(Jail::new(scratch, ruleset, uid, self.sweeper.clone()))
     }
 }
 

@@ -11,9 +11,10 @@ use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use super::landlock::{ABIS, empty_ruleset};
 use super::namespaces::{Mounts, NAMESPACES, Plan, worker_steps};
 use super::rlimits::Limit;
-use super::scratch::ScratchRoot;
+use super::scratch::{ScratchError, ScratchRoot};
 use super::sys::SpawnError;
-use super::{Layer, SandboxError, Tier, policy, rlimits, seccomp, sys};
+use super::tier::{Layer, Tier};
+use super::{policy, rlimits, seccomp, sys};
 use crate::config::Config;
 use crate::python::Python;
 
@@ -67,7 +68,7 @@ impl Probe {
     ///
     /// # Errors
     /// When there is no place for scratch directories.
-    pub fn of_host(config: &Config, python: &Python) -> Result<Probe, SandboxError> {
+    pub fn of_host(config: &Config, python: &Python) -> Result<Probe, ScratchError> {
         let scratch = ScratchRoot::create()?;
         let mut readable = python.libraries.clone();
         readable.extend(policy::READABLE.iter().map(|(path, _)| PathBuf::from(path)));

@@ -6,8 +6,17 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::SandboxError;
 use super::namespaces::SCRATCH;
+
+/// A directory could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("scratch directory {path}: {source}")]
+pub struct ScratchError {
+    /// Where it was to be.
+    pub path: PathBuf,
+    /// What the host answered.
+    pub source: io::Error,
+}
 
 /// The directory that holds the scratch directories of this process. Removed with it.
 #[derive(Debug)]
@@ -31,20 +40,20 @@ impl ScratchRoot {
     ///
     /// # Errors
     /// The host's.
-    pub fn create() -> Result<ScratchRoot, SandboxError> {
+    pub fn create() -> Result<ScratchRoot, ScratchError> {
         let name = format!("mainbox-{}-XXXXXX", std::process::id());
         let template = std::env::temp_dir().join(name);
         let path = nix::unistd::mkdtemp(&template)
-            .map_err(|errno| SandboxError::Scratch { path: template, source: errno.into() })?;
+            .map_err(|errno| ScratchError { path: template, source: errno.into() })?;
         fs::set_permissions(&path, Permissions::from_mode(0o711))
-            .map_err(|source| SandboxError::Scratch { path: path.clone(), source })?;
+            .map_err(|source| ScratchError { path: path.clone(), source })?;
         let root = ScratchRoot { path, made: AtomicU64::new(0) };
         for directory in [root.new_root(), root.home().join("scratch")] {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o755)
                 .create(&directory)
-                .map_err(|source| SandboxError::Scratch { path: directory, source })?;
+                .map_err(|source| ScratchError { path: directory, source })?;
         }
         Ok(root)
     }
@@ -68,10 +77,10 @@ impl ScratchRoot {
     ///
     /// # Errors
     /// The host's.
-    pub fn make(&self, uid: Option<u32>) -> Result<Scratch, SandboxError> {
+    pub fn make(&self, uid: Option<u32>) -> Result<Scratch, ScratchError> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let path = self.path.join(number.to_string());
-        let failed = |source| SandboxError::Scratch { path: path.clone(), source };
+        let failed = |source| ScratchError { path: path.clone(), source };
         DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
         let scratch = Scratch::Directory(path.clone());
         if uid.is_some() {
