@@ -1,7 +1,6 @@
 //! What the host gives: each mechanism is tried for real in a short-lived child, not guessed from versions.
 
 use std::io;
-
 use std::path::PathBuf;
 
 use landlock::ABI;
