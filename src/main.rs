@@ -52,9 +52,16 @@ fn start(config: Config, arguments: Arguments) -> Result<bool, Failure> {
         let config = Arc::new(config);
         let executor = Executor::start(Arc::clone(&config), Arc::new(sandbox), python);
         let handler = Handler::new(Arc::clone(&executor));
+        let interrupted = http::shutdown_signal()?;
         match arguments.command {
-            Some(Command::Run { script, input }) => Ok(shell::run(&handler, &script, input).await?),
-            Some(Command::Doctor) => Ok(shell::doctor(&executor).await?),
+            Some(Command::Run { script, input }) => tokio::select! {
+                succeeded = shell::run(&handler, &script, input) => Ok(succeeded?),
+                () = interrupted => Err("interrupted".into()),
+            },
+            Some(Command::Doctor) => tokio::select! {
+                healthy = shell::doctor(&executor) => Ok(healthy?),
+                () = interrupted => Err("interrupted".into()),
+            },
             None => {
                 let address = ("0.0.0.0", config.port);
                 let listener = TcpListener::bind(address)
@@ -62,7 +69,7 @@ fn start(config: Config, arguments: Arguments) -> Result<bool, Failure> {
                     .map_err(|error| format!("PORT {} cannot be served: {error}", config.port))?;
                 tracing::info!(address = %listener.local_addr()?, "serving");
                 tokio::select! {
-                    () = http::serve(listener, handler, http::shutdown_signal()?) => Ok(true),
+                    () = http::serve(listener, handler, interrupted) => Ok(true),
                     () = executor.never_starts() => Err("no worker could be started".into()),
                 }
             }

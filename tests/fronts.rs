@@ -51,6 +51,25 @@ fn run_reads_standard_input_and_exits_1_on_failure() {
 }
 
 #[test]
+fn an_interrupted_run_leaves_nothing() {
+    let path = script("long", "import time\ndef main(): time.sleep(9)");
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut process =
+            mainbox(QUICK).args(["run", &path]).stderr(Stdio::piped()).spawn().unwrap();
+        let pid = process.id() as i32;
+        let started = Instant::now();
+        while !children(pid).into_iter().any(is_python) {
+            assert!(started.elapsed() < Duration::from_secs(10), "it does not start");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        kill(Pid::from_raw(pid), signal).unwrap();
+        assert_eq!(process.wait().unwrap().code(), Some(1));
+        assert!(scratch_roots(pid).is_empty());
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
 fn run_says_what_is_wrong_with_its_arguments() {
     let (code, _, error) = output(mainbox(QUICK).args(["run", "/nowhere.py"]));
     assert_eq!(code, Some(1));
@@ -267,6 +286,12 @@ fn children(parent: i32) -> Vec<i32> {
         }
     }
     found
+}
+
+/// Whether a process is a zygote, and not a child that probes the host.
+fn is_python(process: i32) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+    name.starts_with("python")
 }
 
 /// The scratch root of a server: it is named after its process.
