@@ -650,7 +650,8 @@ fn the_environment_is_clean_and_the_scratch_directory_private() {
         assert_eq!(server().run(script).json()["result"], expected[0]);
         return;
     }
-    assert_eq!(server().run(script).json()["result"], expected);
+    let answer = server().run(script);
+    assert_eq!(answer.json()["result"], expected, "{}", answer.body);
     assert_eq!(
         server().run("import os\ndef main(): return os.listdir('.')").json()["result"],
         json!([])

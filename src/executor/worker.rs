@@ -26,6 +26,7 @@ use crate::api::{Failure, Kind};
 use crate::config::Config;
 use crate::sandbox::jail::Jail;
 use crate::sandbox::rlimits::{self, Limit};
+use crate::sandbox::scratch::Scratch;
 use crate::sandbox::{Sandbox, SandboxError, namespaces, policy, sys};
 
 /// How long a worker may take to lock itself down and rehearse before its zygote counts as stuck.
@@ -104,9 +105,8 @@ impl Worker {
             worker,
             uid: jail.uid(),
             scratch: &jail.scratch.path().to_string_lossy(),
-            mount: sandbox.plan().mounts.map(|mounts| {
-                namespaces::scratch_options(config.scratch_bytes, jail.uid(), mounts)
-            }),
+            mount: matches!(jail.scratch, Scratch::Mount)
+                .then(|| namespaces::scratch_options(config.scratch_bytes, jail.uid())),
             limits: &rlimits::limits(config, mapped_bytes),
         };
         let failed_fork = zygote.fork(&order, worker, descriptors);

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use self::jail::{Jail, OwnUid, Uids};
-use self::namespaces::Plan;
+use self::namespaces::{Mounts, Plan};
 use self::probe::Probe;
 use self::rlimits::Limit;
 use self::scratch::{Scratch, ScratchError, ScratchRoot};
@@ -173,14 +173,14 @@ impl Sandbox {
             Some(uids) => Some(uids.take().ok_or(SandboxError::NoUid)?),
             None => None,
         };
-        let scratch = match self.tier {
-            Some(Tier::Namespaces) => Scratch::Mount,
-            _ => self.scratch.make(uid.as_ref().map(OwnUid::number))?,
+        let scratch = match self.plan.mounts {
+            Some(Mounts::Full) => Scratch::Mount,
+            other => self.scratch.make(uid.as_ref().map(OwnUid::number), other.is_some())?,
         };
         // A mount hides its mount point from Landlock, so the rule is on the directory around it, in which nothing else
         // can be written.
         let writable = match &scratch {
-            Scratch::Directory(path) => path.clone(),
+            Scratch::Directory { host, .. } => host.clone(),
             Scratch::Mount => self.scratch.home(),
         };
         let ruleset = match self.landlock {

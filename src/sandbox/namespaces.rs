@@ -18,7 +18,7 @@ use crate::python::Python;
 /// Where a worker finds its scratch directory: a mount point in a read-only directory.
 pub const SCRATCH: &str = "/box/scratch";
 /// The directory of that mount point, as the zygote sees it.
-const BOX: &str = "/box";
+pub const BOX: &str = "/box";
 /// Devices that are harmless.
 const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/urandom"];
 
@@ -36,8 +36,9 @@ pub const NAMESPACES: [(&str, CloneFlags); 5] = [
 pub enum Mounts {
     /// As Linux: everything is mounted read-only, the old root is gone, scratch directories are capped in files too.
     Full,
-    /// As gVisor, which knows neither read-only remounts nor a change of root by mounts: the root is changed by chroot,
-    /// and the uid of a worker is what keeps it from writing to root's files.
+    /// As gVisor of old, which knows neither read-only remounts, nor a change of root by mounts, nor mounts that only some
+    /// processes see: the root is changed by chroot, the uid of a worker is what keeps it from writing to root's files,
+    /// and scratch directories are directories.
     Plain,
 }
 
@@ -169,6 +170,9 @@ impl Plan {
 /// # Errors
 /// Never for a sane limit.
 pub fn worker_steps(scratch_bytes: u64, uid: Option<u32>, mounts: Mounts) -> io::Result<Vec<Step>> {
+    if mounts == Mounts::Plain {
+        return Ok(vec![]);
+    }
     let mut steps = vec![
         Step::Unshare(CloneFlags::CLONE_NEWNS),
         Step::Mount(
@@ -176,7 +180,7 @@ pub fn worker_steps(scratch_bytes: u64, uid: Option<u32>, mounts: Mounts) -> io:
             c_path(Path::new(SCRATCH))?,
             c"tmpfs".into(),
             MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-            CString::new(scratch_options(scratch_bytes, uid, mounts))?,
+            CString::new(scratch_options(scratch_bytes, uid))?,
         ),
     ];
     if uid.is_none() {
@@ -186,15 +190,9 @@ pub fn worker_steps(scratch_bytes: u64, uid: Option<u32>, mounts: Mounts) -> io:
 }
 
 /// The options of a scratch directory's tmpfs.
-pub fn scratch_options(bytes: u64, uid: Option<u32>, mounts: Mounts) -> String {
-    let mut options = format!("mode=0700,size={}", bytes.max(4096));
-    if mounts == Mounts::Full {
-        options += &format!(",nr_inodes={MAX_SCRATCH_FILES}");
-    }
-    if let Some(uid) = uid {
-        options += &format!(",uid={uid},gid={uid}");
-    }
-    options
+pub fn scratch_options(bytes: u64, uid: Option<u32>) -> String {
+    let owner = uid.map_or_else(String::new, |uid| format!(",uid={uid},gid={uid}"));
+    format!("mode=0700,size={},nr_inodes={MAX_SCRATCH_FILES}{owner}", bytes.max(4096))
 }
 
 /// Collects the steps.

@@ -1,9 +1,11 @@
 //! What the host gives: each mechanism is tried for real in a short-lived child, not guessed from versions.
 
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use landlock::ABI;
+use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
@@ -18,6 +20,7 @@ use crate::config::Config;
 use crate::python::Python;
 
 const USER_NAMESPACE: &str = "user namespace";
+const MOUNT_NAMESPACE: &str = NAMESPACES[0].0;
 const PRIVATE_ROOT: &str = "private root and scratch";
 const NO_NEW_PRIVILEGES: &str = "no_new_privs";
 const SECCOMP: &str = "seccomp";
@@ -32,7 +35,7 @@ const OWN_UIDS: &str = "own uid per worker";
 /// The layers that each tier demands. Landlock and own uids are taken where they are.
 const NAMESPACES_TIER: [&str; 11] = [
     USER_NAMESPACE,
-    NAMESPACES[0].0,
+    MOUNT_NAMESPACE,
     NAMESPACES[1].0,
     NAMESPACES[2].0,
     NAMESPACES[3].0,
@@ -80,7 +83,13 @@ impl Probe {
         let user = !matches!((privileged, uids), (Ok(0), Ok(0)));
         let mut layers =
             vec![layer(USER_NAMESPACE, try_namespace(CloneFlags::CLONE_NEWUSER, false))];
-        layers.extend(NAMESPACES.map(|(name, flag)| layer(name, try_namespace(flag, user))));
+        layers.extend(NAMESPACES.map(|(name, flag)| {
+            let answer = match flag {
+                CloneFlags::CLONE_NEWNS => try_mount_namespace(&scratch.new_root(), user),
+                _ => try_namespace(flag, user),
+            };
+            layer(name, answer)
+        }));
         let (root, plan) = private_root(config, python, &readable, &scratch, user);
         layers.push(root);
         let landlock = ABIS
@@ -124,7 +133,14 @@ impl Probe {
             Tier::Rlimits => &RLIMITS_TIER,
         };
         self.layers.iter().find(|layer| {
-            let needed = layer.name != USER_NAMESPACE || self.needs_user_namespace;
+            let needed = match layer.name {
+                USER_NAMESPACE => self.needs_user_namespace,
+                // A root by chroot does without.
+                MOUNT_NAMESPACE => {
+                    self.plan.as_ref().is_none_or(|plan| plan.mounts != Some(Mounts::Plain))
+                }
+                _ => true,
+            };
             demanded.contains(&layer.name) && needed && !layer.works
         })
     }
@@ -189,6 +205,27 @@ fn unreadable_binaries(python: &Python) -> Layer {
 fn try_namespace(flag: CloneFlags, user: bool) -> io::Result<i32> {
     let flags = if user { flag | CloneFlags::CLONE_NEWUSER } else { flag };
     sys::in_child(|| errno_of_nix(unshare(flags)))
+}
+
+/// Mounts something in a namespace of its own, which must not be seen from outside.
+fn try_mount_namespace(place: &Path, user: bool) -> io::Result<i32> {
+    let before = std::fs::metadata(place)?.dev();
+    let mut flags = CloneFlags::CLONE_NEWNS;
+    flags.set(CloneFlags::CLONE_NEWUSER, user);
+    let none = None::<&str>;
+    let answer = sys::in_child(|| {
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        errno_of_nix(unshare(flags).and_then(|()| {
+            // Where this is not known, nothing spreads, or everything is seen.
+            let _ = mount(none, "/", none, private, none);
+            mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), none)
+        }))
+    })?;
+    if std::fs::metadata(place)?.dev() == before {
+        return Ok(answer);
+    }
+    umount(place)?;
+    Ok(libc::ENOTSUP)
 }
 
 /// Walks the whole way of a zygote and of a worker through their namespaces.

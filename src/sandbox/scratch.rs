@@ -6,7 +6,9 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::namespaces::SCRATCH;
+use nix::mount::{MntFlags, umount2};
+
+use super::namespaces::{BOX, SCRATCH};
 
 /// A directory could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +30,13 @@ pub struct ScratchRoot {
 /// One scratch directory. Dropping it removes it with all that is in it; no process of its owner may live by then.
 #[derive(Debug)]
 pub enum Scratch {
-    /// A directory of the host.
-    Directory(PathBuf),
+    /// A directory of the host, and where its worker finds it.
+    Directory {
+        /// In the host's root.
+        host: PathBuf,
+        /// In the worker's.
+        seen: PathBuf,
+    },
     /// A tmpfs that the worker mounts where only it sees it; it goes with the worker.
     Mount,
 }
@@ -73,25 +80,28 @@ impl ScratchRoot {
         self.path.join("box")
     }
 
-    /// A new empty directory that only `uid` (or we, when there is none) may enter.
+    /// A new empty directory that only `uid` (or we, when there is none) may enter. A worker with a root of its own finds
+    /// it there in the directory that [`ScratchRoot::home`] is mounted at.
     ///
     /// # Errors
     /// The host's.
-    pub fn make(&self, uid: Option<u32>) -> Result<Scratch, ScratchError> {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let path = self.path.join(number.to_string());
-        let failed = |source| ScratchError { path: path.clone(), source };
-        DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
-        let scratch = Scratch::Directory(path.clone());
+    pub fn make(&self, uid: Option<u32>, own_root: bool) -> Result<Scratch, ScratchError> {
+        let name = self.made.fetch_add(1, Ordering::Relaxed).to_string();
+        let host = self.home().join(&name);
+        let seen = if own_root { Path::new(BOX).join(&name) } else { host.clone() };
+        let failed = |source| ScratchError { path: host.clone(), source };
+        DirBuilder::new().mode(0o700).create(&host).map_err(failed)?;
         if uid.is_some() {
-            std::os::unix::fs::chown(&path, uid, uid).map_err(failed)?;
+            std::os::unix::fs::chown(&host, uid, uid).map_err(failed)?;
         }
-        Ok(scratch)
+        Ok(Scratch::Directory { host, seen })
     }
 }
 
 impl Drop for ScratchRoot {
     fn drop(&mut self) {
+        // Where mounts are not kept apart, the zygote's root is still mounted here. Elsewhere nothing is.
+        let _ = umount2(&self.new_root(), MntFlags::MNT_DETACH);
         remove(&self.path);
     }
 }
@@ -100,7 +110,7 @@ impl Scratch {
     /// Where its worker finds it.
     pub fn path(&self) -> &Path {
         match self {
-            Scratch::Directory(path) => path,
+            Scratch::Directory { seen, .. } => seen,
             Scratch::Mount => Path::new(SCRATCH),
         }
     }
@@ -108,8 +118,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Scratch::Directory(path) = self {
-            remove(path);
+        if let Scratch::Directory { host, .. } = self {
+            remove(host);
         }
     }
 }

@@ -1,4 +1,4 @@
-"""Promise 4; tiers: namespaces, no inodes; does not bite: it would fill the test machine."""
+"""Promise 4; tiers: namespaces; does not bite: it would fill the test machine."""
 
 
 def offence():
