@@ -4,6 +4,7 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -199,17 +200,21 @@ fn connections_are_kept_alive_and_h2c_is_spoken_on_the_same_port() {
     assert_eq!(frame[3], 4, "an HTTP/2 SETTINGS frame: {frame:?}");
 }
 
+/// Sends a request and does not wait for its answer.
+fn begin(server: &Server, script: &str) -> TcpStream {
+    let body = json!({ "script": script }).to_string();
+    let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+    let mut stream = server.connect();
+    write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    stream
+}
+
 #[test]
 fn sigterm_answers_what_is_in_flight_and_exits_0() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut server = Server::start(QUICK);
-        let mut stream = server.connect();
-        let body = json!({"script": "import time\ndef main():\n    time.sleep(0.5)\n    return 'drained'"}).to_string();
-        let head = format!(
-            "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).unwrap();
+        let stream =
+            begin(&server, "import time\ndef main():\n    time.sleep(0.5)\n    return 'drained'");
         std::thread::sleep(Duration::from_millis(200));
         kill(Pid::from_raw(server.pid()), signal).unwrap();
         assert!(read_to_end(stream).ends_with(r#"{"result":"drained","stdout":""}"#));
@@ -220,13 +225,7 @@ fn sigterm_answers_what_is_in_flight_and_exits_0() {
 #[test]
 fn a_request_whose_client_left_is_cancelled() {
     let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_CONCURRENCY", "1")]);
-    let mut stream = server.connect();
-    let body = json!({"script": "import time\ndef main(): time.sleep(9)"}).to_string();
-    let head = format!(
-        "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).unwrap();
+    let stream = begin(&server, "import time\ndef main(): time.sleep(9)");
     std::thread::sleep(Duration::from_millis(200));
     drop(stream);
     let started = Instant::now();
