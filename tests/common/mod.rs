@@ -209,7 +209,7 @@ pub fn server() -> &'static Server {
 pub fn hostile_server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| {
-        start_with_this_process(&[("MAINBOX_POLICY", "off"), ("MAINBOX_TIMEOUT_SECONDS", "5")])
+        start_with_this_process(&[("MAINBOX_POLICY", "off"), ("MAINBOX_TIMEOUT_SECONDS", "20")])
     })
 }
 

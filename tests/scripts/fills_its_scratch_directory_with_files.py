@@ -2,7 +2,7 @@
 
 
 def offence():
-    for number in range(10_000):
+    for number in range(5_000):
         with open(f"file-{number}", "w"):
             pass
     return number
