@@ -24,6 +24,9 @@ use crate::config::{Config, Policy};
 use crate::python::Python;
 use crate::sandbox::{Sandbox, sys};
 
+/// Why nothing is run any more once a script has left what could not be removed.
+const TRACES: &str = "What a script left could not be removed; the service must be restarted";
+
 /// A script to run, with the limits that it runs under.
 #[derive(Debug)]
 pub struct Job {
@@ -136,6 +139,9 @@ impl Executor {
     }
 
     async fn proof(&self) -> Result<(), Failure> {
+        if self.sandbox.has_traces() {
+            return Err(Failure::new(Kind::Internal, TRACES));
+        }
         match self.findings().await {
             Some(findings) if selftest::holds(&findings) => Ok(()),
             Some(_) => Err(Failure::new(Kind::Internal, "The sandbox did not pass its self-test")),
@@ -160,6 +166,9 @@ impl Executor {
 
     /// Whether scripts can be run.
     pub fn health(&self) -> Health {
+        if self.sandbox.has_traces() {
+            return Health::Unhealthy(String::from(TRACES));
+        }
         if self.pool.is_failing() {
             return Health::Unhealthy(String::from("workers cannot be started; the log says why"));
         }

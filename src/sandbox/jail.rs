@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -18,6 +19,7 @@ pub struct Jail {
     pub ruleset: Option<OwnedFd>,
     sweeper: Option<Sweeper>,
     before: Option<Before>,
+    traces: Traces,
     // Last, in this order: nobody else gets the uid or the turn before all traces are gone.
     uid: Option<OwnUid>,
     turn: Option<OwnedSemaphorePermit>,
@@ -29,8 +31,9 @@ impl Jail {
         ruleset: Option<OwnedFd>,
         uid: Option<OwnUid>,
         sweeper: Option<Sweeper>,
+        traces: Traces,
     ) -> Jail {
-        Jail { scratch, ruleset, sweeper, before: None, uid, turn: None }
+        Jail { scratch, ruleset, sweeper, before: None, traces, uid, turn: None }
     }
 
     /// Its uid, where it has one of its own.
@@ -47,9 +50,24 @@ impl Jail {
 
 impl Drop for Jail {
     fn drop(&mut self) {
-        if let (Some(sweeper), Some(before)) = (&self.sweeper, &self.before) {
-            sweeper.sweep(before);
+        let swept = match (&self.sweeper, &self.before) {
+            (Some(sweeper), Some(before)) => sweeper.sweep(before),
+            _ => Ok(()),
+        };
+        if let Err(error) = self.scratch.remove().and(swept) {
+            tracing::error!(%error, "what a worker left could not be removed");
+            self.traces.0.store(true, Ordering::Release);
         }
+    }
+}
+
+/// Whether some worker left a trace that could not be removed: then no other may run here.
+#[derive(Clone, Default)]
+pub(super) struct Traces(Arc<AtomicBool>);
+
+impl Traces {
+    pub(super) fn any(&self) -> bool {
+        self.0.load(Ordering::Acquire)
     }
 }
 

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use self::jail::{Jail, OwnUid, Uids};
+use self::jail::{Jail, OwnUid, Traces, Uids};
 use self::namespaces::{Mounts, Plan};
 use self::probe::Probe;
 use self::rlimits::Limit;
@@ -67,6 +67,7 @@ pub struct Sandbox {
     plan: Plan,
     prctl: bool,
     sweeper: Option<Sweeper>,
+    traces: Traces,
 }
 
 /// What a zygote is told once about the sandbox of its workers.
@@ -123,6 +124,7 @@ impl Sandbox {
             filters: filters.iter().map(seccomp::to_bytes).collect(),
             prctl,
             sweeper,
+            traces: Traces::default(),
         })
     }
 
@@ -130,6 +132,11 @@ impl Sandbox {
     /// nothing keeps their files apart.
     pub fn one_at_a_time(&self) -> bool {
         self.sweeper.is_some() && self.uids.is_none()
+    }
+
+    /// Whether what some worker left could not be removed, so that it could meet another.
+    pub fn has_traces(&self) -> bool {
+        self.traces.any()
     }
 
     /// Whether a worker can read and write only the files that the policy names. Without Landlock or a root of its own,
@@ -187,7 +194,7 @@ impl Sandbox {
             Some(abi) => Some(landlock::ruleset(abi, &self.readable, &writable)?),
             None => None,
         };
-        Ok(Jail::new(scratch, ruleset, uid, self.sweeper.clone()))
+        Ok(Jail::new(scratch, ruleset, uid, self.sweeper.clone(), self.traces.clone()))
     }
 }
 

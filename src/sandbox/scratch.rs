@@ -1,6 +1,6 @@
 //! Scratch directories: one for each worker, its working directory, HOME and TMPDIR, gone after the request.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder, DirEntry, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::mount::{MntFlags, umount2};
 
 use super::namespaces::{BOX, SCRATCH};
+
+/// Entries of a directory that are held in memory while it is removed: a script may have made millions.
+const ENTRIES_AT_ONCE: usize = 1024;
 
 /// A directory could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +30,7 @@ pub struct ScratchRoot {
     made: AtomicU64,
 }
 
-/// One scratch directory. Dropping it removes it with all that is in it; no process of its owner may live by then.
+/// One scratch directory.
 #[derive(Debug)]
 pub enum Scratch {
     /// A directory of the host, and where its worker finds it.
@@ -102,7 +105,9 @@ impl Drop for ScratchRoot {
     fn drop(&mut self) {
         // Where mounts are not kept apart, the zygote's root is still mounted here. Elsewhere nothing is.
         let _ = umount2(&self.new_root(), MntFlags::MNT_DETACH);
-        remove(&self.path);
+        if let Err(error) = remove(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the scratch root could not be removed");
+        }
     }
 }
 
@@ -116,40 +121,114 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Scratch::Directory { host, .. } = self {
-            remove(host);
+impl Scratch {
+    /// Removes it with all that is in it; no process of its owner may live by then.
+    ///
+    /// # Errors
+    /// The host's, when something stays.
+    pub fn remove(&self) -> io::Result<()> {
+        match self {
+            Scratch::Directory { host, .. } => remove(host),
+            Scratch::Mount => Ok(()),
         }
     }
 }
 
-/// `remove_dir_all` follows no symbolic link, which matters: the content is a script's.
-pub(super) fn remove(path: &Path) {
-    if !path.is_dir() || path.is_symlink() {
-        let _ = fs::remove_file(path);
-        return;
-    }
-    let removed = fs::remove_dir_all(path).or_else(|error| {
-        if error.kind() != io::ErrorKind::PermissionDenied {
-            return Err(error);
+/// Removes what is at `path`. Follows no symbolic link and does not recurse, since the content is a script's: it may be
+/// deeper than there are descriptors, so directories are emptied into the topmost one.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => remove_tree(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    removed.or_else(
+        |error| {
+            if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+        },
+    )
+}
+
+fn remove_tree(top: &Path) -> io::Result<()> {
+    let mut moved = 0;
+    loop {
+        let entries = some_entries(top)?;
+        if entries.is_empty() {
+            return fs::remove_dir(top);
         }
-        // A script of our own uid may have taken our rights to its directories away.
-        make_accessible(path);
-        fs::remove_dir_all(path)
-    });
-    if let Err(error) = removed
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %path.display(), %error, "a scratch directory could not be removed");
+        for entry in entries {
+            if entry.file_type()?.is_dir() {
+                empty_into(top, &entry.path(), &mut moved)?;
+                fs::remove_dir(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
     }
 }
 
-fn make_accessible(path: &Path) {
-    let _ = fs::set_permissions(path, Permissions::from_mode(0o700));
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            make_accessible(&entry.path());
+/// Removes the files in `directory` and moves its directories to free names of ours in `top`.
+fn empty_into(top: &Path, directory: &Path, moved: &mut u64) -> io::Result<()> {
+    loop {
+        let entries = some_entries(directory)?;
+        if entries.is_empty() {
+            return Ok(());
         }
+        for entry in entries {
+            if entry.file_type()?.is_dir() {
+                // Else its `..` could not be changed.
+                fs::set_permissions(entry.path(), Permissions::from_mode(0o700))?;
+                fs::rename(entry.path(), free_name(top, moved))?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+    }
+}
+
+/// Some of what is in a directory, even if a script of our own uid took our rights to it away.
+fn some_entries(directory: &Path) -> io::Result<Vec<DirEntry>> {
+    fs::set_permissions(directory, Permissions::from_mode(0o700))?;
+    fs::read_dir(directory)?.take(ENTRIES_AT_ONCE).collect()
+}
+
+/// A name that a script has not taken.
+fn free_name(top: &Path, moved: &mut u64) -> PathBuf {
+    loop {
+        *moved += 1;
+        let name = top.join(format!("moved-{moved}"));
+        if fs::symlink_metadata(&name).is_err() {
+            return name;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trees_are_removed_however_deep_and_links_are_not_followed() {
+        let parent = std::env::temp_dir().join(format!("mainbox-deep-{}", std::process::id()));
+        let top = parent.join("top");
+        fs::create_dir_all(top.join("moved-1/moved-2")).unwrap();
+        fs::write(top.join("moved-3"), "").unwrap();
+        fs::write(parent.join("precious"), "").unwrap();
+        std::os::unix::fs::symlink(&parent, top.join("moved-1/link")).unwrap();
+        let mut deepest = std::process::Command::new("python3")
+            .args(["-c", "import os\nfor n in range(3000):\n    os.mkdir('d'); os.chdir('d')"])
+            .current_dir(&top)
+            .spawn()
+            .unwrap();
+        assert!(deepest.wait().unwrap().success());
+        fs::set_permissions(top.join("d/d"), Permissions::from_mode(0o000)).unwrap();
+
+        remove(&top).unwrap();
+
+        let rest: Vec<_> =
+            fs::read_dir(&parent).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(rest, ["precious"]);
+        remove(&parent).unwrap();
+        remove(&parent).unwrap();
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -48,16 +49,16 @@ impl Sweeper {
         Before { uid, files: self.files_of(uid).collect(), objects: objects_of(uid).collect() }
     }
 
-    /// Removes what has come since.
-    pub fn sweep(&self, before: &Before) {
-        for path in self.files_of(before.uid).filter(|path| !before.files.contains(path)) {
-            remove(&path);
-        }
-        for (kind, id) in objects_of(before.uid).filter(|object| !before.objects.contains(object)) {
-            if let Err(error) = sys::remove_ipc(kind, id) {
-                tracing::warn!(%error, id, ?kind, "an IPC object could not be removed");
-            }
-        }
+    /// Removes what has come since, all that can be.
+    ///
+    /// # Errors
+    /// The host's first, when something stays.
+    pub fn sweep(&self, before: &Before) -> io::Result<()> {
+        let files = self.files_of(before.uid).filter(|path| !before.files.contains(path));
+        let files = files.map(|path| remove(&path));
+        let objects = objects_of(before.uid).filter(|object| !before.objects.contains(object));
+        let objects = objects.map(|(kind, id)| sys::remove_ipc(kind, id));
+        files.chain(objects).fold(Ok(()), io::Result::and)
     }
 
     fn files_of(&self, uid: u32) -> impl Iterator<Item = PathBuf> {
@@ -108,7 +109,7 @@ mod tests {
         fs::write(directory.join("left"), "").unwrap();
         fs::create_dir_all(directory.join("left too/deep")).unwrap();
         std::os::unix::fs::symlink(&keep, directory.join("link")).unwrap();
-        sweeper.sweep(&before);
+        sweeper.sweep(&before).unwrap();
 
         let mut rest: Vec<_> =
             fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
