@@ -2,10 +2,13 @@
 
 PYTHON ?= python3
 RUFF := ruff==0.17.5
+# Its wheel carries AWS' emulator of Lambda's interface to runtimes.
+SAM := aws-sam-cli==1.170.0
+EMULATOR = $(firstword $(wildcard .sam/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-$(if $(filter aarch64,$(shell uname -m)),arm64,x86_64)))
 
 WORLDS := host user rootless docker old gvisor lambda
 
-.PHONY: run build test lint fmt bench doctor lock clean worlds $(WORLDS:%=world-%) aarch64
+.PHONY: run build test lint fmt bench doctor lock clean worlds $(WORLDS:%=world-%) aarch64 lambda sam deploy-lambda
 
 run: .venv/installed build   ## Serve on PORT (8080)
 	exec target/release/mainbox
@@ -24,8 +27,18 @@ test: .venv/installed        ## Every test but the slow suites
 
 worlds: $(WORLDS:%=world-%)  ## Contract and containment in every world where mainbox will run; needs root and tests/worlds/setup
 
-$(WORLDS:%=world-%): world-%: .venv/installed
-	tests/worlds/run $*
+$(WORLDS:%=world-%): world-%: .venv/installed .sam/installed
+	WORLD_EMULATOR=$(EMULATOR) tests/worlds/run $*
+
+lambda: .venv/installed .sam/installed ## The function behind AWS' own emulator, without Docker
+	WORLD_EMULATOR=$(abspath $(EMULATOR)) cargo test --locked --test lambda -- --include-ignored
+
+sam: .sam/installed          ## template.yaml with the real SAM CLI: validate, build, invoke, serve; needs Docker
+	SAM=.sam/bin/sam tests/lambda/sam
+
+deploy-lambda: .sam/installed ## Build and deploy template.yaml to AWS, as samconfig.toml says
+	.sam/bin/sam build
+	.sam/bin/sam deploy
 
 aarch64:                     ## The other architecture compiles
 	cargo check --locked --target aarch64-unknown-linux-musl
@@ -48,6 +61,11 @@ fmt: .tools/ruff             ## Format Rust and Python
 	.tools/bin/ruff check --fix src/harness tests
 	.tools/bin/ruff format src/harness tests
 
+.sam/installed: Makefile
+	$(PYTHON) -m venv --clear --without-pip .sam
+	$(PYTHON) -m pip --python .sam/bin/python3 install --quiet --disable-pip-version-check $(SAM)
+	touch $@
+
 .tools/ruff: Makefile
 	$(PYTHON) -m venv --clear --without-pip .tools
 	$(PYTHON) -m pip --python .tools/bin/python3 install --quiet --disable-pip-version-check $(RUFF)
@@ -57,4 +75,4 @@ lock:                        ## Compile requirements.in into requirements.txt (n
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --quiet --upgrade requirements.in -o requirements.txt
 
 clean:
-	rm -rf target .venv .tools
+	rm -rf target .venv .tools .sam .aws-sam

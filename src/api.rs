@@ -76,6 +76,30 @@ impl Kind {
         Kind::Internal,
     ];
 
+    /// The name of this kind on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::InvalidRequest => "invalid_request",
+            Kind::SyntaxError => "syntax_error",
+            Kind::MissingMain => "missing_main",
+            Kind::Forbidden => "forbidden",
+            Kind::Exception => "exception",
+            Kind::Exit => "exit",
+            Kind::NotJson => "not_json",
+            Kind::ResultTooLarge => "result_too_large",
+            Kind::Timeout => "timeout",
+            Kind::MemoryLimit => "memory_limit",
+            Kind::Crashed => "crashed",
+            Kind::Unauthorized => "unauthorized",
+            Kind::NotFound => "not_found",
+            Kind::MethodNotAllowed => "method_not_allowed",
+            Kind::PayloadTooLarge => "payload_too_large",
+            Kind::UnsupportedMediaType => "unsupported_media_type",
+            Kind::Busy => "busy",
+            Kind::Internal => "internal",
+        }
+    }
+
     /// The HTTP status that carries this kind.
     pub fn status(self) -> StatusCode {
         match self {
@@ -269,6 +293,13 @@ pub struct Error<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kind_has_one_name() {
+        for kind in Kind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
+    }
 
     #[test]
     fn the_catalogue_is_contract() {

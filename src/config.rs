@@ -11,6 +11,9 @@ use crate::sandbox::tier::Tier;
 /// The name by which AWS Lambda tells a runtime where its interface is.
 const LAMBDA: &str = "AWS_LAMBDA_RUNTIME_API";
 
+/// Bytes of an answer that AWS Lambda takes: <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
+pub const LAMBDA_ANSWER_BYTES: usize = 6 * MIB as usize;
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
@@ -54,7 +57,7 @@ pub const VARIABLES: &[Variable] = &[
     },
     Variable {
         name: "MAINBOX_CONCURRENCY",
-        default: "the CPUs this process really has",
+        default: "the CPUs this process really has; on AWS Lambda 1",
         meaning: "scripts running at once, 1 to 256",
     },
     Variable {
@@ -69,7 +72,7 @@ pub const VARIABLES: &[Variable] = &[
     },
     Variable {
         name: "MAINBOX_MAX_STDOUT_BYTES",
-        default: "1048576",
+        default: "1048576; on AWS Lambda 524288",
         meaning: "kept of stdout, and of stderr, 0 to 16777216; the rest is discarded",
     },
     Variable {
@@ -81,6 +84,11 @@ pub const VARIABLES: &[Variable] = &[
         name: "MAINBOX_SCRATCH_MB",
         default: "64",
         meaning: "size of a file in the scratch directory, 0 to 4096",
+    },
+    Variable {
+        name: "MAINBOX_METRICS",
+        default: "off",
+        meaning: "`emf` prints a line of CloudWatch's embedded metric format on stdout for each execution on AWS Lambda",
     },
     Variable {
         name: "MAINBOX_POLICY",
@@ -116,9 +124,20 @@ impl Policy {
     }
 }
 
+/// Where metrics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metrics {
+    /// Nowhere.
+    Off,
+    /// To stdout, in CloudWatch's embedded metric format.
+    Emf,
+}
+
 /// The whole configuration, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Whether AWS Lambda calls us, instead of HTTP clients.
+    pub on_lambda: bool,
     /// TCP port of the HTTP front.
     pub port: u16,
     /// The interpreter as configured or found; not yet resolved.
@@ -141,6 +160,8 @@ pub struct Config {
     pub max_result_bytes: usize,
     /// Bytes of a file in the scratch directory.
     pub scratch_bytes: u64,
+    /// Where metrics are written.
+    pub metrics: Metrics,
     /// What is refused before a script runs.
     pub policy: Policy,
     /// Weakest tier that may serve; `None` serves in any.
@@ -157,6 +178,11 @@ pub enum ConfigError {
     /// A value that is not UTF-8.
     #[error("{0} is not valid UTF-8")]
     NotText(String),
+    /// More than an answer of AWS Lambda's can hold.
+    #[error(
+        "MAINBOX_MAX_RESULT_BYTES and twice MAINBOX_MAX_STDOUT_BYTES must be at most {LAMBDA_ANSWER_BYTES} together on AWS Lambda"
+    )]
+    OverLambda,
     /// A value outside what the variable takes.
     #[error("{name} must be {expected}, not `{value}`")]
     Bad {
@@ -202,26 +228,39 @@ impl Config {
             return Err(ConfigError::Unknown(unknown.clone()));
         }
         let values = Values { variables, on_lambda };
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Config {
+        // An environment of Lambda's gets one request at a time.
+        let cpus = if on_lambda { 1 } else { available_cpus() };
+        let stdout = if on_lambda { MIB / 2 } else { MIB };
+        let config = Config {
+            on_lambda,
             port: values.number("PORT", 8080, 0, 65535)? as u16,
             python: values.python()?,
             preload: values.preload()?,
             timeout: values.timeout()?,
             memory_bytes: values.number("MAINBOX_MEMORY_MB", 256, 16, 65536)? * MIB,
-            concurrency: values.number("MAINBOX_CONCURRENCY", cpus.min(256) as u64, 1, 256)?
-                as usize,
+            concurrency: values.number("MAINBOX_CONCURRENCY", cpus, 1, 256)? as usize,
             queue: values.number("MAINBOX_QUEUE", 64, 0, 10_000)? as usize,
             max_script_bytes: values.number("MAINBOX_MAX_SCRIPT_BYTES", 100 * KIB, 1, 4 * MIB)?
                 as usize,
-            max_stdout_bytes: values.number("MAINBOX_MAX_STDOUT_BYTES", MIB, 0, 16 * MIB)? as usize,
+            max_stdout_bytes: values.number("MAINBOX_MAX_STDOUT_BYTES", stdout, 0, 16 * MIB)?
+                as usize,
             max_result_bytes: values.number("MAINBOX_MAX_RESULT_BYTES", 4 * MIB, 2, 64 * MIB)?
                 as usize,
             scratch_bytes: values.number("MAINBOX_SCRATCH_MB", 64, 0, 4096)? * MIB,
+            metrics: values.metrics()?,
             policy: values.policy()?,
             floor: values.floor()?,
-        })
+        };
+        if on_lambda && config.max_result_bytes + 2 * config.max_stdout_bytes > LAMBDA_ANSWER_BYTES
+        {
+            return Err(ConfigError::OverLambda);
+        }
+        Ok(config)
     }
+}
+
+fn available_cpus() -> u64 {
+    std::thread::available_parallelism().map_or(1, usize::from).min(256) as u64
 }
 
 /// The variables as given, with one reader a type.
@@ -300,6 +339,14 @@ impl Values {
         }
     }
 
+    fn metrics(&self) -> Result<Metrics, ConfigError> {
+        match self.get("MAINBOX_METRICS") {
+            None | Some("off") => Ok(Metrics::Off),
+            Some("emf") => Ok(Metrics::Emf),
+            Some(other) => Err(bad("MAINBOX_METRICS", "off or emf", other)),
+        }
+    }
+
     fn policy(&self) -> Result<Policy, ConfigError> {
         match self.get("MAINBOX_POLICY") {
             None | Some("standard") => Ok(Policy::Standard),
@@ -366,6 +413,21 @@ mod tests {
     }
 
     #[test]
+    fn on_lambda_one_script_runs_at_once_and_the_caps_fit_into_an_answer() {
+        let read = |rows: &[(&str, &str)]| {
+            let rows = rows.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+            Config::from_variables(rows.collect(), true)
+        };
+        let config = read(&[]).unwrap();
+        assert_eq!(config.concurrency, 1);
+        assert_eq!(config.max_result_bytes + 2 * config.max_stdout_bytes, 5 << 20);
+        assert_eq!(
+            read(&[("MAINBOX_MAX_RESULT_BYTES", "6000000")]).unwrap_err().to_string(),
+            "MAINBOX_MAX_RESULT_BYTES and twice MAINBOX_MAX_STDOUT_BYTES must be at most 6291456 together on AWS Lambda"
+        );
+    }
+
+    #[test]
     fn every_bad_value_is_refused_with_a_sentence_that_names_the_variable() {
         for (name, value) in [
             ("PORT", "65536"),
@@ -386,6 +448,7 @@ mod tests {
             ("MAINBOX_MAX_STDOUT_BYTES", "1e6"),
             ("MAINBOX_MAX_RESULT_BYTES", ""),
             ("MAINBOX_SCRATCH_MB", "9999"),
+            ("MAINBOX_METRICS", "statsd"),
             ("MAINBOX_POLICY", "loose"),
             ("MAINBOX_FLOOR", "chroot"),
         ] {

@@ -1,7 +1,7 @@
 //! THE handler: a request in, a response out. It knows nothing of Lambda or of sockets.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, EXPECT, HeaderName, RETRY_AFTER};
@@ -11,8 +11,10 @@ use http_body_util::{BodyExt, Full};
 use serde_json::json;
 
 use crate::api::{Error, ExecuteRequest, Failure, Kind, Success, invalid};
+use crate::config::Config;
 use crate::executor::outcome::{Captured, Execution};
 use crate::executor::{Executor, Health, Job};
+use crate::record::{Record, milliseconds};
 
 /// Bytes of a request body, whatever is in it.
 pub const MAX_BODY_BYTES: usize = 8 << 20;
@@ -28,7 +30,11 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const PEAK_MEMORY: HeaderName = HeaderName::from_static("mainbox-peak-memory");
 const ISOLATION: HeaderName = HeaderName::from_static("mainbox-isolation");
 
-/// Answers requests; cheap to clone.
+/// When a platform ends the request, whatever it does by then. A front sets it as an extension of its request.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(pub Instant);
+
+/// Answers requests; cheap to clone. The response of an execution carries its [`Record`] as an extension.
 #[derive(Clone)]
 pub struct Handler {
     executor: Arc<Executor>,
@@ -50,6 +56,11 @@ impl Handler {
         Handler { executor }
     }
 
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        self.executor.config()
+    }
+
     /// Answers one request. Never fails: what goes wrong is an answer too.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
     where
@@ -60,7 +71,7 @@ impl Handler {
         match (request.method(), path.as_str()) {
             (&Method::POST, "/execute") => match self.execute(request).await {
                 Ok(execution) => self.executed(&execution),
-                Err(failure) => refusal(&failure),
+                Err(failure) => recorded(refusal(&failure), Record::refused(&failure)),
             },
             (&Method::GET | &Method::HEAD, "/") => index(),
             (&Method::GET | &Method::HEAD, "/health") => self.health(),
@@ -79,13 +90,16 @@ impl Handler {
         let config = self.executor.config();
         let media = media_type(request.headers())?;
         let asked_first = request.headers().contains_key(EXPECT);
+        let deadline = request.extensions().get::<Deadline>().copied();
         let body = read(request.into_body(), asked_first).await?;
         let request = match media {
             Media::Json => ExecuteRequest::from_json(&body, config.max_script_bytes)?,
             Media::Python => ExecuteRequest::from_python(&body, config.max_script_bytes)?,
         };
         drop(body);
-        self.executor.execute(Job::new(request, config)).await
+        let job =
+            Job { deadline: deadline.map(|deadline| deadline.0), ..Job::new(request, config) };
+        self.executor.execute(job).await
     }
 
     fn executed(&self, execution: &Execution) -> Response<Full<Bytes>> {
@@ -117,7 +131,6 @@ impl Handler {
                 },
             ),
         };
-        let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
         let timing = format!(
             "queue;dur={:.3}, run;dur={:.3}, cpu;dur={:.3}",
             milliseconds(execution.queue),
@@ -130,7 +143,7 @@ impl Handler {
         }
         headers.insert(PEAK_MEMORY, HeaderValue::from(execution.peak_memory));
         headers.insert(ISOLATION, HeaderValue::from_static(self.executor.sandbox().tier_name()));
-        response
+        recorded(response, Record::of(execution))
     }
 
     fn health(&self) -> Response<Full<Bytes>> {
@@ -172,6 +185,11 @@ impl Handler {
             }),
         )
     }
+}
+
+fn recorded(mut response: Response<Full<Bytes>>, record: Record) -> Response<Full<Bytes>> {
+    response.extensions_mut().insert(record);
+    response
 }
 
 enum Media {
@@ -254,7 +272,7 @@ fn method_not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
 }
 
 /// An answer to a request that was not run.
-fn refusal(failure: &Failure) -> Response<Full<Bytes>> {
+pub(crate) fn refusal(failure: &Failure) -> Response<Full<Bytes>> {
     let mut response = respond(
         failure.kind.status(),
         &Error {

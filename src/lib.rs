@@ -9,5 +9,8 @@ pub mod executor;
 pub mod front;
 pub mod handler;
 pub mod json;
+pub mod log;
+pub mod metrics;
 pub mod python;
+pub mod record;
 pub mod sandbox;

@@ -7,13 +7,12 @@ use clap::Parser;
 use mainbox::config::Config;
 use mainbox::executor::Executor;
 use mainbox::front::shell::{Arguments, Command};
-use mainbox::front::{http, shell};
+use mainbox::front::{http, lambda, shell};
 use mainbox::handler::Handler;
+use mainbox::log;
 use mainbox::python::Python;
 use mainbox::sandbox::probe::Probe;
 use mainbox::sandbox::{Sandbox, sys};
-use tokio::net::TcpListener;
-use tracing_subscriber::EnvFilter;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -22,13 +21,15 @@ const EXIT_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let level = if arguments.command.is_some() { "warn" } else { "info" };
-    let filter = EnvFilter::try_from_env("RUST_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let config = match Config::from_env() {
         Ok(config) => config,
         Err(error) => return stop(&error, EXIT_CONFIGURATION),
     };
+    match &arguments.command {
+        Some(_) => log::for_people("warn"),
+        None if config.on_lambda => log::for_lambda(),
+        None => log::for_people("info"),
+    }
     match start(config, arguments) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -62,12 +63,13 @@ fn start(config: Config, arguments: Arguments) -> Result<bool, Failure> {
                 healthy = shell::doctor(&executor) => Ok(healthy?),
                 () = interrupted => Err("interrupted".into()),
             },
+            None if config.on_lambda => tokio::select! {
+                served = lambda::serve(Arc::clone(&executor), handler) => Ok(served.map(|()| true)?),
+                () = interrupted => Ok(true),
+                () = executor.never_starts() => Err("no worker could be started".into()),
+            },
             None => {
-                let address = ("0.0.0.0", config.port);
-                let listener = TcpListener::bind(address)
-                    .await
-                    .map_err(|error| format!("PORT {} cannot be served: {error}", config.port))?;
-                tracing::info!(address = %listener.local_addr()?, "serving");
+                let listener = http::listen(config.port).await?;
                 tokio::select! {
                     () = http::serve(listener, handler, interrupted) => Ok(true),
                     () = executor.never_starts() => Err("no worker could be started".into()),

@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Server, mainbox, output, read_to_end};
+use common::{Server, mainbox, output, read_to_end, server};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -302,4 +302,55 @@ fn scratch_roots(server: i32) -> Vec<std::path::PathBuf> {
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
         .map(|entry| entry.path())
         .collect()
+}
+
+#[test]
+fn a_body_over_its_limit_is_a_413() {
+    let body = json!({"script": "def main(x): return 1", "input": "x".repeat(9 << 20)});
+    let answer = server().execute(&body);
+    assert_eq!(
+        answer.failure(),
+        (
+            413,
+            String::from("payload_too_large"),
+            String::from("The body is larger than its limit of 8388608 bytes")
+        )
+    );
+}
+
+#[test]
+fn chunked_bodies_are_read_and_endless_ones_are_cut() {
+    let mut stream = server().connect();
+    let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    let body = r#"{"script":"def main(): return 5"}"#;
+    let (first, second) = body.split_at(10);
+    for part in [
+        head.to_owned(),
+        format!("{:x}\r\n{first}\r\n", first.len()),
+        format!("{:x}\r\n{second}\r\n0\r\n\r\n", second.len()),
+    ] {
+        stream.write_all(part.as_bytes()).unwrap();
+    }
+    assert!(read_to_end(stream).ends_with(r#"{"result":5,"stdout":""}"#));
+
+    let mut stream = server().connect();
+    stream.write_all(head.as_bytes()).unwrap();
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    let mut sent = 0;
+    while sent < (64 << 20) && stream.write_all(chunk.as_bytes()).is_ok() {
+        sent += 0x10000;
+    }
+    assert!(sent < (64 << 20), "the body was read without end");
+    assert_eq!(server().run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
+}
+
+#[test]
+fn a_body_that_never_ends_is_given_up() {
+    let mut stream = server().connect();
+    let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 1000\r\n\r\n{";
+    stream.write_all(head.as_bytes()).unwrap();
+    let answer = read_to_end(stream);
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(answer.contains("The body did not arrive within 10 seconds"), "{answer}");
+    assert_eq!(server().run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
 }

@@ -36,6 +36,8 @@ pub struct Job {
     pub input: Option<Box<RawValue>>,
     /// Wall time.
     pub timeout: Duration,
+    /// When time is up even before that.
+    pub deadline: Option<Instant>,
     /// Bytes on top of the preloaded interpreter.
     pub memory_bytes: u64,
     /// What is refused before it runs.
@@ -50,6 +52,7 @@ impl Job {
             script: request.script,
             input: request.input,
             timeout: request.timeout.map_or(config.timeout, |asked| asked.min(config.timeout)),
+            deadline: None,
             memory_bytes: memory
                 .map_or(config.memory_bytes, |asked| asked.min(config.memory_bytes)),
             policy: config.policy,
@@ -69,11 +72,30 @@ pub enum Health {
     Unhealthy(String),
 }
 
+/// How long a worker may take to be gone and the next to be ready, before [`Executor::settle`] gives up. Usual are 20 ms.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why this environment must not serve another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unsettled {
+    /// A script must have killed it.
+    #[error("the zygote died")]
+    ZygoteDied,
+    /// It could meet the next request.
+    #[error("what a script left could not be removed")]
+    Traces,
+    /// A script may have stopped the zygote.
+    #[error("the next worker was not ready in time")]
+    TooSlow,
+}
+
 /// Runs scripts, each in a worker of its own.
 pub struct Executor {
     config: Arc<Config>,
     sandbox: Arc<Sandbox>,
     pool: Arc<Pool>,
+    turns: usize,
     running: Arc<Semaphore>,
     waiting: Semaphore,
     /// The findings of the self-test, once it is over.
@@ -86,6 +108,7 @@ impl Executor {
         let turns = if sandbox.one_at_a_time() { 1 } else { config.concurrency };
         let pool = Pool::new(Arc::clone(&config), Arc::clone(&sandbox));
         let executor = Arc::new(Executor {
+            turns,
             running: Arc::new(Semaphore::new(turns)),
             waiting: Semaphore::new(config.queue),
             config,
@@ -198,6 +221,44 @@ impl Executor {
         if self.findings().await.is_some() {
             std::future::pending().await
         }
+    }
+
+    /// Waits until this environment is as it was before the last request: the worker is gone and swept up after, and
+    /// the next is ready. Where it may be frozen at any time, nothing is left to do then.
+    ///
+    /// # Errors
+    /// When that is not to be had.
+    pub async fn settle(&self) -> Result<(), Unsettled> {
+        let settled = async {
+            // Where workers are not kept apart, the last one keeps its turn until it has left no trace.
+            let turns = self.running.acquire_many(self.turns as u32).await;
+            self.pool.spare().await;
+            drop(turns);
+        };
+        tokio::select! {
+            biased;
+            () = self.pool.lost_zygote() => Err(Unsettled::ZygoteDied),
+            settled = tokio::time::timeout(SETTLE_TIMEOUT, settled) => match settled {
+                _ if self.sandbox.has_traces() => Err(Unsettled::Traces),
+                Ok(()) => Ok(()),
+                Err(_) => Err(Unsettled::TooSlow),
+            }
+        }
+    }
+
+    /// Ends all spares and forks none until [`Executor::renew_spares`]. Before a snapshot from which many environments
+    /// are made: a worker may exist only once.
+    pub async fn retire_spares(&self) {
+        self.pool.retire().await;
+    }
+
+    /// Forks spares again and waits until one is ready.
+    ///
+    /// # Errors
+    /// As [`Executor::settle`].
+    pub async fn renew_spares(&self) -> Result<(), Unsettled> {
+        self.pool.renew();
+        self.settle().await
     }
 
     /// What the zygote said of itself, once there is one.

@@ -174,6 +174,15 @@ pub fn timed_out(limit: Duration) -> Failure {
     )
 }
 
+/// The platform ends the request before the script's own limit.
+pub fn deadline_passed(limit: Duration) -> Failure {
+    let limit = limit.as_secs_f64();
+    Failure::new(
+        Kind::Timeout,
+        format!("The platform's deadline came before the script's limit of {limit} seconds"),
+    )
+}
+
 /// The result is over its limit.
 pub fn result_too_large(limit: usize) -> Failure {
     Failure::new(

@@ -1,7 +1,7 @@
 //! The pool: spares forked ahead, and the zygote that they come from.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,10 @@ pub(super) struct Pool {
     changed: Notify,
     next_worker: AtomicU64,
     failures: watch::Sender<u32>,
+    /// Zygotes that died after they had been ready.
+    lost: watch::Sender<u32>,
+    /// Whether no spare may be forked.
+    retired: AtomicBool,
     current: watch::Sender<Option<Current>>,
 }
 
@@ -52,6 +56,8 @@ impl Pool {
             changed: Notify::new(),
             next_worker: AtomicU64::new(0),
             failures: watch::Sender::new(0),
+            lost: watch::Sender::new(0),
+            retired: AtomicBool::new(false),
             current: watch::Sender::new(None),
         })
     }
@@ -95,6 +101,7 @@ impl Pool {
         self.current.send_replace(Some(Current { zygote, info, mapped_bytes }));
         self.refill();
         let _ = life.wait_for(|life| matches!(life, Life::Gone)).await;
+        self.lost.send_modify(|lost| *lost += 1);
         tracing::error!("the zygote died");
     }
 
@@ -113,6 +120,43 @@ impl Pool {
         let mut failures = self.failures.subscribe();
         // Fails only when the sender is gone, which is ours.
         let _ = failures.wait_for(|failures| *failures >= FAILURES_IN_A_ROW).await;
+    }
+
+    /// Waits until a zygote has died that had been ready, now or ever before.
+    pub(super) async fn lost_zygote(&self) {
+        let mut lost = self.lost.subscribe();
+        // Fails only when the sender is gone, which is ours.
+        let _ = lost.wait_for(|lost| *lost > 0).await;
+    }
+
+    /// Ends all spares and forks none until [`Pool::renew`].
+    pub(super) async fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        loop {
+            let changed = self.changed.notified();
+            self.spares().clear();
+            if self.starting.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Forks spares again.
+    pub(super) fn renew(self: &Arc<Self>) {
+        self.retired.store(false, Ordering::Release);
+        self.refill();
+    }
+
+    /// Waits until there is a spare.
+    pub(super) async fn spare(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if !self.spares().is_empty() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     fn count_failure(&self) {
@@ -145,6 +189,9 @@ impl Pool {
 
     /// Starts as many workers as are missing.
     pub(super) fn refill(self: &Arc<Self>) {
+        if self.retired.load(Ordering::Acquire) {
+            return;
+        }
         let Some(current) = self.current.borrow().clone() else { return };
         let there = self.spares().len() + self.starting.load(Ordering::Relaxed);
         for _ in there..self.config.concurrency {
@@ -180,6 +227,7 @@ impl Pool {
                     tokio::time::sleep(RETRY * self.failures_counted()).await;
                 }
                 self.starting.fetch_sub(1, Ordering::Relaxed);
+                self.changed.notify_waiters();
                 self.refill();
             }
         }

@@ -55,6 +55,7 @@ pub(super) fn job(config: &Config) -> Job {
         script: String::from(SCRIPT),
         input: None,
         timeout: Duration::from_secs(10),
+        deadline: None,
         memory_bytes: config.memory_bytes,
         policy: Policy::Off,
     }

@@ -153,7 +153,8 @@ impl Worker {
     /// deadline. Dropping the future ends the process too.
     pub async fn run(mut self, job: &Job, config: &Config, queue: Duration) -> Execution {
         let started = Instant::now();
-        let deadline = started + job.timeout;
+        let deadline = (started + job.timeout)
+            .min(job.deadline.map_or(started + job.timeout, Instant::from_std));
         let cpu_before = self.process.cpu_time();
         let mut stdout = Capture::new(self.stdout, config.max_stdout_bytes);
         let mut stderr = Capture::new(self.stderr, config.max_stdout_bytes);
@@ -176,6 +177,9 @@ impl Worker {
         let cost = self.process.cost();
         let (outcome, exit) = match ending {
             Ending::Answered(outcome) => (outcome, None),
+            Ending::Timeout if deadline < started + job.timeout => {
+                (Err(outcome::deadline_passed(job.timeout)), None)
+            }
             Ending::Timeout => (Err(outcome::timed_out(job.timeout)), None),
             Ending::ZygoteGone => (Err(internal()), None),
             Ending::Closed => self.process.explain_end(job).await,

@@ -20,6 +20,25 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 /// After a failed accept: descriptors come back when connections close.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
+/// The port is not to be had.
+#[derive(Debug, thiserror::Error)]
+#[error("PORT {port} cannot be served: {source}")]
+pub struct ListenError {
+    port: u16,
+    source: io::Error,
+}
+
+/// Listens on `port` of all addresses; on a free one, which the log names, when it is 0.
+///
+/// # Errors
+/// When the port is taken or not ours to take.
+pub async fn listen(port: u16) -> Result<TcpListener, ListenError> {
+    let failed = |source| ListenError { port, source };
+    let listener = TcpListener::bind(("0.0.0.0", port)).await.map_err(failed)?;
+    tracing::info!(address = %listener.local_addr().map_err(failed)?, "serving");
+    Ok(listener)
+}
+
 /// Serves on `listener` until `shutdown`, then answers what is in flight, for at most 8 seconds.
 pub async fn serve(listener: TcpListener, handler: Handler, shutdown: impl Future<Output = ()>) {
     let mut server = auto::Builder::new(TokioExecutor::new());

@@ -45,6 +45,9 @@ pub enum SandboxError {
     /// The directory for scratch directories, or a scratch directory in it.
     #[error(transparent)]
     Scratch(#[from] ScratchError),
+    /// What an earlier process left here.
+    #[error("what was left here before could not be removed: {0}")]
+    Leftovers(std::io::Error),
     /// The ruleset of a worker.
     #[error(transparent)]
     Landlock(#[from] landlock::LandlockError),
@@ -112,6 +115,9 @@ impl Sandbox {
         // Elsewhere a worker can write nowhere but in its scratch directory, and make no IPC object.
         let open = matches!(tier, Some(Tier::Seccomp | Tier::Rlimits)) && probe.landlock.is_none();
         let sweeper = open.then(|| Sweeper::new(&probe.scratch));
+        if let (true, Some(Tier::Rlimits), Some(sweeper)) = (config.on_lambda, tier, &sweeper) {
+            sweeper.clear().map_err(SandboxError::Leftovers)?;
+        }
         let plan = probe.plan.filter(|_| tier == Some(Tier::Namespaces)).unwrap_or_default();
         Ok(Sandbox {
             tier,

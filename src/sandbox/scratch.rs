@@ -1,11 +1,12 @@
 //! Scratch directories: one for each worker, its working directory, HOME and TMPDIR, gone after the request.
 
-use std::fs::{self, DirBuilder, DirEntry, Permissions};
+use std::fs::{self, DirBuilder, DirEntry, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, umount2};
 
 use super::namespaces::{BOX, SCRATCH};
@@ -23,11 +24,16 @@ pub struct ScratchError {
     pub source: io::Error,
 }
 
+/// How the names of scratch roots begin.
+const ROOT_NAME: &str = "mainbox-";
+
 /// The directory that holds the scratch directories of this process. Removed with it.
 #[derive(Debug)]
 pub struct ScratchRoot {
     path: PathBuf,
     made: AtomicU64,
+    /// Tells others that the directory is in use, for as long as this process lives.
+    _lock: Flock<File>,
 }
 
 /// One scratch directory.
@@ -51,13 +57,15 @@ impl ScratchRoot {
     /// # Errors
     /// The host's.
     pub fn create() -> Result<ScratchRoot, ScratchError> {
-        let name = format!("mainbox-{}-XXXXXX", std::process::id());
+        remove_abandoned(&std::env::temp_dir());
+        let name = format!("{ROOT_NAME}{}-XXXXXX", std::process::id());
         let template = std::env::temp_dir().join(name);
         let path = nix::unistd::mkdtemp(&template)
             .map_err(|errno| ScratchError { path: template, source: errno.into() })?;
         fs::set_permissions(&path, Permissions::from_mode(0o711))
             .map_err(|source| ScratchError { path: path.clone(), source })?;
-        let root = ScratchRoot { path, made: AtomicU64::new(0) };
+        let lock = lock(&path).map_err(|source| ScratchError { path: path.clone(), source })?;
+        let root = ScratchRoot { path, made: AtomicU64::new(0), _lock: lock };
         for directory in [root.new_root(), root.home().join("scratch")] {
             DirBuilder::new()
                 .recursive(true)
@@ -98,6 +106,33 @@ impl ScratchRoot {
             std::os::unix::fs::chown(&host, uid, uid).map_err(failed)?;
         }
         Ok(Scratch::Directory { host, seen })
+    }
+}
+
+/// Locks a directory for this process, unless another has it.
+fn lock(directory: &Path) -> io::Result<Flock<File>> {
+    Flock::lock(File::open(directory)?, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, errno)| errno.into())
+}
+
+/// Removes what a process left that was killed, if it is ours to remove. One that is just being made has no lock yet,
+/// but its process is alive.
+fn remove_abandoned(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix(ROOT_NAME).and_then(|rest| rest.split_once('-'));
+        let Some((process, _)) = process.filter(|(id, _)| id.parse::<u32>().is_ok()) else {
+            continue;
+        };
+        let ours = entry.metadata().is_ok_and(|metadata| {
+            metadata.is_dir() && metadata.uid() == nix::unistd::geteuid().as_raw()
+        });
+        if !ours || Path::new("/proc").join(process).exists() || lock(&entry.path()).is_err() {
+            continue;
+        }
+        if let Err(error) = remove(&entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "an abandoned scratch root could not be removed");
+        }
     }
 }
 
@@ -206,6 +241,27 @@ fn free_name(top: &Path, moved: &mut u64) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_roots_that_nobody_uses_are_abandoned() {
+        let parent = std::env::temp_dir().join(format!("mainbox-roots-{}", std::process::id()));
+        // No process has such an id.
+        let [dead, locked, made] = ["4194305", "4194306", "x"].map(|process| {
+            let root = parent.join(format!("mainbox-{process}-a1b2c3"));
+            fs::create_dir_all(root.join("box/0")).unwrap();
+            root
+        });
+        let alive = parent.join(format!("mainbox-{}-d4e5f6", std::process::id()));
+        fs::create_dir(&alive).unwrap();
+        let lock = lock(&locked).unwrap();
+
+        remove_abandoned(&parent);
+
+        assert!(!dead.exists());
+        assert!(locked.exists() && made.exists() && alive.exists());
+        drop(lock);
+        remove(&parent).unwrap();
+    }
 
     #[test]
     fn trees_are_removed_however_deep_and_links_are_not_followed() {

@@ -6,6 +6,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::scratch::{ScratchRoot, remove};
 use super::sys::{self, IpcKind};
@@ -19,6 +23,9 @@ const IPC: [(&str, IpcKind); 3] = [
     ("/proc/sysvipc/sem", IpcKind::Semaphores),
     ("/proc/sysvipc/msg", IpcKind::Messages),
 ];
+
+/// How long earlier workers may take to die of SIGKILL.
+const CLEAR_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Knows where to look.
 #[derive(Clone, Debug)]
@@ -61,6 +68,23 @@ impl Sweeper {
         files.chain(objects).fold(Ok(()), io::Result::and)
     }
 
+    /// Ends the workers that an earlier supervisor of this uid left, and removes whatever belongs to the uid. Only for
+    /// an environment that nobody shares with us and that outlives us, as AWS Lambda's does.
+    ///
+    /// # Errors
+    /// The host's first, when something stays.
+    pub fn clear(&self) -> io::Result<()> {
+        let uid = nix::unistd::geteuid().as_raw();
+        let deadline = Instant::now() + CLEAR_TIMEOUT;
+        while end_workers_of(uid) {
+            if Instant::now() > deadline {
+                return Err(io::Error::other("an earlier worker does not end"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.sweep(&Before { uid, files: HashSet::new(), objects: HashSet::new() })
+    }
+
     fn files_of(&self, uid: u32) -> impl Iterator<Item = PathBuf> {
         self.directories
             .iter()
@@ -69,6 +93,38 @@ impl Sweeper {
             .map(|entry| entry.path())
             .filter(|path| *path != self.keep)
     }
+}
+
+/// Kills the processes of `uid` that can never again open a descriptor, which no other program does to itself. Returns
+/// whether there were any.
+fn end_workers_of(uid: u32) -> bool {
+    let mut any = false;
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let told = |name| fs::read_to_string(process.path().join(name)).unwrap_or_default();
+        if process.metadata().is_ok_and(|metadata| metadata.uid() == uid)
+            && has_no_descriptors(&told("limits"))
+            && !is_dead(&told("status"))
+        {
+            any = true;
+            // One that ended meanwhile is what we want.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+    any
+}
+
+/// Whether a status, as /proc has it, is that of a process that somebody has yet to reap.
+fn is_dead(status: &str) -> bool {
+    status.lines().any(|line| line.starts_with("State:\tZ"))
+}
+
+/// Whether a list of limits, as /proc has it, gives no descriptor, ever.
+fn has_no_descriptors(limits: &str) -> bool {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    line.is_some_and(|line| line.split_whitespace().take(2).eq(["0", "0"]))
 }
 
 /// The System V IPC objects of `uid`.
@@ -116,6 +172,20 @@ mod tests {
         rest.sort();
         assert_eq!(rest, ["scratch root", "somebody's"]);
         fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn an_earlier_worker_is_known_by_what_it_can_never_do_again() {
+        let limits =
+            |files: &str| format!("Limit  Soft  Hard  Units\nMax open files  {files}  files\n");
+        assert!(has_no_descriptors(&limits("0  0")));
+        assert!(!has_no_descriptors(&limits("0  1024")));
+        assert!(!has_no_descriptors(&limits("1024  1024")));
+        assert!(!has_no_descriptors(""));
+        let own = fs::read_to_string("/proc/self/limits").unwrap();
+        assert!(own.contains("Max open files") && !has_no_descriptors(&own));
+        assert!(is_dead("Name:\tsh\nState:\tZ (zombie)\n"));
+        assert!(!is_dead(&fs::read_to_string("/proc/self/status").unwrap()));
     }
 
     #[test]

@@ -6,13 +6,18 @@
 )]
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
+use ureq::http::HeaderName;
 
 /// How long a server may take until it is healthy, on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -20,8 +25,20 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// A server, ended with this value.
 pub struct Server {
     pub url: String,
+    front: Front,
     process: Option<Child>,
     log: Arc<Mutex<String>>,
+}
+
+/// How a server is reached.
+enum Front {
+    Http,
+    /// Through AWS' emulator of Lambda's interface to runtimes, which takes one event at a time.
+    Lambda {
+        turn: Mutex<()>,
+        api_port: u16,
+        folder: Option<PathBuf>,
+    },
 }
 
 /// An answer, whole.
@@ -69,24 +86,118 @@ impl Server {
         Server::spawn(&mut mainbox(settings))
     }
 
+    /// As the world declares it: behind the emulator, or by itself.
     fn spawn(command: &mut Command) -> Server {
+        match std::env::var("WORLD_FRONT").as_deref() {
+            Ok("lambda") => Server::emulated(command),
+            _ => Server::direct(command),
+        }
+    }
+
+    fn direct(command: &mut Command) -> Server {
         let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let log = Arc::new(Mutex::new(String::new()));
+        let output = process.stderr.take().unwrap();
+        let mut server =
+            Server { url: String::new(), front: Front::Http, process: None, log: Arc::default() };
+        let port = server.follow(process, output, |line| {
+            let (_, port) = line.split_once("address=0.0.0.0:")?;
+            Some(port.trim().to_owned())
+        });
+        server.url = format!("http://127.0.0.1:{port}");
+        server
+    }
+
+    /// As a function of AWS Lambda's, with the emulator that WORLD_EMULATOR names: the environment of `command` around
+    /// the bootstrap that WORLD_BOOTSTRAP names, or one beside the binary of `command`.
+    pub fn emulated(command: &mut Command) -> Server {
+        let emulator = std::env::var("WORLD_EMULATOR").expect("WORLD_EMULATOR names the emulator");
+        let (bootstrap, folder) = match std::env::var("WORLD_BOOTSTRAP") {
+            Ok(bootstrap) => (PathBuf::from(bootstrap), None),
+            Err(_) => {
+                let folder = function_folder(command);
+                (folder.join("bootstrap"), Some(folder))
+            }
+        };
+        let (port, api_port) = (free_port(), free_port());
+        let (output, both) = std::io::pipe().unwrap();
+        let mut emulated = Command::new(emulator);
+        emulated
+            .args(["--runtime-interface-emulator-address", &format!("127.0.0.1:{port}")])
+            .args(["--runtime-api-address", &format!("127.0.0.1:{api_port}")])
+            .arg(bootstrap)
+            .env_clear()
+            .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .stdin(Stdio::null())
+            .stdout(both.try_clone().unwrap())
+            .stderr(both);
+        for name in ["PATH", "LD_LIBRARY_PATH", "MAINBOX_PYTHON"] {
+            if let Ok(value) = std::env::var(name) {
+                emulated.env(name, value);
+            }
+        }
+        if let Some(folder) = &folder {
+            emulated.env("TMPDIR", folder.join("tmp"));
+        }
+        let process = emulated.spawn().unwrap();
+        let mut server = Server {
+            url: format!("http://127.0.0.1:{port}"),
+            front: Front::Lambda { turn: Mutex::default(), api_port, folder },
+            process: None,
+            log: Arc::default(),
+        };
+        server.follow(process, output, |line| line.contains("exec '").then(String::new));
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server
+    }
+
+    /// Keeps what `process` writes and waits for the line in it that `serving` finds something in.
+    fn follow(
+        &mut self,
+        process: Child,
+        output: impl Read + Send + 'static,
+        serving: impl Fn(&str) -> Option<String> + Send + 'static,
+    ) -> String {
+        let mut lines = BufReader::new(output).lines();
+        self.process = Some(process);
         let (sender, receiver) = mpsc::channel();
-        let writer = Arc::clone(&log);
+        let log = Arc::clone(&self.log);
         std::thread::spawn(move || {
             while let Some(Ok(line)) = lines.next() {
-                if let Some((_, address)) = line.split_once("address=0.0.0.0:") {
-                    let _ = sender.send(address.trim().to_owned());
+                if let Some(found) = serving(&line) {
+                    let _ = sender.send(found);
                 }
-                *writer.lock().unwrap() += &(line + "\n");
+                *log.lock().unwrap() += &(line + "\n");
             }
         });
-        let port = receiver
+        receiver
             .recv_timeout(START_TIMEOUT)
-            .unwrap_or_else(|_| panic!("the server does not serve: {}", log.lock().unwrap()));
-        Server { url: format!("http://127.0.0.1:{port}"), process: Some(process), log }
+            .unwrap_or_else(|_| panic!("the server does not serve: {}", self.log()))
+    }
+
+    /// The port of Lambda's interface to its runtimes, which a script must not reach.
+    pub fn runtime_api_port(&self) -> u16 {
+        match self.front {
+            Front::Lambda { api_port, .. } => api_port,
+            Front::Http => panic!("no Lambda"),
+        }
+    }
+
+    /// The directory for temporary files that a function has for itself.
+    pub fn temporary(&self) -> PathBuf {
+        match &self.front {
+            Front::Lambda { folder: Some(folder), .. } => folder.join("tmp"),
+            _ => std::env::temp_dir(),
+        }
+    }
+
+    /// Hands an event to the emulator: its status, and what the function answered.
+    pub fn invoke(&self, event: &[u8]) -> (u16, String) {
+        let Front::Lambda { turn, .. } = &self.front else { panic!("no Lambda") };
+        let _turn = turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let answer = self.send("POST", "/2015-03-31/functions/function/invocations", None, event);
+        (answer.status, answer.body)
     }
 
     /// What it has logged so far.
@@ -137,6 +248,16 @@ impl Server {
         content_type: Option<&str>,
         body: &[u8],
     ) -> Answer {
+        match self.front {
+            Front::Http => self.send(method, path, content_type, body),
+            Front::Lambda { .. } => {
+                let (status, answer) = self.invoke(&event(method, path, content_type, body));
+                unwrapped(status, &answer)
+            }
+        }
+    }
+
+    fn send(&self, method: &str, path: &str, content_type: Option<&str>, body: &[u8]) -> Answer {
         let mut request =
             ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
         if let Some(content_type) = content_type {
@@ -160,7 +281,60 @@ impl Drop for Server {
             );
             let _ = process.wait();
         }
+        if let Front::Lambda { folder: Some(folder), .. } = &self.front {
+            let _ = std::fs::remove_dir_all(folder);
+        }
     }
+}
+
+/// A request as a function URL wraps it.
+fn event(method: &str, path: &str, content_type: Option<&str>, body: &[u8]) -> Vec<u8> {
+    let headers: serde_json::Map<_, _> = content_type
+        .map(|value| (String::from("content-type"), value.into()))
+        .into_iter()
+        .collect();
+    let http = serde_json::json!({"method": method, "path": path});
+    serde_json::json!({
+        "version": "2.0", "rawPath": path, "headers": headers,
+        "requestContext": {"stage": "$default", "http": http},
+        "body": BASE64_STANDARD.encode(body), "isBase64Encoded": true,
+    })
+    .to_string()
+    .into_bytes()
+}
+
+fn unwrapped(status: u16, answer: &str) -> Answer {
+    let wrapped: Value = serde_json::from_str(answer).unwrap_or_default();
+    assert_eq!((status, &wrapped["isBase64Encoded"]), (200, &Value::Bool(false)), "{answer}");
+    let headers = wrapped["headers"].as_object().unwrap().iter();
+    Answer {
+        status: wrapped["statusCode"].as_u64().unwrap() as u16,
+        headers: headers
+            .map(|(name, value)| {
+                (name.parse::<HeaderName>().unwrap(), value.as_str().unwrap().parse().unwrap())
+            })
+            .collect(),
+        body: wrapped["body"].as_str().unwrap().to_owned(),
+    }
+}
+
+/// What a function is made of: bootstrap and binary beside each other.
+fn function_folder(command: &Command) -> PathBuf {
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    let name =
+        format!("mainbox-function-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+    let folder = std::env::temp_dir().join(name);
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::create_dir(folder.join("tmp")).unwrap();
+    let bootstrap = concat!(env!("CARGO_MANIFEST_DIR"), "/bootstrap");
+    std::fs::copy(bootstrap, folder.join("bootstrap")).unwrap();
+    std::os::unix::fs::symlink(command.get_program(), folder.join("mainbox")).unwrap();
+    folder
+}
+
+/// A port that nobody listens on.
+fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
 fn agent() -> ureq::Agent {

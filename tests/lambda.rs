@@ -1,0 +1,514 @@
+//! AWS Lambda: the function behind AWS' own emulator of Lambda's interface to runtimes (`make lambda` installs it and
+//! runs these), and behind one of our own where that emulator cannot do what Lambda does.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use common::{Server, declared_tier, mainbox, output};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+fn function(settings: &[(&str, &str)]) -> Server {
+    Server::emulated(&mut mainbox(settings))
+}
+
+/// Runs a script given as a bare payload.
+fn run(function: &Server, script: &str) -> (u16, Value) {
+    let (status, body) = function.invoke(json!({ "script": script }).to_string().as_bytes());
+    (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}")))
+}
+
+fn ok(result: impl Into<Value>) -> (u16, Value) {
+    (200, json!({"result": result.into(), "stdout": ""}))
+}
+
+/// The processes below the emulator, and what /proc says of them.
+struct Tree {
+    supervisor: i32,
+    zygote: i32,
+    workers: Vec<i32>,
+}
+
+impl Tree {
+    fn of(function: &Server) -> Tree {
+        let supervisor = children(function.pid())[0];
+        let mut zygote = children(supervisor)[0];
+        // Where the zygote is the first process of a pid namespace, workers are its children all the same.
+        let mut workers = children(zygote);
+        if let ([only], true) =
+            (&workers[..], workers.len() == 1 && !children(workers[0]).is_empty())
+        {
+            zygote = *only;
+            workers = children(zygote);
+        }
+        Tree { supervisor, zygote, workers }
+    }
+
+    fn all(&self) -> Vec<i32> {
+        [&[self.supervisor, self.zygote], &self.workers[..]].concat()
+    }
+
+    fn signal(&self, signal: Signal) {
+        for process in self.all() {
+            kill(Pid::from_raw(process), signal).unwrap();
+        }
+    }
+}
+
+fn children(process: i32) -> Vec<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    threads
+        .flat_map(|thread| {
+            let list = std::fs::read_to_string(thread.unwrap().path().join("children"));
+            list.unwrap_or_default()
+                .split_whitespace()
+                .map(|child| child.parse().unwrap())
+                .collect::<Vec<i32>>()
+        })
+        .collect()
+}
+
+fn status(process: i32, field: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(&format!("{field}:"))).unwrap();
+    line.trim().to_owned()
+}
+
+fn resident_kib(process: i32) -> u64 {
+    status(process, "VmRSS").trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Where the tier is rlimits, nobody of the same uid may know.
+fn descriptors(process: i32) -> Option<usize> {
+    let list = std::fs::read_dir(format!("/proc/{process}/fd"));
+    assert_eq!(list.is_err(), declared_tier() == "rlimits");
+    Some(list.ok()?.count())
+}
+
+fn events() -> PathBuf {
+    let beside = std::env::var_os("WORLD_EVENTS").map(PathBuf::from);
+    beside.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/events").into())
+}
+
+fn entries(folder: impl AsRef<Path>) -> BTreeSet<PathBuf> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+/// The lines of JSON in the log, once there are `count` of this message.
+fn logged(function: &Server, message: &str, count: usize) -> Vec<Value> {
+    let started = Instant::now();
+    loop {
+        let lines: Vec<Value> = function
+            .log()
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .filter(|line: &Value| line["message"] == message)
+            .collect();
+        if lines.len() >= count {
+            return lines;
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "{}", function.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+// Events.
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn every_event_of_the_folder_gets_its_answer() {
+    let invalid = |error: &str| json!({"error": error, "kind": "invalid_request", "stdout": ""});
+    let unknown = "The event is neither a request to a function URL, nor one to API Gateway in payload format 2.0, nor a bare request: missing field `http` at line 20 column 3";
+    let wrapped = [
+        ("api-gateway-v2", 200, json!({"result": 10_f64.powi(30), "stdout": ""})),
+        (
+            "broken-base64",
+            400,
+            invalid("The body of the request is not valid base64: Invalid symbol 32, offset 3."),
+        ),
+        (
+            "broken-body",
+            400,
+            invalid("The body is not valid JSON: EOF while parsing a value at line 1 column 11"),
+        ),
+        (
+            "broken-path",
+            400,
+            invalid("The path of the request is not valid: invalid uri character"),
+        ),
+        ("function-url", 200, json!({"result": 10, "stdout": "adding\n"})),
+        ("function-url-base64", 200, json!({"result": "Grüße", "stdout": ""})),
+        ("function-url-health", 200, json!({"status": "healthy"})),
+        ("other-api-gateway-v1", 400, invalid(unknown)),
+    ];
+    let failing = json!({"error": "ValueError: no", "kind": "exception", "stdout": "", "line": 2,
+        "traceback": "Traceback (most recent call last):\n  File \"script.py\", line 2, in main\n    raise ValueError('no')\nValueError: no\n"});
+    let bare = [
+        ("bare", json!({"result": {"doubled": [1, 2, 1, 2]}, "stdout": ""})),
+        ("bare-failing", failing),
+        (
+            "broken-bare",
+            invalid(
+                "The request is not valid: unknown field `sript`, expected one of `script`, `input`, `limits` at line 2 column 9",
+            ),
+        ),
+        (
+            "other-sqs",
+            invalid(
+                "The request is not valid: unknown field `Records`, expected one of `script`, `input`, `limits` at line 2 column 11",
+            ),
+        ),
+    ];
+    let function = function(&[]);
+    let mut tried = BTreeSet::new();
+    let mut invoke = |name: &str| {
+        let path = events().join(format!("{name}.json"));
+        tried.insert(path.clone());
+        let (status, body) = function.invoke(&std::fs::read(path).unwrap());
+        assert_eq!(status, 200, "{name}: {body}");
+        serde_json::from_str::<Value>(&body).unwrap()
+    };
+    for (name, status, body) in wrapped {
+        let answer = invoke(name);
+        assert_eq!((name, &answer["statusCode"]), (name, &json!(status)), "{answer}");
+        assert_eq!(answer["isBase64Encoded"], false);
+        assert_eq!(answer["headers"]["content-type"], "application/json");
+        let text = answer["body"].as_str().unwrap();
+        assert_eq!((name, serde_json::from_str::<Value>(text).unwrap()), (name, body));
+    }
+    for (name, body) in bare {
+        assert_eq!((name, invoke(name)), (name, body));
+    }
+    assert_eq!(tried, entries(events()));
+}
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn an_event_that_is_not_json_is_an_error_and_the_runtime_lives_on() {
+    let function = function(&[("MAINBOX_PRELOAD", "")]);
+    assert_eq!(run(&function, "def main(): return 1"), ok(1));
+    let supervisor = Tree::of(&function).supervisor;
+    let (_, answer) = function.invoke(b"nonsense");
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(
+        answer["errorMessage"],
+        "failed to deserialize the incoming data into the function's payload type: expected ident at line 1 column 2\n"
+    );
+    assert_eq!(run(&function, "def main(): return 2"), ok(2));
+    assert_eq!(Tree::of(&function).supervisor, supervisor);
+}
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn an_answer_over_6_mb_is_refused_by_us_and_not_by_lambda() {
+    let function = function(&[("MAINBOX_PRELOAD", "")]);
+    // Wrapped in JSON once more, each of these quotation marks has four bytes.
+    let script = "def main(): return '\"' * 1_900_000";
+    let body = json!({"script": script}).to_string();
+    let event = json!({
+        "version": "2.0", "rawPath": "/execute", "headers": {"content-type": "application/json"},
+        "requestContext": {"http": {"method": "POST"}}, "body": body,
+    });
+    let (status, answer) = function.invoke(event.to_string().as_bytes());
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((status, &answer["statusCode"]), (200, &json!(400)));
+    let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+    assert_eq!(body["kind"], "result_too_large");
+    let error = body["error"].as_str().unwrap();
+    assert!(error.ends_with(" bytes as AWS Lambda wraps it, which takes 6291456"), "{error}");
+    assert_eq!(run(&function, script).1["result"].as_str().map(str::len), Some(1_900_000));
+}
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn lambdas_deadline_ends_a_script_before_lambda_ends_us() {
+    let mut command = mainbox(&[("MAINBOX_PRELOAD", "")]);
+    let function = Server::emulated(command.env("AWS_LAMBDA_FUNCTION_TIMEOUT", "3"));
+    let (status, answer) =
+        run(&function, "import time\ndef main():\n    print('on')\n    time.sleep(9)");
+    assert_eq!(
+        (status, answer),
+        (
+            200,
+            json!({"error": "The platform's deadline came before the script's limit of 10 seconds", "kind": "timeout", "stdout": "on\n"})
+        )
+    );
+    assert_eq!(run(&function, "def main(): return 2"), ok(2));
+}
+
+// One environment, many invocations.
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn two_hundred_invocations_leave_no_growth() {
+    let function = function(&[]);
+    let script = "import os\nimport pandas as pd\ndef main():\n    \
+        try: os.makedirs('/tmp/left/deep')\n    except OSError: pass\n    \
+        print('x' * 10_000)\n    return int(pd.DataFrame({'a': range(1000)}).a.sum())";
+    let count = || {
+        let tree = Tree::of(&function);
+        (tree.all().len(), descriptors(tree.supervisor), entries(function.temporary()))
+    };
+    let memory = || {
+        let tree = Tree::of(&function);
+        (resident_kib(tree.supervisor), resident_kib(tree.zygote))
+    };
+    let mut early = None;
+    for number in 0..200 {
+        let (status, answer) = run(&function, script);
+        assert_eq!((status, &answer["result"]), (200, &json!(499_500)));
+        if number == 20 {
+            early = Some((count(), memory()));
+        }
+    }
+    let (counted, before) = early.unwrap();
+    assert_eq!(count(), counted);
+    let after = memory();
+    assert!(after.0 < before.0 + 1024, "supervisor: {before:?} KiB, then {after:?}");
+    assert!(after.1 < before.1 + 1024, "zygote: {before:?} KiB, then {after:?}");
+}
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn a_spare_survives_a_freeze_and_nothing_stirs_between_invocations() {
+    let function = function(&[]);
+    assert_eq!(run(&function, "def main(): return 1"), ok(1));
+    let tree = Tree::of(&function);
+    let [spare] = tree.workers[..] else { panic!("{:?}", tree.workers) };
+    let own_id: i64 = status(spare, "NSpid").split_whitespace().last().unwrap().parse().unwrap();
+    let switches = || -> u64 {
+        let count = |process, kind| status(process, kind).parse::<u64>().unwrap();
+        tree.all()
+            .into_iter()
+            .map(|process| {
+                count(process, "voluntary_ctxt_switches")
+                    + count(process, "nonvoluntary_ctxt_switches")
+            })
+            .sum()
+    };
+
+    std::thread::sleep(Duration::from_millis(200));
+    let before = switches();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(switches(), before, "something ran between two invocations");
+
+    tree.signal(Signal::SIGSTOP);
+    std::thread::sleep(Duration::from_secs(12));
+    tree.signal(Signal::SIGCONT);
+    let script = "import os\nimport pandas as pd\ndef main(): return [os.getpid(), int(pd.Series([1, 2]).sum())]";
+    assert_eq!(run(&function, script), ok(json!([own_id, 3])));
+    let queue = logged(&function, "request", 2)[1]["queue_ms"].as_f64().unwrap();
+    assert!(queue < 100.0, "waited {queue} ms for a worker that was there");
+}
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn when_the_zygote_is_killed_that_request_fails_and_a_fresh_runtime_serves_the_next() {
+    let function = function(&[("MAINBOX_PRELOAD", "")]);
+    assert_eq!(run(&function, "def main(): return 1"), ok(1));
+    let before = Tree::of(&function);
+    let (_, answer) = std::thread::scope(|scope| {
+        let lost = scope.spawn(|| run(&function, "import time\ndef main(): time.sleep(5)"));
+        std::thread::sleep(Duration::from_secs(1));
+        kill(Pid::from_raw(before.zygote), Signal::SIGKILL).unwrap();
+        lost.join().unwrap()
+    });
+    assert_eq!(
+        answer,
+        json!({"error": "The worker was lost; this is not the script's fault", "kind": "internal", "stdout": ""})
+    );
+    assert_eq!(run(&function, "def main(): return 2"), ok(2));
+    assert_ne!(Tree::of(&function).supervisor, before.supervisor);
+    assert!(function.log().contains("mainbox: this environment ends: the zygote died\n"));
+}
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn a_stopped_zygote_ends_the_runtime_too() {
+    let function = function(&[("MAINBOX_PRELOAD", "")]);
+    assert_eq!(run(&function, "def main(): return 1"), ok(1));
+    let before = Tree::of(&function);
+    kill(Pid::from_raw(before.zygote), Signal::SIGSTOP).unwrap();
+    assert_eq!(run(&function, "def main(): return 2").1, ok(2).1);
+    assert_eq!(run(&function, "def main(): return 3"), ok(3));
+    assert_ne!(Tree::of(&function).supervisor, before.supervisor);
+    let log = function.log();
+    assert!(
+        log.contains("mainbox: this environment ends: the next worker was not ready in time\n")
+    );
+}
+
+// Secrets and logs.
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn credentials_are_gone_before_anything_runs() {
+    let dropped = [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_LAMBDA_METADATA_API",
+        "AWS_LAMBDA_METADATA_TOKEN",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    ];
+    let mut command = mainbox(&[("MAINBOX_PRELOAD", "")]);
+    command.envs(dropped.map(|name| (name, "sesame"))).env("KEPT", "sesame");
+    let function = Server::emulated(&mut command);
+    assert_eq!(run(&function, "def main(): return 1"), ok(1));
+    let environment = std::fs::read(format!("/proc/{}/environ", Tree::of(&function).supervisor));
+    assert_eq!(environment.is_err(), declared_tier() == "rlimits");
+    let Ok(environment) = environment else { return };
+    let environment = String::from_utf8(environment).unwrap();
+    let sesame: Vec<&str> =
+        environment.split('\0').filter(|variable| variable.ends_with("=sesame")).collect();
+    assert_eq!(sesame, ["KEPT=sesame"]);
+}
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn every_request_is_one_line_of_json_without_its_content() {
+    let mut command = mainbox(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_METRICS", "emf")]);
+    let function = Server::emulated(command.env("AWS_LAMBDA_LOG_LEVEL", "TRACE"));
+    let secret = json!({
+        "script": "def main(x):\n    print('sesame-printed')\n    raise ValueError('sesame-raised' + x)",
+        "input": "sesame-input",
+    });
+    let (_, answer) = function.invoke(secret.to_string().as_bytes());
+    assert!(answer.contains("sesame-raisedsesame-input"), "{answer}");
+    assert_eq!(run(&function, "def main(): return 'sesame-result'"), ok("sesame-result"));
+    let lines = logged(&function, "request", 2);
+    assert_eq!(lines.len(), 2);
+    for (line, (status, kind)) in lines.iter().zip([(400, "exception"), (200, "ok")]) {
+        let names: Vec<&String> = line.as_object().unwrap().keys().collect();
+        assert_eq!(
+            names,
+            [
+                "cpu_ms",
+                "kind",
+                "level",
+                "message",
+                "peak_memory_bytes",
+                "queue_ms",
+                "requestId",
+                "run_ms",
+                "status",
+                "timestamp"
+            ]
+        );
+        assert_eq!((&line["status"], &line["kind"]), (&json!(status), &json!(kind)));
+        assert_eq!(line["requestId"].as_str().unwrap().len(), 36);
+    }
+    let log = function.log();
+    assert!(!log.contains("sesame"), "{log}");
+    let metrics: Vec<Value> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|line: &Value| line["_aws"].is_object())
+        .collect();
+    let outcomes: Vec<&Value> = metrics.iter().map(|line| &line["Outcome"]).collect();
+    assert_eq!(outcomes, ["exception", "ok"]);
+    assert_eq!(metrics[0]["FunctionName"], "test_function");
+}
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn the_log_keeps_to_lambdas_level() {
+    let mut command = mainbox(&[("MAINBOX_PRELOAD", "")]);
+    let function = Server::emulated(command.env("AWS_LAMBDA_LOG_LEVEL", "WARN"));
+    assert_eq!(run(&function, "def main(): return 1"), ok(1));
+    assert!(!function.log().contains("\"level\":\"INFO\""), "{}", function.log());
+}
+
+// Lambda's interface to runtimes, which asks nobody who he is.
+
+/// Scripts that want the next caller's event, or to answer in his place.
+fn thieves(port: u16, id: &str) -> Vec<String> {
+    let api = format!("http://127.0.0.1:{port}/2018-06-01/runtime/invocation");
+    let reach = [
+        format!("urllib.request.urlopen('{api}/next', timeout=2).read().decode()"),
+        format!(
+            "urllib.request.urlopen('{api}/{id}/response', data=b'\"forged\"', timeout=2).read().decode()"
+        ),
+        format!("socket.create_connection(('127.0.0.1', {port}), timeout=2) and 'connected'"),
+        format!("ctypes.CDLL(None).socket(2, 1, 0) >= 0 and 'socket {port}' or 1 / 0"),
+        String::from("os.fork() and 'forked'"),
+        String::from("os.posix_spawn('/bin/sh', ['sh', '-c', 'sleep 60'], {}) and 'spawned'"),
+    ];
+    reach
+        .iter()
+        .map(|attempt| {
+            format!(
+                "import ctypes, os, socket, urllib.request\ndef main():\n    try: return {attempt}\n    except BaseException as error: return 'refused'"
+            )
+        })
+        .collect()
+}
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn a_script_can_neither_take_the_next_event_nor_answer_in_anothers_place() {
+    let function = function(&[("MAINBOX_POLICY", "off"), ("MAINBOX_PRELOAD", "")]);
+    assert_eq!(run(&function, "def main(): return 1"), ok(1));
+    let id = logged(&function, "request", 1)[0]["requestId"].as_str().unwrap().to_owned();
+    for thief in thieves(function.runtime_api_port(), &id) {
+        assert_eq!(run(&function, &thief), ok("refused"), "{thief}");
+        assert_eq!(run(&function, "def main(): return 'mine'"), ok("mine"));
+    }
+}
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn whoever_can_open_a_socket_can_take_the_event_and_forge_its_answer() {
+    // That the thieves would succeed without the sandbox: from out here they do.
+    let function = function(&[("MAINBOX_PRELOAD", "")]);
+    assert_eq!(run(&function, "def main(): return 1"), ok(1));
+    let api =
+        format!("http://127.0.0.1:{}/2018-06-01/runtime/invocation", function.runtime_api_port());
+    let theft = format!(
+        "import time, urllib.request\nanswer = urllib.request.urlopen('{api}/next')\nid = answer.headers['Lambda-Runtime-Aws-Request-Id']\nprint(answer.read().decode())\nurllib.request.urlopen('{api}/' + id + '/response', data=b'\"forged\"')"
+    );
+    let script = "import time\ndef main(): time.sleep(3)  # precious";
+    std::thread::scope(|scope| {
+        let victim = scope.spawn(|| run(&function, script));
+        std::thread::sleep(Duration::from_secs(1));
+        let mut thief = std::process::Command::new("python3");
+        let (code, stolen, error) = output(thief.args(["-c", &theft]));
+        assert_eq!(code, Some(0), "{error}");
+        assert!(stolen.contains("# precious"), "{stolen}");
+        assert_eq!(victim.join().unwrap(), (200, json!("forged")));
+    });
+}
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn what_a_script_leaves_never_meets_the_next_invocation() {
+    let function = function(&[("MAINBOX_POLICY", "off"), ("MAINBOX_PRELOAD", "")]);
+    // In the tier rlimits a script can make directories, links and IPC objects, and kill what is of its own uid.
+    let leave = "import ctypes, os\ndef main():\n    libc = ctypes.CDLL(None)\n    done = []\n    \
+        for name, act in {\n        'directory': lambda: os.makedirs('/tmp/left/deep'),\n        'link': lambda: os.symlink('/etc', '/tmp/link'),\n        \
+        'memory': lambda: libc.shmget(7, 4096, 0o1666),\n        'queue': lambda: libc.msgget(7, 0o1666),\n    }.items():\n        \
+        try: done.append([name, act() != -1])\n        except BaseException as error: done.append([name, False])\n    return done";
+    let look = "import ctypes, os\ndef main():\n    libc = ctypes.CDLL(None)\n    return [os.path.lexists('/tmp/left'), os.path.lexists('/tmp/link'), libc.shmget(7, 4096, 0) != -1, libc.msgget(7, 0) != -1]";
+    let killer = format!(
+        "{leave}\ninner = main\ndef main():\n    import signal\n    inner()\n    parent = os.getppid()\n    for process in range(parent, max(1, parent - 3), -1):\n        if process > 1:\n            try: os.kill(process, signal.SIGKILL)\n            except OSError: pass\n    import time\n    time.sleep(2)\n    return 'killed'"
+    );
+    let nothing = ok(json!([false, false, false, false]));
+    for _ in 0..2 {
+        assert_eq!(run(&function, leave).0, 200);
+        assert_eq!(run(&function, look), nothing);
+        let (status, answer) = run(&function, &killer);
+        if declared_tier() == "rlimits" {
+            // It reached what is of its own uid; that is its own loss, and the environment's end.
+            assert_eq!(status, 502, "{answer}");
+        } else {
+            assert_eq!((status, answer), ok("killed"));
+        }
+        assert_eq!(run(&function, look), nothing);
+        assert_eq!(run(&function, "def main(): return 'next'"), ok("next"));
+    }
+}
