@@ -11,6 +11,10 @@ use crate::sandbox::tier::Tier;
 /// The name by which AWS Lambda tells a runtime where its interface is.
 const LAMBDA: &str = "AWS_LAMBDA_RUNTIME_API";
 
+/// What it sets besides, and lambda_runtime relies on.
+const LAMBDA_SETS: [&str; 3] =
+    ["AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_VERSION", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE"];
+
 /// Bytes of an answer that AWS Lambda takes: <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
 pub const LAMBDA_ANSWER_BYTES: usize = 6 * MIB as usize;
 
@@ -178,6 +182,9 @@ pub enum ConfigError {
     /// A value that is not UTF-8.
     #[error("{0} is not valid UTF-8")]
     NotText(String),
+    /// Something says that this is AWS Lambda, but it is not.
+    #[error("AWS_LAMBDA_RUNTIME_API is set, but {0} is not")]
+    NoLambda(&'static str),
     /// More than an answer of AWS Lambda's can hold.
     #[error(
         "MAINBOX_MAX_RESULT_BYTES and twice MAINBOX_MAX_STDOUT_BYTES must be at most {LAMBDA_ANSWER_BYTES} together on AWS Lambda"
@@ -210,7 +217,12 @@ impl Config {
             let value = value.into_string().map_err(|_| ConfigError::NotText(name.clone()))?;
             variables.insert(name, value);
         }
-        Config::from_variables(variables, std::env::var_os(LAMBDA).is_some())
+        let on_lambda = std::env::var_os(LAMBDA).is_some();
+        let missing = LAMBDA_SETS.into_iter().find(|name| std::env::var_os(name).is_none());
+        if let (true, Some(missing)) = (on_lambda, missing) {
+            return Err(ConfigError::NoLambda(missing));
+        }
+        Config::from_variables(variables, on_lambda)
     }
 
     /// Reads the configuration from `variables`; names other than `PORT` and `MAINBOX_*` must not be among them. Some

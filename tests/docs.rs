@@ -100,3 +100,18 @@ fn every_curl_answers_what_the_readme_says() {
     }
     assert_eq!(curls, 6);
 }
+
+#[test]
+fn the_function_outlives_the_longest_script_and_may_do_nothing_but_log() {
+    let template = document("template.yaml");
+    let timeouts: Vec<(u32, u32)> = template
+        .lines()
+        .filter_map(|line| line.trim().strip_suffix('}')?.split_once(": {Timeout: "))
+        .map(|(script, function)| {
+            (script.trim_matches('"').parse().unwrap(), function.parse().unwrap())
+        })
+        .collect();
+    assert_eq!(timeouts, [(3, 23), (10, 30), (30, 50), (60, 80), (300, 320)]);
+    assert!(template.contains("\n      Policies: []\n"));
+    assert!(!template.contains("Role:") && template.contains("Default: AWS_IAM\n"));
+}

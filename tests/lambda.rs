@@ -5,8 +5,12 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command};
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime};
 
 use common::{Server, declared_tier, mainbox, output};
 use nix::sys::signal::{Signal, kill};
@@ -36,7 +40,10 @@ struct Tree {
 
 impl Tree {
     fn of(function: &Server) -> Tree {
-        let supervisor = children(function.pid())[0];
+        Tree::below(children(function.pid())[0])
+    }
+
+    fn below(supervisor: i32) -> Tree {
         let mut zygote = children(supervisor)[0];
         // Where the zygote is the first process of a pid namespace, workers are its children all the same.
         let mut workers = children(zygote);
@@ -511,4 +518,165 @@ fn what_a_script_leaves_never_meets_the_next_invocation() {
         assert_eq!(run(&function, look), nothing);
         assert_eq!(run(&function, "def main(): return 'next'"), ok("next"));
     }
+}
+
+// What the emulator does not do, with an interface of our own.
+
+/// Lambda's interface to its runtimes, one connection at a time.
+struct RuntimeApi {
+    address: String,
+    calls: mpsc::Receiver<Call>,
+}
+
+/// A call of the runtime's, to be answered.
+struct Call {
+    path: String,
+    body: String,
+    stream: TcpStream,
+}
+
+impl RuntimeApi {
+    fn start() -> RuntimeApi {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (sender, calls) = mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let sender = sender.clone();
+                std::thread::spawn(move || read_calls(&stream.unwrap(), &sender));
+            }
+        });
+        RuntimeApi { address, calls }
+    }
+
+    /// The binary as a runtime of this interface.
+    fn runtime(&self, settings: &[(&str, &str)]) -> Runtime {
+        let mut command = mainbox(settings);
+        command
+            .env("AWS_LAMBDA_RUNTIME_API", &self.address)
+            .env("AWS_LAMBDA_FUNCTION_NAME", "box")
+            .env("AWS_LAMBDA_FUNCTION_VERSION", "1")
+            .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1769");
+        Runtime(command.spawn().unwrap())
+    }
+
+    /// The next call, which must be to `path`.
+    #[track_caller]
+    fn expect(&self, path: &str) -> Call {
+        let call = self.calls.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert_eq!(call.path, format!("/2018-06-01/runtime/{path}"));
+        call
+    }
+}
+
+impl Call {
+    fn answer(mut self, status: &str, headers: &str, body: &str) {
+        let length = body.len();
+        write!(self.stream, "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n{headers}\r\n{body}")
+            .unwrap();
+    }
+
+    fn answer_with_event(self, event: &str) {
+        let deadline = SystemTime::now() + Duration::from_secs(30);
+        let deadline = deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+        let headers = format!(
+            "Lambda-Runtime-Aws-Request-Id: 1\r\nLambda-Runtime-Deadline-Ms: {deadline}\r\nLambda-Runtime-Invoked-Function-Arn: box\r\n"
+        );
+        self.answer("200 OK", &headers, event);
+    }
+}
+
+fn read_calls(stream: &TcpStream, sender: &mpsc::Sender<Call>) {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut head = Vec::new();
+        loop {
+            let mut line = String::new();
+            match reader.read_line(&mut line) {
+                Ok(0) | Err(_) => return,
+                Ok(_) if line == "\r\n" => break,
+                Ok(_) => head.push(line.trim().to_ascii_lowercase()),
+            }
+        }
+        let length = head.iter().find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+        reader.read_exact(&mut body).unwrap();
+        let path = head[0].split(' ').nth(1).unwrap().to_owned();
+        let body = String::from_utf8(body).unwrap();
+        sender.send(Call { path, body, stream: stream.try_clone().unwrap() }).unwrap();
+    }
+}
+
+/// A runtime, ended with this value.
+struct Runtime(Child);
+
+impl Runtime {
+    fn tree(&self) -> Tree {
+        Tree::below(self.0.id() as i32)
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_snapshot_has_a_warm_zygote_and_no_worker_and_workers_come_after_the_restore() {
+    let api = RuntimeApi::start();
+    let runtime = api.runtime(&[("AWS_LAMBDA_INITIALIZATION_TYPE", "snap-start")]);
+    let restore = api.expect("restore/next");
+    let snapshot = runtime.tree();
+    assert_eq!(snapshot.workers, [0; 0], "a worker in a snapshot would exist in every copy");
+    assert!(resident_kib(snapshot.zygote) > 40 * 1024, "pandas is not in the snapshot");
+    restore.answer("200 OK", "", "");
+    let next = api.expect("invocation/next");
+    let restored = runtime.tree();
+    assert_eq!(restored.zygote, snapshot.zygote);
+    assert!(!restored.workers.is_empty());
+    next.answer_with_event(
+        r#"{"script": "import pandas as pd\ndef main(): return int(pd.Series([1, 2]).sum())"}"#,
+    );
+    let response = api.expect("invocation/1/response");
+    assert_eq!(response.body, r#"{"result":3,"stdout":""}"#);
+    response.answer("202 Accepted", "", "");
+    api.expect("invocation/next");
+}
+
+#[test]
+fn an_initialisation_that_nears_its_limit_goes_on_and_requests_wait() {
+    let folder = std::env::temp_dir().join(format!("mainbox-slow-{}", std::process::id()));
+    let python = std::env::var("MAINBOX_PYTHON").unwrap_or(String::from("python3"));
+    let mut venv = Command::new(python);
+    venv.args(["-m", "venv", "--without-pip"]).arg(&folder);
+    assert_eq!(output(&mut venv).0, Some(0));
+    let find = "import site; print(site.getsitepackages()[0])";
+    let packages = output(Command::new(folder.join("bin/python3")).args(["-c", find])).1;
+    std::fs::write(Path::new(packages.trim()).join("slow.py"), "import time\ntime.sleep(10)\n")
+        .unwrap();
+    let api = RuntimeApi::start();
+    let began = Instant::now();
+    let python = folder.join("bin/python3");
+    let _runtime =
+        api.runtime(&[("MAINBOX_PRELOAD", "slow"), ("MAINBOX_PYTHON", python.to_str().unwrap())]);
+    let next = api.expect("invocation/next");
+    let waited = began.elapsed();
+    assert!((7.0..9.5).contains(&waited.as_secs_f64()), "{waited:?}");
+    next.answer_with_event(r#"{"script": "import slow\ndef main(): return 'at last'"}"#);
+    let response = api.expect("invocation/1/response");
+    assert_eq!(response.body, r#"{"result":"at last","stdout":""}"#);
+    assert!(began.elapsed() > Duration::from_secs(10));
+    response.answer("202 Accepted", "", "");
+    api.expect("invocation/next");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn half_a_lambda_is_refused_by_the_name_of_what_is_missing() {
+    let mut command = mainbox(&[("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:1")]);
+    command.env_remove("AWS_LAMBDA_FUNCTION_NAME");
+    let error = "mainbox: AWS_LAMBDA_RUNTIME_API is set, but AWS_LAMBDA_FUNCTION_NAME is not\n";
+    assert_eq!(output(&mut command), (Some(2), String::new(), String::from(error)));
 }

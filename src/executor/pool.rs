@@ -134,11 +134,12 @@ impl Pool {
         self.retired.store(true, Ordering::Release);
         loop {
             let changed = self.changed.notified();
-            self.spares().clear();
-            if self.starting.load(Ordering::Acquire) == 0 {
-                return;
+            let spare = self.spares().pop_front();
+            match spare {
+                Some(worker) => worker.end().await,
+                None if self.starting.load(Ordering::Acquire) == 0 => return,
+                None => changed.await,
             }
-            changed.await;
         }
     }
 

@@ -142,6 +142,15 @@ impl Worker {
                 .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
+    /// Ends it unused, and waits until it is gone.
+    pub async fn end(mut self) {
+        self.process.kill();
+        let reaped = self.process.zygote.reap(self.process.worker);
+        // Fails when the zygote is gone, and the worker with it.
+        let _ = timeout(REAP_TIMEOUT, reaped).await;
+        self.process.jail = None;
+    }
+
     /// Marks the worker as used. It keeps `turn`, if it is given one, until it is gone and swept up after.
     pub fn occupy(&mut self, turn: Option<OwnedSemaphorePermit>) {
         if let Some(jail) = &mut self.process.jail {
@@ -309,12 +318,16 @@ impl Process {
         (Err(outcome::of_exit(exit.status, job.memory_bytes >> 20, cpu_seconds)), Some(exit))
     }
 
-    /// Kills the process and gives its jail back once it is gone for certain.
-    fn end(&mut self, reaped: Option<oneshot::Receiver<Exit>>) {
+    fn kill(&mut self) {
         if let Some(pid) = self.pid.take() {
             // The zygote has not reaped it, so the id is still its own.
             let _ = kill(pid, Signal::SIGKILL);
         }
+    }
+
+    /// Kills the process and gives its jail back once it is gone for certain.
+    fn end(&mut self, reaped: Option<oneshot::Receiver<Exit>>) {
+        self.kill();
         let Some(jail) = self.jail.take() else { return };
         let reaped = reaped.unwrap_or_else(|| self.zygote.reap(self.worker));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

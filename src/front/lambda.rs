@@ -30,36 +30,23 @@ const INIT_PATIENCE: Duration = Duration::from_millis(7500);
 const ANSWER_TIME: Duration = Duration::from_millis(500);
 /// The kind of initialisation that has none of its 10 seconds: a snapshot is taken at its end.
 const SNAP_START: &str = "snap-start";
-/// What Lambda sets for every runtime, and lambda_runtime relies on.
-const EXPECTED: [&str; 3] =
-    ["AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_VERSION", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE"];
-
-/// Why the runtime ends: one sentence each. Lambda makes a new environment then.
+/// Why the runtime ends: Lambda's interface failed, or this environment must not serve another request. Lambda makes a
+/// new one then.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LambdaError {
-    /// It is no Lambda.
-    #[error("AWS_LAMBDA_RUNTIME_API is set, but {0} is not")]
-    Environment(&'static str),
-    /// Lambda's interface failed, or this environment must not serve another request.
-    #[error("this environment ends: {0}")]
-    Ended(Error),
-}
+#[error("this environment ends: {0}")]
+pub struct LambdaError(Error);
 
 /// Serves invocations until one leaves something behind, or Lambda's interface fails.
 ///
 /// # Errors
 /// Always in the end.
 pub async fn serve(executor: Arc<Executor>, handler: Handler) -> Result<(), LambdaError> {
-    if let Some(missing) = EXPECTED.into_iter().find(|name| std::env::var(name).is_err()) {
-        return Err(LambdaError::Environment(missing));
-    }
     initialise(&executor).await;
     let settled = Arc::clone(&executor);
     let runtime = Runtime::new(service_fn(move |event| invoke(handler.clone(), event)))
         .layer(ThenLayer::new(move |sent| settle(Arc::clone(&settled), sent)))
         .register_snapstart_resource(Arc::new(Spares(executor)));
-    runtime.run().await.map_err(LambdaError::Ended)
+    runtime.run().await.map_err(LambdaError)
 }
 
 /// Waits until everything is ready, or for as long as Lambda lets us; requests wait for the rest.
