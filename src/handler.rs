@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::json;
 
 use crate::api::{Error, ExecuteRequest, Failure, Kind, Success, invalid};
+use crate::budget::{Budget, Held};
 use crate::config::Config;
 use crate::executor::outcome::{Captured, Execution};
 use crate::executor::{Executor, Health, Job};
@@ -20,6 +21,8 @@ use crate::record::{Record, milliseconds};
 pub const MAX_BODY_BYTES: usize = 8 << 20;
 /// Bytes of a body that is too large which are read all the same.
 const MAX_DISCARDED_BYTES: usize = 2 * MAX_BODY_BYTES;
+/// Bytes of all requests together, and of all answers together, that are held at a time; what comes on top is `busy`.
+const MAX_HELD_BYTES: usize = 64 << 20;
 /// How long a body may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a client that met a full queue is told to wait, seconds.
@@ -38,6 +41,10 @@ pub struct Deadline(pub Instant);
 #[derive(Clone)]
 pub struct Handler {
     executor: Arc<Executor>,
+    /// For requests, while they come, wait and run.
+    requests: Budget,
+    /// For answers, until clients have taken them.
+    answers: Budget,
 }
 
 /// The endpoints, as `GET /` lists them.
@@ -53,7 +60,11 @@ const ENDPOINTS: &[(&str, &str)] = &[
 impl Handler {
     /// A handler that runs scripts with `executor`.
     pub fn new(executor: Arc<Executor>) -> Handler {
-        Handler { executor }
+        Handler {
+            executor,
+            requests: Budget::new(MAX_HELD_BYTES),
+            answers: Budget::new(MAX_HELD_BYTES),
+        }
     }
 
     /// The configuration.
@@ -91,7 +102,8 @@ impl Handler {
         let media = media_type(request.headers())?;
         let asked_first = request.headers().contains_key(EXPECT);
         let deadline = request.extensions().get::<Deadline>().copied();
-        let body = read(request.into_body(), asked_first).await?;
+        let mut held = self.requests.nothing();
+        let body = read(request.into_body(), asked_first, &mut held).await?;
         let request = match media {
             Media::Json => ExecuteRequest::from_json(&body, config.max_script_bytes)?,
             Media::Python => ExecuteRequest::from_python(&body, config.max_script_bytes)?,
@@ -108,6 +120,12 @@ impl Handler {
             .filter(|(_, captured)| captured.truncated)
             .map(|(name, _)| name)
             .collect();
+        let mut held = self.answers.nothing();
+        if !held.grow(execution.bytes()) {
+            let error = "Too many answers wait for their clients to take them";
+            let failure = Failure::new(Kind::Busy, error);
+            return recorded(refusal(&failure), Record::refused(&failure));
+        }
         let mut response = match &execution.outcome {
             Ok(result) => respond(
                 StatusCode::OK,
@@ -143,7 +161,7 @@ impl Handler {
         }
         headers.insert(PEAK_MEMORY, HeaderValue::from(execution.peak_memory));
         headers.insert(ISOLATION, HeaderValue::from_static(self.executor.sandbox().tier_name()));
-        recorded(response, Record::of(execution))
+        recorded(response.map(|body| held.until_gone(body)), Record::of(execution))
     }
 
     fn health(&self) -> Response<Full<Bytes>> {
@@ -214,7 +232,7 @@ fn media_type(headers: &HeaderMap) -> Result<Media, Failure> {
 
 /// Reads a body. One that is too large is read on for a while and thrown away, so that a client that sends before it
 /// listens gets its answer; one that asked whether to send gets it at once.
-async fn read<B>(body: B, asked_first: bool) -> Result<Bytes, Failure>
+async fn read<B>(body: B, asked_first: bool, held: &mut Held) -> Result<Bytes, Failure>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -236,6 +254,9 @@ where
             let Ok(data) = frame.into_data() else { continue };
             length += data.len();
             if length <= MAX_BODY_BYTES {
+                if !held.grow(data.len()) {
+                    return Err(Failure::new(Kind::Busy, "Too many requests are held in memory"));
+                }
                 kept.extend_from_slice(&data);
             } else if length <= MAX_DISCARDED_BYTES {
                 kept = Vec::new();

@@ -26,9 +26,9 @@ fn main() -> ExitCode {
         Err(error) => return stop(&error, EXIT_CONFIGURATION),
     };
     match &arguments.command {
-        Some(_) => log::for_people("warn"),
+        Some(_) => log::for_shell(),
         None if config.on_lambda => log::for_lambda(),
-        None => log::for_people("info"),
+        None => log::for_service(),
     }
     match start(config, arguments) {
         Ok(true) => ExitCode::SUCCESS,
@@ -44,37 +44,34 @@ fn stop(error: &dyn std::error::Error, code: u8) -> ExitCode {
 
 /// The sandbox is probed before the runtime exists, while the process has one thread.
 fn start(config: Config, arguments: Arguments) -> Result<bool, Failure> {
+    if let Some(Command::Health) = arguments.command {
+        return Ok(shell::health(config.port)?);
+    }
     let python = Python::find(&config.python)?;
+    let serves_http = arguments.command.is_none() && !config.on_lambda;
+    let listener = serves_http.then(|| http::listen(config.port)).transpose()?;
     let sandbox = Sandbox::establish(&config, Probe::of_host(&config, &python)?)?;
     if let Err(error) = sys::set_non_dumpable() {
         tracing::warn!(%error, "this process stays dumpable");
     }
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let config = Arc::new(config);
-        let executor = Executor::start(Arc::clone(&config), Arc::new(sandbox), python);
+        let executor = Executor::start(Arc::new(config), Arc::new(sandbox), python);
         let handler = Handler::new(Arc::clone(&executor));
         let interrupted = http::shutdown_signal()?;
-        match arguments.command {
-            Some(Command::Run { script, input }) => tokio::select! {
-                succeeded = shell::run(&handler, &script, input) => Ok(succeeded?),
+        match (arguments.command, listener) {
+            (Some(command), _) => tokio::select! {
+                succeeded = shell::obey(command, &executor, &handler) => Ok(succeeded?),
                 () = interrupted => Err("interrupted".into()),
             },
-            Some(Command::Doctor) => tokio::select! {
-                healthy = shell::doctor(&executor) => Ok(healthy?),
-                () = interrupted => Err("interrupted".into()),
-            },
-            None if config.on_lambda => tokio::select! {
+            (None, None) => tokio::select! {
                 served = lambda::serve(Arc::clone(&executor), handler) => Ok(served.map(|()| true)?),
                 () = interrupted => Ok(true),
                 () = executor.never_starts() => Err("no worker could be started".into()),
             },
-            None => {
-                let listener = http::listen(config.port).await?;
-                tokio::select! {
-                    () = http::serve(listener, handler, interrupted) => Ok(true),
-                    () = executor.never_starts() => Err("no worker could be started".into()),
-                }
-            }
+            (None, Some(listener)) => tokio::select! {
+                served = http::serve(listener, handler, interrupted) => Ok(served.map(|()| true)?),
+                () = executor.never_starts() => Err("no worker could be started".into()),
+            },
         }
     })
 }

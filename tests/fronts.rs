@@ -354,3 +354,203 @@ fn a_body_that_never_ends_is_given_up() {
     assert!(answer.contains("The body did not arrive within 10 seconds"), "{answer}");
     assert_eq!(server().run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
 }
+
+// Clients that mean no good, or are many.
+
+#[test]
+fn a_head_that_never_ends_is_given_up_and_an_idle_connection_is_not() {
+    let idle = server().connect();
+    let mut slow = server().connect();
+    let started = Instant::now();
+    slow.write_all(b"POST /execute HTTP/1.1\r\nhost: x\r\nx-slow: ").unwrap();
+    assert_eq!(read_to_end(slow), "");
+    let took = started.elapsed().as_secs();
+    assert!((9..15).contains(&took), "{took} s");
+    std::thread::sleep(Duration::from_secs(3));
+    let mut idle = idle;
+    idle.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    assert!(read_to_end(idle).starts_with("HTTP/1.1 200 OK\r\n"));
+}
+
+#[test]
+fn a_client_that_does_not_take_its_answer_is_given_up() {
+    let server =
+        Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_MAX_RESULT_BYTES", "60000000")]);
+    let mut stream = begin(&server, "def main(): return 'x' * 50_000_000");
+    std::thread::sleep(Duration::from_secs(24));
+    let mut taken = 0;
+    let mut buffer = vec![0; 1 << 20];
+    while let Ok(length) = stream.read(&mut buffer)
+        && length > 0
+    {
+        taken += length;
+    }
+    assert!(taken < 50_000_000, "all was sent to a client that took nothing for 24 seconds");
+}
+
+#[test]
+fn when_all_places_are_taken_an_idle_connection_makes_room() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(4096), hard).unwrap();
+    let server = Server::start(QUICK);
+    let idle: Vec<TcpStream> = (0..1100).map(|_| server.connect()).collect();
+    let started = Instant::now();
+    for _ in 0..3 {
+        assert_eq!(server.run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
+    }
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    assert!(descriptors < 1100, "{descriptors} descriptors for {} clients", idle.len());
+}
+
+#[test]
+fn bodies_are_bounded_together_and_not_only_each() {
+    let server = Server::start(QUICK);
+    let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 7340033\r\n\r\n";
+    let part = vec![b' '; 7 << 20];
+    let mut streams: Vec<TcpStream> = (0..12)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream.write_all(head.as_bytes()).unwrap();
+            // Fails for those that are refused meanwhile.
+            let _ = stream.write_all(&part);
+            stream
+        })
+        .collect();
+    assert_eq!(server.run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
+    let refused = streams.split_off(9);
+    for stream in refused {
+        let answer = read_to_end(stream);
+        assert!(
+            answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"),
+            "{answer}"
+        );
+        assert!(answer.contains("Too many requests are held in memory"), "{answer}");
+    }
+    for mut stream in streams {
+        stream.write_all(b"x").unwrap();
+        assert!(read_to_end(stream).contains("\"kind\":\"invalid_request\""));
+    }
+}
+
+#[test]
+fn sigterm_in_full_load_loses_no_request_and_refuses_new_connections() {
+    let mut server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_QUEUE", "1000")]);
+    let body = r#"{"script":"def main(): return 'whole'"}"#;
+    let request = format!(
+        "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let port = server.port();
+    // Sends until nobody listens any more; counts what was answered and what was lost.
+    let client = || {
+        let (mut answered, mut lost) = (0, 0);
+        while let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            loop {
+                if stream.write_all(request.as_bytes()).is_err() {
+                    lost += 1;
+                    break;
+                }
+                let mut answer = String::new();
+                let mut buffer = [0; 1024];
+                while !answer.ends_with(r#"{"result":"whole","stdout":""}"#) {
+                    match stream.read(&mut buffer) {
+                        Ok(length) if length > 0 => {
+                            answer += std::str::from_utf8(&buffer[..length]).unwrap();
+                        }
+                        _ => break,
+                    }
+                }
+                if answer.ends_with('}') {
+                    answered += 1;
+                } else {
+                    lost += 1;
+                }
+                if answer.contains("connection: close") || !answer.ends_with('}') {
+                    break;
+                }
+            }
+        }
+        (answered, lost)
+    };
+    let counts: Vec<(u32, u32)> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..16).map(|_| scope.spawn(client)).collect();
+        std::thread::sleep(Duration::from_secs(1));
+        kill(Pid::from_raw(server.pid()), Signal::SIGTERM).unwrap();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    assert_eq!(server.wait(), Some(0));
+    let lost: u32 = counts.iter().map(|(_, lost)| lost).sum();
+    assert_eq!(lost, 0, "{counts:?}");
+    assert!(counts.iter().all(|(answered, _)| *answered > 0), "{counts:?}");
+}
+
+// The log.
+
+#[test]
+fn every_request_is_one_line_as_cloud_logging_reads_it_and_without_its_content() {
+    let mut command = mainbox(QUICK);
+    let server = Server::direct(command.env("GOOGLE_CLOUD_PROJECT", "box"));
+    while server.get("/health").status != 200 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let body = json!({"script": "def main(x):\n    print('sesame-printed')\n    raise ValueError('sesame-raised')", "input": "sesame-input"}).to_string();
+    for trace in [
+        "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "X-Cloud-Trace-Context: 0af7651916cd43dd8448eb211c80319c/13235353014750950193;o=1",
+    ] {
+        let mut stream = server.connect();
+        write!(stream, "POST /execute HTTP/1.1\r\nhost: x\r\n{trace}\r\nuser-agent: test\r\nx-forwarded-for: 1.2.3.4, 203.0.113.7\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        let answer = read_to_end(stream);
+        assert!(answer.contains("sesame-raised"), "{answer}");
+        let length = answer.split_once("\r\n\r\n").unwrap().1.len();
+        let log = server.log();
+        let line = log.lines().rfind(|line| line.contains("POST /execute")).unwrap();
+        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+        for varying in ["timestamp", "cpu_ms", "run_ms", "queue_ms", "peak_memory_bytes"] {
+            assert!(!line.as_object_mut().unwrap().remove(varying).unwrap().is_null());
+        }
+        let latency = line["httpRequest"].as_object_mut().unwrap().remove("latency").unwrap();
+        assert!(latency.as_str().unwrap().ends_with('s'));
+        assert_eq!(
+            line,
+            json!({
+                "severity": "INFO", "message": "POST /execute exception", "kind": "exception",
+                "logging.googleapis.com/trace": "projects/box/traces/0af7651916cd43dd8448eb211c80319c",
+                "logging.googleapis.com/spanId": "b7ad6b7169203331",
+                "httpRequest": {"requestMethod": "POST", "requestUrl": "/execute", "status": 400,
+                    "responseSize": length, "userAgent": "test", "remoteIp": "203.0.113.7"},
+            })
+        );
+    }
+    assert!(!server.log().contains("sesame"), "{}", server.log());
+}
+
+#[test]
+fn on_a_terminal_the_log_is_for_people() {
+    let binary = mainbox(&[]).get_program().to_string_lossy().into_owned();
+    // `script` gives it a terminal.
+    let command = format!("timeout 2 {binary}");
+    let mut terminal = std::process::Command::new("script");
+    terminal.args(["-qec", &command, "/dev/null"]).env("PORT", "0").env("MAINBOX_PRELOAD", "");
+    let text = output(terminal.stdin(Stdio::null())).1;
+    assert!(text.contains("INFO") && text.contains("serving address="), "{text}");
+    assert!(!text.contains('{'), "{text}");
+}
+
+#[test]
+fn the_health_command_says_how_the_service_is() {
+    let server = Server::start(QUICK);
+    let port = server.port().to_string();
+    let ask = |port: &str| output(mainbox(&[]).env("PORT", port).arg("health"));
+    assert_eq!(ask(&port), (Some(0), String::from("{\"status\":\"healthy\"}\n"), String::new()));
+    drop(server);
+    let (code, text, error) = ask(&port);
+    assert_eq!((code, text.as_str()), (Some(1), ""));
+    let expected = format!(
+        "mainbox: the service on port {port} does not answer: Connection refused (os error 111)\n"
+    );
+    assert_eq!(error, expected);
+}

@@ -30,6 +30,17 @@ pub struct Execution {
     pub peak_memory: u64,
 }
 
+impl Execution {
+    /// Bytes that an answer with all this has at least.
+    pub fn bytes(&self) -> usize {
+        let outcome = match &self.outcome {
+            Ok(result) => result.get().len(),
+            Err(failure) => failure.error.len() + failure.traceback.as_ref().map_or(0, String::len),
+        };
+        outcome + self.stdout.bytes.len() + self.stderr.bytes.len()
+    }
+}
+
 /// The beginning of a stream, and whether there was more.
 #[derive(Debug, Default)]
 pub struct Captured {

@@ -31,8 +31,9 @@ use crate::sandbox::{Sandbox, SandboxError, namespaces, policy, sys};
 
 /// How long a worker may take to lock itself down and rehearse before its zygote counts as stuck.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a worker that closed its channel may take to die by itself, so that we learn how.
-const EXIT_GRACE: Duration = Duration::from_millis(50);
+/// How long a worker that closed its channel may take to die by itself, so that we learn how. Usual is a millisecond;
+/// on a starved machine it has taken more than 50.
+const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// How long the zygote may take to reap a worker that was killed.
 const REAP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest failure that a worker may report: message and traceback are cut by the harness well below it.

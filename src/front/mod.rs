@@ -1,5 +1,7 @@
 //! The fronts: each turns its world into the handler's.
 
+mod access_log;
+mod connection;
 pub mod event;
 pub mod http;
 pub mod lambda;

@@ -1,8 +1,10 @@
 //! The shell front: one script through the same handler, and the doctor.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Parser, Subcommand};
@@ -14,6 +16,11 @@ use serde_json::value::RawValue;
 
 use crate::executor::{Executor, Health};
 use crate::handler::Handler;
+
+/// How long a service may take to say how it is.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of its answer.
+const MAX_HEALTH_BYTES: u64 = 4096;
 
 /// Runs main() of a Python script that nobody trusts, and answers with its JSON and what it printed.
 ///
@@ -39,6 +46,8 @@ pub enum Command {
     },
     /// Says which isolation this host gives and proves it; exit code 1 below the floor.
     Doctor,
+    /// Asks the service on PORT of this host how it is; exit code 0 when it is healthy, 1 otherwise.
+    Health,
 }
 
 /// Why a script could not be run: one sentence each.
@@ -56,20 +65,58 @@ pub enum ShellError {
     /// `--input` is not JSON.
     #[error("--input is not valid JSON: {0}")]
     Input(serde_json::Error),
+    /// The service does not answer.
+    #[error("the service on port {port} does not answer: {source}")]
+    Health {
+        /// Where it should.
+        port: u16,
+        /// What happened instead.
+        source: std::io::Error,
+    },
     /// Standard output is gone.
     #[error("standard output: {0}")]
     Output(std::io::Error),
+}
+
+/// Does what `command` says. Returns whether it succeeded.
+///
+/// # Errors
+/// See [`ShellError`].
+pub async fn obey(
+    command: Command,
+    executor: &Arc<Executor>,
+    handler: &Handler,
+) -> Result<bool, ShellError> {
+    match command {
+        Command::Run { script, input } => run(handler, &script, input).await,
+        Command::Doctor => doctor(executor).await,
+        Command::Health => health(executor.config().port),
+    }
+}
+
+/// Asks the service on `port` of this host how it is, and prints what it says. Returns whether it is healthy.
+///
+/// # Errors
+/// When it does not answer in time.
+pub fn health(port: u16) -> Result<bool, ShellError> {
+    let failed = |source| ShellError::Health { port, source };
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(failed)?;
+    stream.set_read_timeout(Some(HEALTH_TIMEOUT)).map_err(failed)?;
+    stream
+        .write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .map_err(failed)?;
+    let mut answer = String::new();
+    stream.take(MAX_HEALTH_BYTES).read_to_string(&mut answer).map_err(failed)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    print(&format!("{body}\n"))?;
+    Ok(head.starts_with("HTTP/1.1 200 "))
 }
 
 /// Runs the script at `path` and prints the response body. Returns whether `main` returned.
 ///
 /// # Errors
 /// When the script or the input cannot be read, or nothing can be printed.
-pub async fn run(
-    handler: &Handler,
-    path: &Path,
-    input: Option<String>,
-) -> Result<bool, ShellError> {
+async fn run(handler: &Handler, path: &Path, input: Option<String>) -> Result<bool, ShellError> {
     let script =
         read_script(path).map_err(|source| ShellError::Script { path: path.to_owned(), source })?;
     let mut body = json!({ "script": script }).to_string();
@@ -85,13 +132,13 @@ pub async fn run(
     let response = handler.handle(request).await;
     let succeeded = response.status() == StatusCode::OK;
     let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let mut stdout = std::io::stdout().lock();
-    stdout
-        .write_all(&body)
-        .and_then(|()| stdout.write_all(b"\n"))
-        .and_then(|()| stdout.flush())
-        .map_err(ShellError::Output)?;
+    print(&format!("{}\n", String::from_utf8_lossy(&body)))?;
     Ok(succeeded)
+}
+
+fn print(text: &str) -> Result<(), ShellError> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(ShellError::Output)
 }
 
 fn read_script(path: &Path) -> std::io::Result<String> {
@@ -107,7 +154,7 @@ fn read_script(path: &Path) -> std::io::Result<String> {
 ///
 /// # Errors
 /// When nothing can be printed.
-pub async fn doctor(executor: &Arc<Executor>) -> Result<bool, ShellError> {
+async fn doctor(executor: &Arc<Executor>) -> Result<bool, ShellError> {
     let findings = executor.findings().await.unwrap_or_default();
     let sandbox = executor.sandbox();
     let mut lines = vec![
@@ -129,8 +176,7 @@ pub async fn doctor(executor: &Arc<Executor>) -> Result<bool, ShellError> {
         let mark = if finding.held { "ok " } else { "BAD" };
         lines.push(format!("  {mark}  {}: {}", finding.promise, finding.answer));
     }
-    let text = lines.join("\n") + "\n";
-    std::io::stdout().write_all(text.as_bytes()).map_err(ShellError::Output)?;
+    print(&(lines.join("\n") + "\n"))?;
     Ok(executor.health() == Health::Healthy)
 }
 

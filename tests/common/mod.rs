@@ -94,14 +94,15 @@ impl Server {
         }
     }
 
-    fn direct(command: &mut Command) -> Server {
+    /// By itself, whatever the world declares.
+    pub fn direct(command: &mut Command) -> Server {
         let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let output = process.stderr.take().unwrap();
         let mut server =
             Server { url: String::new(), front: Front::Http, process: None, log: Arc::default() };
         let port = server.follow(process, output, |line| {
-            let (_, port) = line.split_once("address=0.0.0.0:")?;
-            Some(port.trim().to_owned())
+            let line: Value = serde_json::from_str(line).ok()?;
+            Some(line["address"].as_str()?.strip_prefix("0.0.0.0:")?.to_owned())
         });
         server.url = format!("http://127.0.0.1:{port}");
         server
