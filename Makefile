@@ -2,13 +2,16 @@
 
 PYTHON ?= python3
 RUFF := ruff==0.17.5
+DENY := cargo-deny@0.20.2
 # Its wheel carries AWS' emulator of Lambda's interface to runtimes.
 SAM := aws-sam-cli==1.170.0
 EMULATOR = $(firstword $(wildcard .sam/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-$(if $(filter aarch64,$(shell uname -m)),arm64,x86_64)))
 
-WORLDS := host user rootless docker old gvisor lambda
+IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
-.PHONY: run build test lint fmt bench doctor lock clean worlds $(WORLDS:%=world-%) aarch64 lambda sam deploy-lambda
+WORLDS := host user rootless docker uid bare small old gvisor lambda
+
+.PHONY: run build test lint fmt bench doctor lock clean worlds $(WORLDS:%=world-%) aarch64 cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 run: .venv/installed build   ## Serve on PORT (8080)
 	exec target/release/mainbox
@@ -29,6 +32,16 @@ worlds: $(WORLDS:%=world-%)  ## Contract and containment in every world where ma
 
 $(WORLDS:%=world-%): world-%: .venv/installed .sam/installed
 	WORLD_EMULATOR=$(EMULATOR) tests/worlds/run $*
+
+cloudrun:                    ## The Cloud Run image under load; needs Docker
+	docker build --file Dockerfile.cloudrun --tag mainbox .
+	cargo test --locked --test cloudrun -- --include-ignored
+
+deploy-cloudrun:             ## Build, push and deploy service.yaml: make deploy-cloudrun PROJECT=my-project REGION=europe-west1
+	@test -n "$(PROJECT)" -a -n "$(REGION)" || { echo "usage: make deploy-cloudrun PROJECT=my-project REGION=europe-west1" >&2; exit 2; }
+	docker build --platform linux/amd64 --file Dockerfile.cloudrun --tag $(IMAGE) .
+	docker push $(IMAGE)
+	sed -e 's|IMAGE$$|$(IMAGE)|' -e 's|PROJECT|$(PROJECT)|' service.yaml | gcloud run services replace - --project $(PROJECT) --region $(REGION)
 
 lambda: .venv/installed .sam/installed ## The function behind AWS' own emulator, without Docker
 	WORLD_EMULATOR=$(abspath $(EMULATOR)) cargo test --locked --test lambda -- --include-ignored
@@ -56,6 +69,12 @@ lint: .tools/ruff            ## What CI demands besides passing tests
 	.tools/bin/ruff check src/harness tests
 	.tools/bin/ruff format --check src/harness tests
 
+deny: .cargo-deny/bin/cargo-deny ## Licences, sources and bans of all dependencies; `cargo deny check` has advisories too, which need the network
+	.cargo-deny/bin/cargo-deny check licenses bans sources
+
+.cargo-deny/bin/cargo-deny: Makefile
+	cargo install $(DENY) --locked --quiet --root .cargo-deny
+
 fmt: .tools/ruff             ## Format Rust and Python
 	cargo fmt
 	.tools/bin/ruff check --fix src/harness tests
@@ -75,4 +94,4 @@ lock:                        ## Compile requirements.in into requirements.txt (n
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --quiet --upgrade requirements.in -o requirements.txt
 
 clean:
-	rm -rf target .venv .tools .sam .aws-sam
+	rm -rf target .venv .tools .sam .aws-sam .cargo-deny

@@ -160,6 +160,9 @@ fn the_world_is_the_one_that_was_declared() {
     };
     assert_eq!(works("landlock"), !lacks("landlock"));
     assert_eq!(works("own uid per worker"), !lacks("own uid"));
+    let cpus = std::env::var("WORLD_CPUS").ok().and_then(|cpus| cpus.parse::<u64>().ok());
+    let cpus = cpus.or_else(|| std::thread::available_parallelism().ok().map(|n| n.get() as u64));
+    assert_eq!(about["limits"]["concurrency"].as_u64(), cpus);
 }
 
 // Between two requests.

@@ -115,3 +115,18 @@ fn the_function_outlives_the_longest_script_and_may_do_nothing_but_log() {
     assert!(template.contains("\n      Policies: []\n"));
     assert!(!template.contains("Role:") && template.contains("Default: AWS_IAM\n"));
 }
+
+#[test]
+fn the_service_outlives_its_scripts_and_has_memory_for_them() {
+    let service = document("service.yaml");
+    let value = |name: &str| -> u64 {
+        let after = service.split_once(name).unwrap().1;
+        let digits = after.trim_start_matches([' ', '"', ':', '\n']);
+        let digits = digits.trim_start_matches("value: \"");
+        digits.split(|letter: char| !letter.is_ascii_digit()).next().unwrap().parse().unwrap()
+    };
+    assert!(value("timeoutSeconds:") > value("MAINBOX_TIMEOUT_SECONDS\n") + 10);
+    let (cpus, memory) = (value("cpu:"), value("memory:") * 1024);
+    assert!(memory > cpus * (value("MAINBOX_MEMORY_MB\n") + 64) + 300);
+    assert_eq!(value("containerConcurrency:"), 2 * cpus);
+}

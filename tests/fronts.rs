@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Server, mainbox, output, read_to_end, server};
+use common::{Server, load_until_refused, mainbox, output, read_to_end, server};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -437,49 +437,10 @@ fn bodies_are_bounded_together_and_not_only_each() {
 #[test]
 fn sigterm_in_full_load_loses_no_request_and_refuses_new_connections() {
     let mut server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_QUEUE", "1000")]);
-    let body = r#"{"script":"def main(): return 'whole'"}"#;
-    let request = format!(
-        "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let port = server.port();
-    // Sends until nobody listens any more; counts what was answered and what was lost.
-    let client = || {
-        let (mut answered, mut lost) = (0, 0);
-        while let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-            loop {
-                if stream.write_all(request.as_bytes()).is_err() {
-                    lost += 1;
-                    break;
-                }
-                let mut answer = String::new();
-                let mut buffer = [0; 1024];
-                while !answer.ends_with(r#"{"result":"whole","stdout":""}"#) {
-                    match stream.read(&mut buffer) {
-                        Ok(length) if length > 0 => {
-                            answer += std::str::from_utf8(&buffer[..length]).unwrap();
-                        }
-                        _ => break,
-                    }
-                }
-                if answer.ends_with('}') {
-                    answered += 1;
-                } else {
-                    lost += 1;
-                }
-                if answer.contains("connection: close") || !answer.ends_with('}') {
-                    break;
-                }
-            }
-        }
-        (answered, lost)
-    };
-    let counts: Vec<(u32, u32)> = std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..16).map(|_| scope.spawn(client)).collect();
+    let address = format!("127.0.0.1:{}", server.port());
+    let counts = load_until_refused(&address, 16, || {
         std::thread::sleep(Duration::from_secs(1));
         kill(Pid::from_raw(server.pid()), Signal::SIGTERM).unwrap();
-        clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
     assert_eq!(server.wait(), Some(0));
     let lost: u32 = counts.iter().map(|(_, lost)| lost).sum();

@@ -5,7 +5,7 @@
     reason = "each test file includes it whole and uses its own part"
 )]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -259,18 +259,75 @@ impl Server {
     }
 
     fn send(&self, method: &str, path: &str, content_type: Option<&str>, body: &[u8]) -> Answer {
-        let mut request =
-            ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
-        if let Some(content_type) = content_type {
-            request = request.header("content-type", content_type);
-        }
-        let response = agent()
-            .run(request.body(body).unwrap())
-            .unwrap_or_else(|error| panic!("{method} {path}: {error}; log: {}", self.log()));
-        let (parts, mut body) = response.into_parts();
-        let body = body.with_config().limit(64 << 20).read_to_string().unwrap();
-        Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+        request(method, &format!("{}{path}", self.url), content_type, body)
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}; log: {}", self.log()))
     }
+}
+
+/// Sends a request and reads its answer.
+pub fn request(
+    method: &str,
+    url: &str,
+    content_type: Option<&str>,
+    body: &[u8],
+) -> Result<Answer, String> {
+    let mut request = ureq::http::Request::builder().method(method).uri(url);
+    if let Some(content_type) = content_type {
+        request = request.header("content-type", content_type);
+    }
+    let response = agent().run(request.body(body).unwrap()).map_err(|error| error.to_string())?;
+    let (parts, mut body) = response.into_parts();
+    let body =
+        body.with_config().limit(64 << 20).read_to_string().map_err(|error| error.to_string())?;
+    Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+}
+
+/// Has `clients` send scripts over connections that they keep, one after the other, until nobody listens at `address`
+/// any more; `meanwhile` is to bring that about. Says how many each got answered, and how many were sent and lost.
+pub fn load_until_refused(
+    address: &str,
+    clients: usize,
+    meanwhile: impl FnOnce(),
+) -> Vec<(u32, u32)> {
+    const ANSWER: &str = r#"{"result":"whole","stdout":""}"#;
+    let body = r#"{"script":"def main(): return 'whole'"}"#;
+    let request = format!(
+        "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let client = || {
+        let (mut answered, mut lost) = (0, 0);
+        while let Ok(mut stream) = TcpStream::connect(address) {
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            loop {
+                let mut answer = String::new();
+                let mut buffer = [0; 1024];
+                let sent = stream.write_all(request.as_bytes());
+                while sent.is_ok() && !answer.ends_with(ANSWER) {
+                    match stream.read(&mut buffer) {
+                        Ok(length) if length > 0 => {
+                            answer += std::str::from_utf8(&buffer[..length]).unwrap();
+                        }
+                        _ => break,
+                    }
+                }
+                if !answer.ends_with(ANSWER) {
+                    lost += 1;
+                    break;
+                }
+                answered += 1;
+                if answer.contains("connection: close") {
+                    break;
+                }
+            }
+        }
+        (answered, lost)
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
+        meanwhile();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    })
 }
 
 impl Drop for Server {

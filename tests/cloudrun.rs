@@ -1,0 +1,216 @@
+//! The Cloud Run image under load, as an engine runs it: `make cloudrun` builds it and runs these.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
+mod common;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{Answer, load_until_refused, output, request};
+use serde_json::json;
+
+/// A container of the image, removed with this value.
+struct Container {
+    id: String,
+    url: String,
+}
+
+impl Container {
+    /// One that is healthy; `flags` are the engine's.
+    fn start(flags: &[&str]) -> Container {
+        let mut run = Command::new("docker");
+        run.args(["run", "--detach", "--publish", "127.0.0.1:0:8080"]).args(flags).arg("mainbox");
+        let id = said(&mut run);
+        let address = docker(&["port", &id, "8080/tcp"]);
+        let container = Container { id, url: format!("http://{address}") };
+        let started = Instant::now();
+        while !request("GET", &format!("{}/health", container.url), None, b"")
+            .is_ok_and(|answer| answer.status == 200)
+        {
+            assert!(
+                started.elapsed() < Duration::from_secs(30),
+                "{}",
+                docker(&["logs", &container.id])
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        container
+    }
+
+    fn run(&self, script: &str) -> Result<Answer, String> {
+        let body = json!({ "script": script }).to_string();
+        let url = format!("{}/execute", self.url);
+        request("POST", &url, Some("application/json"), body.as_bytes())
+    }
+
+    fn inspect(&self, field: &str) -> String {
+        docker(&["inspect", "--format", &format!("{{{{{field}}}}}"), &self.id])
+    }
+
+    /// MiB that the engine counts for it.
+    fn memory_mib(&self) -> f64 {
+        let usage = docker(&["stats", "--no-stream", "--format", "{{.MemUsage}}", &self.id]);
+        let (used, _) = usage.split_once(" / ").unwrap();
+        used.strip_suffix("MiB").unwrap_or_else(|| panic!("{usage}")).parse().unwrap()
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        docker(&["rm", "--force", &self.id]);
+    }
+}
+
+fn docker(arguments: &[&str]) -> String {
+    said(Command::new("docker").args(arguments))
+}
+
+fn said(command: &mut Command) -> String {
+    let (code, text, error) = output(command);
+    assert_eq!(code, Some(0), "{command:?}: {error}");
+    text.trim().to_owned()
+}
+
+#[test]
+#[ignore = "needs Docker and the image: make cloudrun"]
+fn two_thousand_requests_at_64_on_one_cpu_are_answered_or_told_to_come_again() {
+    let container =
+        Container::start(&["--cpus", "1", "--memory", "512m", "--env", "MAINBOX_QUEUE=32"]);
+    let left = AtomicU32::new(2000);
+    let counts = Mutex::new([0_u32; 2]);
+    std::thread::scope(|scope| {
+        for _ in 0..64 {
+            scope.spawn(|| {
+                while left
+                    .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                    .is_ok()
+                {
+                    let script =
+                        "import pandas as pd\ndef main(): return int(pd.Series(range(100)).sum())";
+                    let answer = container.run(script).unwrap();
+                    let busy = answer.status == 503;
+                    if busy {
+                        std::thread::sleep(Duration::from_millis(100));
+                        assert_eq!(answer.failure().1, "busy");
+                        assert_eq!(answer.header("retry-after"), "1");
+                    } else {
+                        assert_eq!(answer.body, r#"{"result":4950,"stdout":""}"#);
+                    }
+                    counts.lock().unwrap()[usize::from(busy)] += 1;
+                }
+            });
+        }
+    });
+    let [answered, busy] = *counts.lock().unwrap();
+    assert_eq!(answered + busy, 2000);
+    assert!(answered > 100, "{answered} answered, {busy} busy");
+    let memory = container.memory_mib();
+    assert!(memory < 300.0, "{memory} MiB after the load");
+    assert_eq!(container.inspect(".State.OOMKilled"), "false");
+}
+
+#[test]
+#[ignore = "needs Docker and the image: make cloudrun"]
+fn sigterm_in_full_load_answers_everything_and_exits_0() {
+    let container = Container::start(&["--cpus", "1", "--env", "MAINBOX_QUEUE=1000"]);
+    // Not through the engine's proxy, which listens longer than the container.
+    let address = format!("{}:8080", container.inspect(".NetworkSettings.IPAddress"));
+    let counts = load_until_refused(&address, 64, || {
+        std::thread::sleep(Duration::from_secs(2));
+        let began = Instant::now();
+        docker(&["stop", "--time", "20", &container.id]);
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    });
+    assert_eq!(counts.iter().map(|(_, lost)| lost).sum::<u32>(), 0, "{counts:?}");
+    assert!(counts.iter().all(|(answered, _)| *answered > 0), "{counts:?}");
+    assert_eq!(container.inspect(".State.ExitCode"), "0");
+}
+
+#[test]
+#[ignore = "needs Docker and the image: make cloudrun"]
+fn bombs_in_every_request_hurt_nobody_else() {
+    let container = Container::start(&["--memory", "512m", "--env", "MAINBOX_POLICY=off"]);
+    let memory = "def main():\n    kept = []\n    while True: kept.append(bytearray(1 << 20))";
+    let fork = "import os\ndef main():\n    refused = 0\n    while refused < 1000:\n        try: os.fork()\n        except OSError: refused += 1\n    return refused";
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let answer = container.run(memory).unwrap();
+                    assert_eq!(
+                        (answer.status, answer.failure().1.as_str()),
+                        (400, "memory_limit"),
+                        "{}",
+                        answer.body
+                    );
+                });
+                scope.spawn(|| {
+                    let answer = container.run(fork).unwrap();
+                    assert_eq!(answer.body, r#"{"result":1000,"stdout":""}"#);
+                });
+                let answer = container.run("def main(): return 'unhurt'").unwrap();
+                assert_eq!(answer.body, r#"{"result":"unhurt","stdout":""}"#);
+            }
+        });
+    }
+    assert_eq!(container.inspect(".State.Status"), "running");
+    assert_eq!(container.inspect(".RestartCount"), "0");
+}
+
+#[test]
+#[ignore = "needs Docker and the image: make cloudrun"]
+fn the_engine_learns_from_the_image_how_the_service_is() {
+    let container = Container::start(&[]);
+    let started = Instant::now();
+    while container.inspect(".State.Health.Status") != "healthy" {
+        assert!(
+            started.elapsed() < Duration::from_secs(40),
+            "{}",
+            container.inspect(".State.Health")
+        );
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let about = request("GET", &format!("{}/about", container.url), None, b"").unwrap().json();
+    assert_eq!(about["isolation"]["tier"], "seccomp");
+    assert!(about["packages"]["pandas"].is_string() && about["packages"]["numpy"].is_string());
+}
+
+#[test]
+#[ignore = "needs Docker and the image: make cloudrun"]
+fn the_image_is_small_and_has_no_program_but_the_interpreter_and_us() {
+    let bytes: u64 =
+        docker(&["image", "inspect", "--format", "{{.Size}}", "mainbox"]).parse().unwrap();
+    assert!(bytes < 200 * 1_000_000, "{bytes} bytes");
+    let find = "import os\nprint(sorted(os.path.join(d, f) for d, _, fs in os.walk('/usr') for f in fs if '.so' not in f and os.access(os.path.join(d, f), os.X_OK) and not os.path.islink(os.path.join(d, f)) and os.stat(os.path.join(d, f)).st_mode & 0o111))";
+    let programs =
+        docker(&["run", "--rm", "--entrypoint", "/usr/local/bin/python3", "mainbox", "-c", find]);
+    assert_eq!(programs, "['/usr/local/bin/mainbox', '/usr/local/bin/python3.13']");
+}
+
+#[test]
+#[ignore = "needs Docker and the image: make cloudrun"]
+fn further_packages_are_a_build_argument() {
+    let build = [
+        "build",
+        "--quiet",
+        "--file",
+        "Dockerfile.cloudrun",
+        "--build-arg",
+        "EXTRA=requirements-extra.txt",
+        "--tag",
+        "mainbox-extra",
+        ".",
+    ];
+    let directory = env!("CARGO_MANIFEST_DIR");
+    said(Command::new("docker").args(build).current_dir(directory));
+    let script = "import scipy.optimize\nimport pandas as pd\ndef main(): return [round(scipy.optimize.brentq(lambda x: x * x - 4, 0, 9), 6), int(pd.Series([1]).sum())]";
+    let mut run = Command::new("docker");
+    run.args(["run", "--rm", "--interactive", "mainbox-extra", "run", "-"]);
+    let mut process = run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    process.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    let output = process.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "{\"result\":[2.0,1],\"stdout\":\"\"}\n");
+}
