@@ -36,8 +36,8 @@ pub struct ListenError {
     source: io::Error,
 }
 
-/// Listens on `port` of all addresses; on a free one, which the log names, when it is 0. From then on clients can
-/// connect, and wait for [`serve`].
+/// Listens on `port` of all addresses; on a free one when it is 0. From then on clients can connect, and wait for
+/// [`serve`].
 ///
 /// # Errors
 /// When the port is taken or not ours to take.
@@ -45,8 +45,6 @@ pub fn listen(port: u16) -> Result<StandardListener, ListenError> {
     let failed = |source| ListenError { port, source };
     let listener = StandardListener::bind(("0.0.0.0", port)).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    tracing::info!(address = address.to_string(), "serving");
     Ok(listener)
 }
 
@@ -60,6 +58,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
+    tracing::info!(address = listener.local_addr()?.to_string(), "serving");
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http2().timer(TokioTimer::new()).keep_alive_interval(Some(PING_INTERVAL));
     let shared = Arc::new(Shared {
