@@ -11,7 +11,7 @@ IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
 WORLDS := host user rootless docker uid bare small old gvisor lambda
 
-.PHONY: run build test lint fmt bench doctor lock clean worlds $(WORLDS:%=world-%) aarch64 cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: run build test lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 run: .venv/installed build   ## Serve on PORT (8080)
 	exec target/release/mainbox
@@ -58,6 +58,12 @@ aarch64:                     ## The other architecture compiles
 
 bench: .venv/installed       ## Latency and throughput of the release server, beside their yardsticks
 	cargo bench --locked --bench requests
+
+bench-compare: .venv/installed ## What got slower since the stored run
+	cargo bench --locked --bench requests -- compare
+
+bench-worlds: .venv/installed ## The same in `docker run --cpus 1` and under gVisor
+	benches/worlds
 
 doctor: .venv/installed build ## Which isolation this host gives, proved
 	target/release/mainbox doctor

@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Server, load_until_refused, mainbox, output, read_to_end, server};
+use common::{Server, SlowPython, load_until_refused, mainbox, output, read_to_end, server};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -198,6 +198,25 @@ fn connections_are_kept_alive_and_h2c_is_spoken_on_the_same_port() {
     let mut frame = [0; 9];
     stream.read_exact(&mut frame).unwrap();
     assert_eq!(frame[3], 4, "an HTTP/2 SETTINGS frame: {frame:?}");
+}
+
+#[test]
+fn a_script_without_heavy_imports_is_served_while_the_heavy_ones_are_loading() {
+    let slow = SlowPython::make(4);
+    let began = Instant::now();
+    let settings = [("MAINBOX_PRELOAD", "slow"), ("MAINBOX_PYTHON", slow.python.as_str())];
+    let server = Server::start_unready(&settings);
+    let answer = server.run("import json, math\ndef main(): return math.floor(json.loads('1.5'))");
+    assert_eq!(answer.body, r#"{"result":1,"stdout":""}"#);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(server.get("/health").json(), json!({"status": "starting"}));
+    let answer = server.run("import slow\ndef main(): return slow.__name__");
+    assert_eq!(answer.body, r#"{"result":"slow","stdout":""}"#);
+    assert!(began.elapsed() > Duration::from_secs(4), "{:?}", began.elapsed());
+    assert_eq!(server.get("/health").json(), json!({"status": "healthy"}));
+    // One that hides what it imports is wrong by time only.
+    let answer = server.run("def main(): return __import__('sl' + 'ow').__name__");
+    assert_eq!(answer.body, r#"{"result":"slow","stdout":""}"#);
 }
 
 /// Sends a request and does not wait for its answer.

@@ -1,10 +1,21 @@
-//! `make bench`: latency and throughput of the real release server, beside yardsticks measured in the same run.
+//! `make bench`: latency, throughput, cold start and memory of the real release server, beside yardsticks that are
+//! measured in the same run, since machines differ and ratios hold.
+//!
+//! `cargo bench --bench requests` measures, prints the table, and writes `docs/benchmarks.md` with its figure. After `--`:
+//! `compare` tells against the last stored run what got slower, and stores nothing; `print WORLD` prints a run as JSON,
+//! for another world; `render` writes the document from what is stored.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot measure has nothing to say")]
+#![allow(unreachable_pub, reason = "the modules of a benchmark are its own")]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+mod report;
+mod server;
+mod yardstick;
+
 use std::time::{Duration, Instant};
+
+use report::{Row, Run};
+use serde_json::json;
+use server::Server;
 
 const WARM_UP: usize = 20;
 const ROUNDS: usize = 5;
@@ -12,167 +23,207 @@ const REQUESTS: usize = 60;
 const CONNECTIONS: usize = 8;
 const LOAD: Duration = Duration::from_secs(3);
 
-/// What is asked of the server, and the yardstick that it is held against.
-struct Case {
-    name: &'static str,
-    script: &'static str,
-    yardstick: &'static str,
-}
-
-const BARE: &str = "python3 -I -c pass";
-const PANDAS: &str = "python3 -c 'import pandas'";
-
-const CASES: [Case; 3] = [
-    Case { name: "trivial", script: "def main(): return 1", yardstick: BARE },
-    Case {
-        name: "numpy",
-        script: "import numpy as np\ndef main(): return [np.mean([1, 2, 3, 4, 5]), np.std([1, 2, 3, 4, 5])]",
-        yardstick: PANDAS,
-    },
-    Case {
-        name: "pandas",
-        script: "import pandas as pd\ndef main(): return int(pd.DataFrame({'a': [1, 2, 3]})['a'].sum())",
-        yardstick: PANDAS,
-    },
-];
+const TRIVIAL: &str = "def main(): return 1";
+const NUMPY: &str =
+    "import numpy as np\ndef main(): return [np.mean([1, 2, 3, 4, 5]), np.std([1, 2, 3, 4, 5])]";
+const PANDAS: &str =
+    "import pandas as pd\ndef main(): return int(pd.DataFrame({'a': [1, 2, 3]})['a'].sum())";
+const GROUPBY: &str = "import pandas as pd\ndef main():\n    frame = pd.DataFrame({'key': [n % 100 for n in range(10_000)], 'value': range(10_000)})\n    return frame.groupby('key')['value'].sum().to_dict()";
 
 fn main() {
-    let bare = median(starts(&["-I", "-c", "pass"]));
-    let pandas = median(starts(&["-c", "import pandas"]));
-    let server = Server::start();
-    println!("yardsticks: {BARE} {bare:.1?}, {PANDAS} {pandas:.1?}\n");
-    println!("| script | p50 | p99 | beside its yardstick | requests/s at {CONNECTIONS} |");
-    println!("|---|---|---|---|---|");
-    for case in CASES {
-        let mut times = server.latencies(case.script);
-        times.sort();
-        let p50 = times[times.len() / 2];
-        let p99 = times[times.len() * 99 / 100];
-        let yardstick = if case.yardstick == BARE { bare } else { pandas };
-        println!(
-            "| {} | {p50:.2?} | {p99:.2?} | 1/{:.0} of {} | {:.0} |",
-            case.name,
-            yardstick.as_secs_f64() / p50.as_secs_f64(),
-            case.yardstick,
-            server.throughput(case.script)
-        );
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        [] => {
+            let run = measure("host");
+            print!("{}", run.table());
+            run.store();
+            report::render();
+        }
+        ["compare"] => report::compare(&Run::stored("host"), &measure("host")),
+        ["print", world] => println!("{}", serde_json::to_string_pretty(&measure(world)).unwrap()),
+        ["render"] => report::render(),
+        _ => panic!("nothing, `compare`, `print WORLD` or `render`, not {arguments:?}"),
     }
 }
 
-/// How long Python takes to start and end with these arguments, a few times.
-fn starts(arguments: &[&str]) -> Vec<Duration> {
-    let python = std::env::var("MAINBOX_PYTHON").unwrap_or(String::from(".venv/bin/python3"));
-    (0..2 * ROUNDS)
-        .map(|_| {
-            let started = Instant::now();
-            assert!(Command::new(&python).args(arguments).status().unwrap().success());
-            started.elapsed()
-        })
-        .collect()
+fn measure(world: &str) -> Run {
+    let bare = yardstick::start(&["-I", "-c", "pass"]);
+    let pandas = yardstick::start(&["-c", "import pandas"]);
+    let groupby = yardstick::groupby_when_warm();
+    let [bare_ms, pandas_ms, groupby_ms] = [bare, pandas, groupby].map(milliseconds);
+    let mut rows = vec![];
+    let server = Server::healthy(&[]);
+    let mut latencies = vec![];
+
+    let cases = [
+        ("trivial", TRIVIAL, 1.0, "python3 -I -c pass", bare_ms, 0.1),
+        ("numpy mean and std", NUMPY, 1.3, "python3 -c 'import pandas'", pandas_ms, 1.0),
+        ("pandas sum of 3 rows", PANDAS, 2.0, "python3 -c 'import pandas'", pandas_ms, 1.0 / 200.0),
+        (
+            "pandas groupby of 10,000 rows",
+            GROUPBY,
+            groupby_ms + 2.0,
+            "the same in a warm interpreter",
+            groupby_ms,
+            f64::INFINITY,
+        ),
+    ];
+    for (name, script, target_ms, yardstick, yardstick_ms, ratio) in cases {
+        let times = server_latencies(&server, script);
+        let [p50, p99] = [50, 99].map(|percent| times[times.len() * percent / 100]);
+        let met = p50 <= target_ms && p50 / yardstick_ms <= ratio;
+        rows.push(
+            Row::new(&format!("{name}, p50"), p50, "ms", yardstick, yardstick_ms)
+                .target(&target(target_ms, "ms", ratio), met),
+        );
+        rows.push(
+            Row::new(&format!("{name}, p99"), p99, "ms", "its own p50", p50)
+                .target("at most 4 x its p50", p99 <= 4.0 * p50),
+        );
+        latencies.push((name.to_owned(), times));
+    }
+    for (name, script, module) in [("trivial", TRIVIAL, "sys"), ("pandas", PANDAS, "pandas")] {
+        let forks = yardstick::forks_a_second(module);
+        let rate = throughput(&server, script);
+        rows.push(
+            Row::new(
+                &format!("{name}, requests a second at {CONNECTIONS}"),
+                rate,
+                "/s",
+                "a loop that forks, ends and reaps",
+                forks,
+            )
+            .target("at least 0.6 x", rate >= 0.6 * forks),
+        );
+    }
+    let memory = yardstick::memory_with_pandas() as f64 / 1e6;
+    let idle = server.memory_bytes() as f64 / 1e6;
+    drop(server);
+    // gVisor does not tell.
+    if memory > 0.0 {
+        rows.push(
+            Row::new("idle memory, all processes", idle, "MB", "one python3 with pandas", memory)
+                .target("at most 140 MB", idle <= 140.0),
+        );
+        let each = memory_of_each_worker();
+        rows.push(
+            Row::new("each further pandas worker", each, "MB", "one python3 with pandas", memory)
+                .target("at most 12 MB", each <= 12.0),
+        );
+    }
+    for (name, script, yardstick, yardstick_ms, ratio) in [
+        ("start to first trivial answer", TRIVIAL, "python3 -I -c pass", bare_ms, 3.0),
+        ("start to first pandas answer", PANDAS, "python3 -c 'import pandas'", pandas_ms, 1.15),
+    ] {
+        let first = milliseconds(median((0..ROUNDS).map(|_| {
+            let server = Server::start(&[]);
+            server.client().run(script);
+            server.age()
+        })));
+        rows.push(
+            Row::new(name, first, "ms", yardstick, yardstick_ms)
+                .target(&format!("at most {ratio} x"), first <= ratio * yardstick_ms),
+        );
+    }
+    let pipe = yardstick::pipe_mb_a_second();
+    let server = Server::healthy(&[]);
+    for megabytes in [1, 4] {
+        let bytes = megabytes * 1_000_000;
+        let result = format!("def main(): return 'x' * {bytes}");
+        let input = json!({"script": "def main(x): return len(x)", "input": "x".repeat(bytes)});
+        let input = input.to_string();
+        let mut client = server.client();
+        let result = median((0..4 * ROUNDS).map(|_| client.run(&result)));
+        let input =
+            median((0..4 * ROUNDS).map(|_| client.post("application/json", input.as_bytes())));
+        for (name, took) in [("result", result), ("input", input)] {
+            let rate = megabytes as f64 / took.as_secs_f64();
+            rows.push(Row::new(
+                &format!("{name} of {megabytes} MB"),
+                rate,
+                "MB/s",
+                "bytes through a pipe",
+                pipe,
+            ));
+        }
+    }
+    Run { world: world.to_owned(), isolation: server.isolation(), cpus: cpus(), rows, latencies }
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
+fn target(milliseconds: f64, unit: &str, ratio: f64) -> String {
+    if ratio < 1.0 {
+        format!("at most {milliseconds:.1} {unit} and 1/{:.0}", 1.0 / ratio)
+    } else {
+        format!("at most {milliseconds:.1} {unit}")
+    }
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Milliseconds, sorted. Each request waits for a moment before it is sent, as callers do.
+fn server_latencies(server: &Server, script: &str) -> Vec<f64> {
+    let mut client = server.client();
+    for _ in 0..WARM_UP {
+        client.run(script);
+    }
+    let mut times: Vec<f64> = (0..ROUNDS * REQUESTS)
+        .map(|_| {
+            std::thread::sleep(Duration::from_millis(15));
+            milliseconds(client.run(script))
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times
+}
+
+/// Requests answered in a second, with so many callers that wait for nothing.
+fn throughput(server: &Server, script: &str) -> f64 {
+    let started = Instant::now();
+    let answered: usize = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..CONNECTIONS)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut client = server.client();
+                    let mut answered = 0;
+                    while started.elapsed() < LOAD {
+                        client.run(script);
+                        answered += 1;
+                    }
+                    answered
+                })
+            })
+            .collect();
+        callers.into_iter().map(|caller| caller.join().unwrap()).sum()
+    });
+    answered as f64 / started.elapsed().as_secs_f64()
+}
+
+/// By how much all processes together grow with each pandas script that runs besides, MB.
+fn memory_of_each_worker() -> f64 {
+    let server = Server::healthy(&[("MAINBOX_CONCURRENCY", "8")]);
+    let script = "import time\nimport pandas as pd\ndef main():\n    frame = pd.DataFrame({'a': range(1000)})\n    time.sleep(1.5)\n    return int(frame.a.sum())";
+    let with = |count: usize| {
+        std::thread::scope(|scope| {
+            for _ in 0..count {
+                scope.spawn(|| server.client().run(script));
+            }
+            std::thread::sleep(Duration::from_secs(1));
+            server.memory_bytes()
+        })
+    };
+    (with(8).saturating_sub(with(2))) as f64 / 6.0 / 1e6
+}
+
+fn median(times: impl Iterator<Item = Duration>) -> Duration {
+    let mut times: Vec<Duration> = times.collect();
     times.sort();
     times[times.len() / 2]
 }
 
-/// The server, ended with this value.
-struct Server {
-    process: Child,
-    address: String,
-}
-
-impl Server {
-    fn start() -> Server {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_mainbox"))
-            .env("PORT", "0")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let port = loop {
-            let line = lines.next().unwrap().unwrap();
-            if let Some((_, port)) = line.split_once("address=0.0.0.0:") {
-                break port.trim().to_owned();
-            }
-        };
-        std::thread::spawn(move || lines.for_each(drop));
-        Server { process, address: format!("127.0.0.1:{port}") }
-    }
-
-    /// Each request waits for a moment before it is sent, as callers do: the spare has been forked by then.
-    fn latencies(&self, script: &str) -> Vec<Duration> {
-        let mut client = Client::connect(&self.address, script);
-        for _ in 0..WARM_UP {
-            client.request();
-        }
-        (0..ROUNDS * REQUESTS)
-            .map(|_| {
-                std::thread::sleep(Duration::from_millis(15));
-                client.request()
-            })
-            .collect()
-    }
-
-    /// Requests answered in a second, with so many callers that wait for nothing.
-    fn throughput(&self, script: &str) -> f64 {
-        let started = Instant::now();
-        let answered: usize = std::thread::scope(|scope| {
-            let callers: Vec<_> = (0..CONNECTIONS)
-                .map(|_| {
-                    scope.spawn(|| {
-                        let mut client = Client::connect(&self.address, script);
-                        let mut answered = 0;
-                        while started.elapsed() < LOAD {
-                            client.request();
-                            answered += 1;
-                        }
-                        answered
-                    })
-                })
-                .collect();
-            callers.into_iter().map(|caller| caller.join().unwrap()).sum()
-        });
-        answered as f64 / started.elapsed().as_secs_f64()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let process = nix::unistd::Pid::from_raw(self.process.id() as i32);
-        let _ = nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.process.wait();
-    }
-}
-
-/// A connection that is kept alive and always sends the same request.
-struct Client {
-    stream: TcpStream,
-    request: Vec<u8>,
-    answer: Vec<u8>,
-}
-
-impl Client {
-    fn connect(address: &str, script: &str) -> Client {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_nodelay(true).unwrap();
-        let head = "POST /execute HTTP/1.1\r\nhost: bench\r\ncontent-type: text/x-python\r\n";
-        let request =
-            format!("{head}content-length: {}\r\n\r\n{script}", script.len()).into_bytes();
-        Client { stream, request, answer: vec![0; 4096] }
-    }
-
-    /// Sends the request and reads its answer, which is short and must be a 200.
-    fn request(&mut self) -> Duration {
-        let started = Instant::now();
-        self.stream.write_all(&self.request).unwrap();
-        let mut length = 0;
-        while !self.answer[..length].ends_with(b"}") {
-            length += self.stream.read(&mut self.answer[length..]).unwrap();
-        }
-        let took = started.elapsed();
-        let answer = String::from_utf8_lossy(&self.answer[..length]);
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-        took
-    }
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }

@@ -1,5 +1,6 @@
 //! Who runs where, for how long, and what came of it.
 
+mod imports;
 pub mod outcome;
 mod pool;
 pub mod protocol;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::outcome::Execution;
 use self::pool::Pool;
@@ -94,32 +95,53 @@ pub enum Unsettled {
 pub struct Executor {
     config: Arc<Config>,
     sandbox: Arc<Sandbox>,
-    pool: Arc<Pool>,
+    /// For scripts that import what every interpreter has, while the other still imports or to spare its memory. None
+    /// where files cannot be opened later, so that a wrong guess would be an error.
+    bare: Option<Arc<Pool>>,
+    preloaded: Arc<Pool>,
     turns: usize,
     running: Arc<Semaphore>,
     waiting: Semaphore,
-    /// The findings of the self-test, once it is over.
-    proved: watch::Sender<Option<Vec<Finding>>>,
 }
 
 impl Executor {
-    /// Starts the zygote, and the self-test as soon as there is a worker. Needs the tokio runtime.
+    /// Starts the zygotes, and the self-test of each as soon as it has a worker. Needs the tokio runtime.
     pub fn start(config: Arc<Config>, sandbox: Arc<Sandbox>, python: Python) -> Arc<Executor> {
         let turns = if sandbox.one_at_a_time() { 1 } else { config.concurrency };
-        let pool = Pool::new(Arc::clone(&config), Arc::clone(&sandbox));
+        let pool = |preload| Pool::new(Arc::clone(&config), Arc::clone(&sandbox), preload);
+        let two = sandbox.opens_files() && !config.preload.is_empty();
         let executor = Arc::new(Executor {
             turns,
             running: Arc::new(Semaphore::new(turns)),
             waiting: Semaphore::new(config.queue),
+            bare: two.then(|| pool(vec![])),
+            preloaded: pool(config.preload.clone()),
             config,
             sandbox,
-            pool: Arc::clone(&pool),
-            proved: watch::Sender::new(None),
         });
         tokio::spawn(reap_orphans());
-        tokio::spawn(pool.keep_zygote(python));
-        tokio::spawn(Arc::clone(&executor).prove());
+        for pool in executor.pools() {
+            tokio::spawn(Arc::clone(pool).keep_zygote(python.clone()));
+            tokio::spawn(Arc::clone(&executor).prove(Arc::clone(pool)));
+        }
         executor
+    }
+
+    fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.bare.iter().chain([&self.preloaded])
+    }
+
+    /// The pool whose workers have what `script` wants.
+    async fn pool_for(&self, script: &str) -> &Arc<Pool> {
+        let Some(bare) = &self.bare else { return &self.preloaded };
+        // Soon over: the bare zygote imports next to nothing.
+        bare.findings().await;
+        match bare.info() {
+            Some(info) if imports::are_standard(script, &info.standard, &self.config.preload) => {
+                bare
+            }
+            _ => &self.preloaded,
+        }
     }
 
     /// Runs `job` as soon as it is its turn.
@@ -129,22 +151,24 @@ impl Executor {
     pub async fn execute(&self, job: Job) -> Result<Execution, Failure> {
         let arrived = Instant::now();
         let turn = self.turn().await?;
-        self.proof().await?;
-        self.run(&job, arrived, Some(turn)).await
+        let pool = self.pool_for(&job.script).await;
+        self.proof(pool).await?;
+        self.run(pool, &job, arrived, Some(turn)).await
     }
 
     async fn run(
         &self,
+        pool: &Arc<Pool>,
         job: &Job,
         arrived: Instant,
         turn: Option<OwnedSemaphorePermit>,
     ) -> Result<Execution, Failure> {
-        let mut worker = self.pool.take().await.ok_or_else(cannot_start)?;
+        let mut worker = pool.take().await.ok_or_else(cannot_start)?;
         // The turn is over with the answer, or only when the worker has left no trace.
         let (kept, _turn) = if self.sandbox.one_at_a_time() { (turn, None) } else { (None, turn) };
         worker.occupy(kept);
         // Also when the client leaves and this future is dropped.
-        let _refill = Refill(&self.pool);
+        let _refill = Refill { executor: self, pool };
         Ok(worker.run(job, &self.config, arrived.elapsed()).await)
     }
 
@@ -161,21 +185,21 @@ impl Executor {
             .map_err(|_| Failure::new(Kind::Busy, "The service is shutting down"))
     }
 
-    async fn proof(&self) -> Result<(), Failure> {
+    async fn proof(&self, pool: &Pool) -> Result<(), Failure> {
         if self.sandbox.has_traces() {
             return Err(Failure::new(Kind::Internal, TRACES));
         }
-        match self.findings().await {
+        match pool.findings().await {
             Some(findings) if selftest::holds(&findings) => Ok(()),
             Some(_) => Err(Failure::new(Kind::Internal, "The sandbox did not pass its self-test")),
             None => Err(cannot_start()),
         }
     }
 
-    async fn prove(self: Arc<Self>) {
+    async fn prove(self: Arc<Self>, pool: Arc<Pool>) {
         let job = selftest::job(&self.config);
         let execution = loop {
-            match self.run(&job, Instant::now(), None).await {
+            match self.run(&pool, &job, Instant::now(), None).await {
                 Ok(execution) => break execution,
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
@@ -184,42 +208,44 @@ impl Executor {
         for finding in findings.iter().filter(|finding| !finding.held) {
             tracing::error!(promise = finding.promise, answer = finding.answer, "self-test failed");
         }
-        self.proved.send_replace(Some(findings));
+        pool.prove(findings);
     }
 
-    /// Whether scripts can be run.
+    /// Whether scripts can be run, whatever they import.
     pub fn health(&self) -> Health {
         if self.sandbox.has_traces() {
             return Health::Unhealthy(String::from(TRACES));
         }
-        if self.pool.is_failing() {
+        if self.pools().any(|pool| pool.is_failing()) {
             return Health::Unhealthy(String::from("workers cannot be started; the log says why"));
         }
-        match self.proved.borrow().as_deref() {
-            Some(findings) if !selftest::holds(findings) => {
-                Health::Unhealthy(String::from("the sandbox did not pass its self-test"))
-            }
-            Some(_) if self.pool.info().is_some() => Health::Healthy,
-            _ => Health::Starting,
+        let proofs: Vec<_> = self.pools().map(|pool| pool.proof()).collect();
+        if proofs.iter().flatten().any(|findings| !selftest::holds(findings)) {
+            return Health::Unhealthy(String::from("the sandbox did not pass its self-test"));
         }
+        let ready = self.pools().all(|pool| pool.info().is_some());
+        if ready && proofs.iter().all(Option::is_some) { Health::Healthy } else { Health::Starting }
     }
 
-    /// Waits until the self-test is over; `None` when workers turn out not to start.
+    /// Waits until every self-test is over, and says what they found; `None` when workers turn out not to start.
     pub async fn findings(&self) -> Option<Vec<Finding>> {
-        let mut proved = self.proved.subscribe();
-        tokio::select! {
-            biased;
-            findings = proved.wait_for(Option::is_some) => {
-                findings.ok().and_then(|findings| findings.clone())
+        let mut all = vec![];
+        for pool in self.pools() {
+            let findings = pool.findings().await?;
+            // The same attempts in each: what one did not hold is what there is to tell.
+            if all.is_empty() || !selftest::holds(&findings) {
+                all = findings;
             }
-            () = self.pool.failing() => None,
         }
+        Some(all)
     }
 
     /// Ends when workers turn out not to start at all. Once the first has, the service stays and says how it is.
     pub async fn never_starts(&self) {
-        if self.findings().await.is_some() {
-            std::future::pending().await
+        for pool in self.pools() {
+            if pool.findings().await.is_some() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 
@@ -232,12 +258,14 @@ impl Executor {
         let settled = async {
             // Where workers are not kept apart, the last one keeps its turn until it has left no trace.
             let turns = self.running.acquire_many(self.turns as u32).await;
-            self.pool.spare().await;
+            for pool in self.pools().filter(|pool| pool.info().is_some()) {
+                pool.spare().await;
+            }
             drop(turns);
         };
         tokio::select! {
             biased;
-            () = self.pool.lost_zygote() => Err(Unsettled::ZygoteDied),
+            () = self.lost_zygote() => Err(Unsettled::ZygoteDied),
             settled = tokio::time::timeout(SETTLE_TIMEOUT, settled) => match settled {
                 _ if self.sandbox.has_traces() => Err(Unsettled::Traces),
                 Ok(()) => Ok(()),
@@ -246,10 +274,22 @@ impl Executor {
         }
     }
 
+    async fn lost_zygote(&self) {
+        match &self.bare {
+            Some(bare) => tokio::select! {
+                () = bare.lost_zygote() => {}
+                () = self.preloaded.lost_zygote() => {}
+            },
+            None => self.preloaded.lost_zygote().await,
+        }
+    }
+
     /// Ends all spares and forks none until [`Executor::renew_spares`]. Before a snapshot from which many environments
     /// are made: a worker may exist only once.
     pub async fn retire_spares(&self) {
-        self.pool.retire().await;
+        for pool in self.pools() {
+            pool.retire().await;
+        }
     }
 
     /// Forks spares again and waits until one is ready.
@@ -257,13 +297,13 @@ impl Executor {
     /// # Errors
     /// As [`Executor::settle`].
     pub async fn renew_spares(&self) -> Result<(), Unsettled> {
-        self.pool.renew();
+        self.pools().for_each(Pool::renew);
         self.settle().await
     }
 
-    /// What the zygote said of itself, once there is one.
+    /// What the preloaded zygote said of itself, once there is one.
     pub fn zygote(&self) -> Option<Arc<ZygoteInfo>> {
-        self.pool.info()
+        self.preloaded.info()
     }
 
     /// The sandbox that workers run in.
@@ -282,11 +322,15 @@ fn cannot_start() -> Failure {
 }
 
 /// Starts a worker in the place of the one that is used up, once this is dropped.
-struct Refill<'a>(&'a Arc<Pool>);
+struct Refill<'a> {
+    executor: &'a Executor,
+    pool: &'a Arc<Pool>,
+}
 
 impl Drop for Refill<'_> {
     fn drop(&mut self) {
-        self.0.refill();
+        let somebody_waits = self.executor.waiting.available_permits() < self.executor.config.queue;
+        self.pool.refill(!somebody_waits);
     }
 }
 

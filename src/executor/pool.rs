@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 use super::protocol::ZygoteInfo;
+use super::selftest::Finding;
 use super::worker::{self, StartError, Worker};
 use super::zygote::{Life, Zygote};
 use crate::config::Config;
@@ -26,6 +27,9 @@ const MOST_RETRIES_COUNTED: u32 = 50;
 pub(super) struct Pool {
     config: Arc<Config>,
     sandbox: Arc<Sandbox>,
+    preload: Vec<String>,
+    /// The findings of the self-test in one of its workers, once it is over.
+    proved: watch::Sender<Option<Vec<Finding>>>,
     spares: Mutex<VecDeque<Worker>>,
     starting: AtomicUsize,
     changed: Notify,
@@ -47,10 +51,17 @@ struct Current {
 }
 
 impl Pool {
-    pub(super) fn new(config: Arc<Config>, sandbox: Arc<Sandbox>) -> Arc<Pool> {
+    /// Of workers that have imported `preload`.
+    pub(super) fn new(
+        config: Arc<Config>,
+        sandbox: Arc<Sandbox>,
+        preload: Vec<String>,
+    ) -> Arc<Pool> {
         Arc::new(Pool {
             config,
             sandbox,
+            preload,
+            proved: watch::Sender::new(None),
             spares: Mutex::default(),
             starting: AtomicUsize::new(0),
             changed: Notify::new(),
@@ -74,7 +85,7 @@ impl Pool {
 
     /// Returns when the zygote is dead.
     async fn live_with_zygote(self: &Arc<Self>, python: &Python) {
-        let started = Zygote::start(python, &self.config.preload, &self.sandbox);
+        let started = Zygote::start(python, &self.preload, &self.sandbox);
         let zygote = match started {
             Ok(zygote) => Arc::new(zygote),
             Err(error) => {
@@ -99,10 +110,32 @@ impl Pool {
         }
         let mapped_bytes = worker::memory(zygote.pid).map_or(0, |memory| memory.mapped_bytes);
         self.current.send_replace(Some(Current { zygote, info, mapped_bytes }));
-        self.refill();
+        self.refill(true);
         let _ = life.wait_for(|life| matches!(life, Life::Gone)).await;
         self.lost.send_modify(|lost| *lost += 1);
         tracing::error!("the zygote died");
+    }
+
+    /// Keeps the findings of the self-test.
+    pub(super) fn prove(&self, findings: Vec<Finding>) {
+        self.proved.send_replace(Some(findings));
+    }
+
+    /// The findings of the self-test, if it is over.
+    pub(super) fn proof(&self) -> Option<Vec<Finding>> {
+        self.proved.borrow().clone()
+    }
+
+    /// Waits until the self-test is over; `None` when workers turn out not to start.
+    pub(super) async fn findings(&self) -> Option<Vec<Finding>> {
+        let mut proved = self.proved.subscribe();
+        tokio::select! {
+            biased;
+            findings = proved.wait_for(Option::is_some) => {
+                findings.ok().and_then(|findings| findings.clone())
+            }
+            () = self.failing() => None,
+        }
     }
 
     /// What the zygote said of itself, once there is one.
@@ -146,7 +179,7 @@ impl Pool {
     /// Forks spares again.
     pub(super) fn renew(self: &Arc<Self>) {
         self.retired.store(false, Ordering::Release);
-        self.refill();
+        self.refill(true);
     }
 
     /// Waits until there is a spare.
@@ -178,7 +211,7 @@ impl Pool {
                 Some(_) => {}
                 None if self.is_failing() => return None,
                 None => {
-                    self.refill();
+                    self.refill(false);
                     tokio::select! {
                         () = changed => {}
                         () = self.failing() => {}
@@ -188,8 +221,9 @@ impl Pool {
         }
     }
 
-    /// Starts as many workers as are missing.
-    pub(super) fn refill(self: &Arc<Self>) {
+    /// Starts as many workers as are missing. A rehearsal makes requests faster that come later; one that waits already
+    /// would wait for it too, and gain less by it.
+    pub(super) fn refill(self: &Arc<Self>, rehearse: bool) {
         if self.retired.load(Ordering::Acquire) {
             return;
         }
@@ -197,11 +231,11 @@ impl Pool {
         let there = self.spares().len() + self.starting.load(Ordering::Relaxed);
         for _ in there..self.config.concurrency {
             self.starting.fetch_add(1, Ordering::Relaxed);
-            tokio::spawn(Arc::clone(self).start_spare(current.clone()));
+            tokio::spawn(Arc::clone(self).start_spare(current.clone(), rehearse));
         }
     }
 
-    async fn start_spare(self: Arc<Self>, current: Current) {
+    async fn start_spare(self: Arc<Self>, current: Current, rehearse: bool) {
         let worker = self.next_worker.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
         let started = Worker::start(
@@ -210,6 +244,7 @@ impl Pool {
             &self.sandbox,
             &self.config,
             current.mapped_bytes,
+            rehearse,
         )
         .await;
         match started {
@@ -229,7 +264,7 @@ impl Pool {
                 }
                 self.starting.fetch_sub(1, Ordering::Relaxed);
                 self.changed.notify_waiters();
-                self.refill();
+                self.refill(true);
             }
         }
     }

@@ -5,6 +5,8 @@
 //! of length (little-endian), the payload. The supervisor trusts the zygote and nothing that comes in a frame once a
 //! worker has read its request.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
@@ -39,6 +41,8 @@ pub enum Order<'a> {
         mount: Option<String>,
         /// The limits to set.
         limits: &'a [Limit],
+        /// Whether to make a run of its own first, so that the request finds caches warm and memory its own.
+        rehearse: bool,
     },
     /// Wait for a worker that was killed, and report.
     Reap {
@@ -79,9 +83,11 @@ pub struct ZygoteInfo {
     /// Python's version.
     pub python: String,
     /// Preloaded packages and their versions.
-    pub packages: std::collections::BTreeMap<String, String>,
+    pub packages: BTreeMap<String, String>,
     /// Preload modules that could not be imported, and why.
-    pub missing: std::collections::BTreeMap<String, String>,
+    pub missing: BTreeMap<String, String>,
+    /// The modules that every interpreter of this version has.
+    pub standard: BTreeSet<String>,
 }
 
 /// The last frame of a request: how to run the script.

@@ -85,7 +85,7 @@ struct Process {
 
 impl Worker {
     /// Forks worker number `worker` from `zygote`, whose address space has `mapped_bytes`, and waits until it has
-    /// locked itself down.
+    /// locked itself down, and made a run of its own if it is to `rehearse`.
     ///
     /// # Errors
     /// See [`StartError`]; nothing of the worker is left then.
@@ -95,6 +95,7 @@ impl Worker {
         sandbox: &Sandbox,
         config: &Config,
         mapped_bytes: u64,
+        rehearse: bool,
     ) -> Result<Worker, StartError> {
         let mut jail = sandbox.jail()?;
         let (channel, their_channel) = socket_pair().map_err(StartError::Descriptors)?;
@@ -109,6 +110,7 @@ impl Worker {
             mount: matches!(jail.scratch, Scratch::Mount)
                 .then(|| namespaces::scratch_options(config.scratch_bytes, jail.uid())),
             limits: &rlimits::limits(config, mapped_bytes),
+            rehearse,
         };
         let failed_fork = zygote.fork(&order, worker, descriptors);
         let mut process =

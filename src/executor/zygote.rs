@@ -30,6 +30,7 @@ const HARNESS: &[(&str, &str)] = &[
     ("mainbox_courtesy", include_str!("../harness/courtesy.py")),
     ("mainbox_library", include_str!("../harness/library.py")),
     ("mainbox_script", include_str!("../harness/script.py")),
+    ("mainbox_rehearsal", include_str!("../harness/rehearsal.py")),
     ("mainbox_worker", include_str!("../harness/worker.py")),
     ("mainbox_zygote", include_str!("../harness/zygote.py")),
 ];

@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 from mainbox_channel import Channel, ChannelClosed
 from mainbox_courtesy import install as install_courtesy
-from mainbox_encoding import to_json
 from mainbox_failure import ScriptFailure
 from mainbox_lockdown import CHANNEL, RULESET, LockdownError, lock_down, lower_limits
+from mainbox_rehearsal import rehearse
 from mainbox_script import answer
 
 SCRIPT, INPUT, GO = b"S", b"I", b"G"
@@ -31,7 +31,9 @@ def live(order: dict[str, Any], descriptors: list[int], lockdown: dict[str, Any]
             channel.send(LOCKDOWN, json.dumps({"step": failure.step, "error": failure.error}).encode())
             os._exit(1)
         furnish(order["scratch"])
-        rehearse()
+        if order["rehearse"]:
+            rehearse()
+        install_courtesy()
         channel.send(READY)
         serve(channel, lockdown["late_limits"])
     except ChannelClosed:
@@ -71,16 +73,6 @@ def unbuffered(descriptor: int, errors: str) -> io.TextIOWrapper:
     """A text stream that writes at once, so that what was printed survives whatever comes next."""
     raw = io.FileIO(descriptor, "w", closefd=False)
     return io.TextIOWrapper(raw, encoding="utf-8", errors=errors, newline="\n", write_through=True)
-
-
-def rehearse() -> None:
-    """A small representative run, so that copy-on-write faults and lazy caches are paid now and not in the request."""
-    print(end="")
-    to_json([1, 2.5, "text", {"a": None}], 9)
-    if (pandas := sys.modules.get("pandas")) is not None:
-        frame = pandas.DataFrame({"a": [1, 2, 3], "b": ["x", "y", "x"]})
-        to_json([frame, frame.groupby("b")["a"].sum(), frame.describe().to_dict()], 9)
-    install_courtesy()
 
 
 def serve(channel: Channel, late_limits: list[dict[str, int]]) -> NoReturn:

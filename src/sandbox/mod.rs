@@ -140,6 +140,11 @@ impl Sandbox {
         self.sweeper.is_some() && self.uids.is_none()
     }
 
+    /// Whether a script can open files, so that it can import what its zygote has not.
+    pub fn opens_files(&self) -> bool {
+        self.tier != Some(Tier::Rlimits)
+    }
+
     /// Whether what some worker left could not be removed, so that it could meet another.
     pub fn has_traces(&self) -> bool {
         self.traces.any()

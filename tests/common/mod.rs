@@ -395,6 +395,37 @@ fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
+/// An interpreter with a module `slow` that takes its time to be imported.
+pub struct SlowPython {
+    pub python: String,
+    folder: PathBuf,
+}
+
+impl SlowPython {
+    pub fn make(seconds: u32) -> SlowPython {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let folder =
+            std::env::temp_dir().join(format!("mainbox-slow-{}-{number}", std::process::id()));
+        let python = std::env::var("MAINBOX_PYTHON").unwrap_or(String::from("python3"));
+        let mut venv = Command::new(python);
+        venv.args(["-m", "venv", "--without-pip"]).arg(&folder);
+        assert_eq!(output(&mut venv).0, Some(0));
+        let python = folder.join("bin/python3").to_string_lossy().into_owned();
+        let find = "import site; print(site.getsitepackages()[0], end='')";
+        let packages = PathBuf::from(output(Command::new(&python).args(["-c", find])).1);
+        let module = format!("import time\ntime.sleep({seconds})\n");
+        std::fs::write(packages.join("slow.py"), module).unwrap();
+        SlowPython { python, folder }
+    }
+}
+
+impl Drop for SlowPython {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
 fn agent() -> ureq::Agent {
     static AGENT: OnceLock<ureq::Agent> = OnceLock::new();
     AGENT

@@ -1,0 +1,154 @@
+//! The real release server, and a client that keeps its connection.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// The server, ended with this value.
+pub struct Server {
+    process: Child,
+    started: Instant,
+    address: String,
+}
+
+impl Server {
+    /// A server with these settings that listens.
+    pub fn start(settings: &[(&str, &str)]) -> Server {
+        let started = Instant::now();
+        let binary = std::env::var("WORLD_BINARY");
+        let mut process = Command::new(binary.as_deref().unwrap_or(env!("CARGO_BIN_EXE_mainbox")))
+            .env("PORT", "0")
+            .envs(settings.iter().copied())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let address = loop {
+            let line = lines.next().unwrap().unwrap();
+            let line: Value = serde_json::from_str(&line).unwrap_or_default();
+            if let Some(address) = line["address"].as_str() {
+                break address.replace("0.0.0.0", "127.0.0.1");
+            }
+        };
+        std::thread::spawn(move || lines.for_each(drop));
+        Server { process, started, address }
+    }
+
+    /// One that is healthy.
+    pub fn healthy(settings: &[(&str, &str)]) -> Server {
+        let server = Server::start(settings);
+        let health = b"GET /health HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n";
+        loop {
+            let mut stream = TcpStream::connect(&server.address).unwrap();
+            stream.write_all(health).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            if answer.contains("\"healthy\"") {
+                return server;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Time since its process was started.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub fn client(&self) -> Client {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Client { stream, answer: vec![0; 1 << 20] }
+    }
+
+    /// The tier that it reports.
+    pub fn isolation(&self) -> String {
+        let mut client = self.client();
+        client.stream.write_all(b"GET /about HTTP/1.1\r\nhost: bench\r\n\r\n").unwrap();
+        let about: Value = serde_json::from_slice(&client.read().1).unwrap();
+        about["isolation"]["tier"].as_str().unwrap().to_owned()
+    }
+
+    /// Proportional set size of it and of everything below it, bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        pss_of_tree(self.process.id())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let process = nix::unistd::Pid::from_raw(self.process.id() as i32);
+        let _ = nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.process.wait();
+    }
+}
+
+/// Proportional set size of a process and of its descendants, bytes; 0 where the kernel does not tell.
+pub fn pss_of_tree(process: u32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup"));
+    let own = rollup.ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+    });
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten();
+    let children = threads.flatten().flat_map(|thread| {
+        let list = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        list.split_whitespace().map(|child| child.parse().unwrap()).collect::<Vec<u32>>()
+    });
+    own.unwrap_or(0) * 1024 + children.map(pss_of_tree).sum::<u64>()
+}
+
+/// A connection that is kept alive.
+pub struct Client {
+    stream: TcpStream,
+    answer: Vec<u8>,
+}
+
+impl Client {
+    /// Sends a script and reads its answer, which must be a 200. Returns how long that took.
+    pub fn run(&mut self, script: &str) -> Duration {
+        self.post("text/x-python", script.as_bytes())
+    }
+
+    /// Sends a body and reads its answer, which must be a 200. Returns how long that took.
+    pub fn post(&mut self, media: &str, body: &[u8]) -> Duration {
+        let head = format!(
+            "POST /execute HTTP/1.1\r\nhost: bench\r\ncontent-type: {media}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let request = [head.as_bytes(), body].concat();
+        let started = Instant::now();
+        self.stream.write_all(&request).unwrap();
+        let (head, body) = self.read();
+        let took = started.elapsed();
+        let shown = String::from_utf8_lossy(&body[..body.len().min(300)]);
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}{shown}");
+        took
+    }
+
+    fn read(&mut self) -> (String, Vec<u8>) {
+        let mut whole = Vec::new();
+        loop {
+            let length = self.stream.read(&mut self.answer).unwrap();
+            assert!(length > 0, "the server closed the connection");
+            whole.extend_from_slice(&self.answer[..length]);
+            let Some(end) = whole.windows(4).position(|window| window == b"\r\n\r\n") else {
+                continue;
+            };
+            let head = String::from_utf8(whole[..end + 4].to_vec()).unwrap();
+            let length: usize = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: "))
+                .map_or(0, |length| length.parse().unwrap());
+            whole.reserve(length);
+            while whole.len() < end + 4 + length {
+                let read = self.stream.read(&mut self.answer).unwrap();
+                whole.extend_from_slice(&self.answer[..read]);
+            }
+            return (head, whole.split_off(end + 4));
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What the figures are held against: the same work without mainbox, measured in the same run.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::server::pss_of_tree;
+use super::{GROUPBY, median};
+
+const STARTS: usize = 10;
+
+fn python() -> Command {
+    Command::new(std::env::var("MAINBOX_PYTHON").unwrap_or(String::from(".venv/bin/python3")))
+}
+
+/// How long Python takes to start and end with these arguments.
+pub fn start(arguments: &[&str]) -> Duration {
+    median((0..STARTS).map(|_| {
+        let started = Instant::now();
+        assert!(python().args(arguments).status().unwrap().success());
+        started.elapsed()
+    }))
+}
+
+/// How long the groupby takes in an interpreter that has run it before.
+pub fn groupby_when_warm() -> Duration {
+    let script = format!(
+        "{GROUPBY}\nimport statistics, time\ntimes = []\nfor _ in range(60):\n    began = time.perf_counter()\n    main()\n    times.append(time.perf_counter() - began)\nprint(statistics.median(times[10:]))"
+    );
+    let output = python().args(["-c", &script]).output().unwrap();
+    let seconds = String::from_utf8(output.stdout).unwrap();
+    Duration::from_secs_f64(seconds.trim().parse().unwrap())
+}
+
+/// Processes a second that a process with pandas in it can fork, end and reap, on two cores: nothing that forks a process
+/// for each request can be faster.
+pub fn forks_a_second(module: &str) -> f64 {
+    let script = format!(
+        "import gc, os, time\nimport {module}\ngc.freeze(); gc.disable()\ncount, end = 0, time.perf_counter() + 2\nwhile time.perf_counter() < end:\n    child = os.fork()\n    if child == 0: os._exit(0)\n    os.waitpid(child, 0)\n    count += 1\nprint(count / 2)"
+    );
+    let processes: Vec<_> = (0..2)
+        .map(|_| python().args(["-c", &script]).stdout(Stdio::piped()).spawn().unwrap())
+        .collect();
+    let rates = processes.into_iter().map(|process| {
+        let output = process.wait_with_output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().parse::<f64>().unwrap()
+    });
+    rates.sum()
+}
+
+/// Proportional set size of one interpreter with pandas in it, bytes.
+pub fn memory_with_pandas() -> u64 {
+    let mut process = python()
+        .args(["-c", "import pandas\nprint(flush=True)\ninput()"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let bytes = pss_of_tree(process.id());
+    process.stdin.take().unwrap().write_all(b"\n").unwrap();
+    process.wait().unwrap();
+    bytes
+}
+
+/// MB/s through a pipe between two threads.
+pub fn pipe_mb_a_second() -> f64 {
+    const BYTES: usize = 256 << 20;
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let chunk = vec![0; 64 << 10];
+            (0..BYTES / chunk.len()).for_each(|_| writer.write_all(&chunk).unwrap());
+        });
+        let mut chunk = vec![0; 64 << 10];
+        while reader.read(&mut chunk).unwrap() > 0 {}
+    });
+    BYTES as f64 / 1e6 / started.elapsed().as_secs_f64()
+}
