@@ -25,6 +25,7 @@ SECCOMP_MODE_FILTER = 2
 SYS_LANDLOCK_RESTRICT_SELF = 446
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 BPF_INSTRUCTION = struct.Struct("=HBBI")
+OPERAND, OPERAND_OFFSET = struct.Struct("=I"), 4
 
 libc = ctypes.CDLL(None, use_errno=True)
 for function in (libc.prctl, libc.syscall):
@@ -36,6 +37,28 @@ class SockFprog(ctypes.Structure):
     """struct sock_fprog of linux/filter.h."""
 
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+
+class Filter:
+    """A seccomp filter with places in it for the process id of whoever installs it; made once, in the zygote."""
+
+    def __init__(self, program: str, own_process: int) -> None:
+        self.code = bytearray.fromhex(program)
+        operands = (operand for _, _, _, operand in BPF_INSTRUCTION.iter_unpack(self.code))
+        self.places = [
+            number * BPF_INSTRUCTION.size + OPERAND_OFFSET
+            for number, operand in enumerate(operands)
+            if operand == own_process
+        ]
+
+    def install(self) -> None:
+        """Installs it in this process."""
+        me = os.getpid()
+        for place in self.places:
+            OPERAND.pack_into(self.code, place, me)
+        code = bytes(self.code)
+        filters = SockFprog(len(code) // BPF_INSTRUCTION.size, code)
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(filters))
 
 
 class LockdownError(Exception):
@@ -69,8 +92,7 @@ def lock_down(lockdown: dict[str, Any], order: dict[str, Any], zygote: int) -> N
         ]
     if order["ruleset"]:
         steps.append(("landlock", enter_ruleset))
-    for program in lockdown["filters"]:
-        steps.append(("seccomp", lambda program=program: install(program, lockdown["own_process"])))
+    steps += [("seccomp", seccomp_filter.install) for seccomp_filter in lockdown["filters"]]
     for step, act in steps:
         try:
             act()
@@ -137,17 +159,6 @@ def enter_ruleset() -> None:
     if libc.syscall(SYS_LANDLOCK_RESTRICT_SELF, RULESET, 0, 0, 0) != 0:
         raise_errno()
     os.close(RULESET)
-
-
-def install(program: str, own_process: int) -> None:
-    """Installs a seccomp filter, with our own process id in the place that is kept for it."""
-    me = os.getpid()
-    instructions = [
-        BPF_INSTRUCTION.pack(code, if_true, if_false, me if operand == own_process else operand)
-        for code, if_true, if_false, operand in BPF_INSTRUCTION.iter_unpack(bytes.fromhex(program))
-    ]
-    filters = SockFprog(len(instructions), b"".join(instructions))
-    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(filters))
 
 
 def prctl(option: int, value: int, pointer: int = 0) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import mainbox_worker
 from mainbox_library import take_into_memory
-from mainbox_lockdown import PR_SET_DUMPABLE, prctl
+from mainbox_lockdown import PR_SET_DUMPABLE, Filter, prctl
 from mainbox_rehearsal import rehearse
 
 CONTROL = 3
@@ -36,7 +36,8 @@ class Zygote:
     """Its children, and its two ears: orders from the supervisor, and SIGCHLD."""
 
     def __init__(self, lockdown: dict[str, Any]) -> None:
-        self.lockdown = lockdown
+        filters = [Filter(program, lockdown["own_process"]) for program in lockdown["filters"]]
+        self.lockdown = lockdown | {"filters": filters}
         self.control = socket.socket(fileno=CONTROL)
         self.children: dict[int, int] = {}
         self.released: dict[int, int] = {}
