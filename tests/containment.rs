@@ -244,6 +244,44 @@ fn what_a_script_leaves_in_public_directories_is_gone() {
     }
 }
 
+#[test]
+fn nothing_passes_through_what_workers_have_in_common() {
+    let server = hostile_server();
+    // The flags of descriptor 0; links beside and above the scratch directory; a queue that was given to root.
+    let leave = "import ctypes, fcntl, os\ndef main():\n    libc = ctypes.CDLL(None)\n    \
+        try: fcntl.fcntl(0, fcntl.F_SETFL, os.O_NONBLOCK | os.O_APPEND)\n    except OSError: pass\n    \
+        for link in ('../stash', '../../stash', '../../root/stash', '/tmp/stash'):\n        \
+        try: os.symlink('secret', link)\n        except OSError: pass\n    \
+        queue = libc.msgget(0x6d62, 0o1666)\n    data = (ctypes.c_uint32 * 64)()\n    \
+        if queue >= 0 and libc.msgctl(queue, 2, data) == 0:\n        data[1] = data[2] = 0\n        libc.msgctl(queue, 1, data)\n    return 1";
+    let look = "import ctypes, fcntl, os\ndef main():\n    found = []\n    \
+        try:\n        if fcntl.fcntl(0, fcntl.F_GETFL) & (os.O_NONBLOCK | os.O_APPEND): found.append('flags')\n    except OSError: pass\n    \
+        for link in ('../stash', '../../stash', '../../root/stash', '/tmp/stash'):\n        \
+        try: found.append(os.readlink(link))\n        except OSError: pass\n    \
+        if ctypes.CDLL(None).msgget(0x6d62, 0) >= 0: found.append('queue')\n    return found";
+    for _ in 0..3 {
+        assert_eq!(server.run(leave).json()["result"], 1);
+        if lacks("own uid") || declared_tier() == "namespaces" {
+            assert_eq!(server.run(look).json()["result"], json!([]));
+        }
+    }
+}
+
+#[test]
+fn taking_rights_away_spoils_nobody_elses_answer() {
+    let server = hostile_server();
+    let spoil = "import os\ndef main():\n    for place in ('../scratch', '..', '../..'):\n        \
+        try: os.chmod(place, 0)\n        except OSError: pass\n    return 1";
+    for _ in 0..3 {
+        assert_eq!(server.run(spoil).json()["result"], 1);
+        assert_eq!(
+            server.run("def main(): return 'next'").body,
+            r#"{"result":"next","stdout":""}"#
+        );
+    }
+    assert_eq!(server.get("/health").json(), json!({"status": "healthy"}));
+}
+
 // Bounds.
 
 #[test]

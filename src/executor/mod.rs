@@ -108,7 +108,8 @@ impl Executor {
     /// Starts the zygotes, and the self-test of each as soon as it has a worker. Needs the tokio runtime.
     pub fn start(config: Arc<Config>, sandbox: Arc<Sandbox>, python: Python) -> Arc<Executor> {
         let turns = if sandbox.one_at_a_time() { 1 } else { config.concurrency };
-        let pool = |preload| Pool::new(Arc::clone(&config), Arc::clone(&sandbox), preload);
+        // As many as can run: where workers are not kept apart, none waits beside the one that runs.
+        let pool = |preload| Pool::new(Arc::clone(&config), Arc::clone(&sandbox), preload, turns);
         let two = sandbox.opens_files() && !config.preload.is_empty();
         let executor = Arc::new(Executor {
             turns,

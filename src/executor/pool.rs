@@ -28,6 +28,8 @@ pub(super) struct Pool {
     config: Arc<Config>,
     sandbox: Arc<Sandbox>,
     preload: Vec<String>,
+    /// How many there are to be.
+    most: usize,
     /// The findings of the self-test in one of its workers, once it is over.
     proved: watch::Sender<Option<Vec<Finding>>>,
     spares: Mutex<VecDeque<Worker>>,
@@ -51,16 +53,18 @@ struct Current {
 }
 
 impl Pool {
-    /// Of workers that have imported `preload`.
+    /// Of workers that have imported `preload`, `most` at a time.
     pub(super) fn new(
         config: Arc<Config>,
         sandbox: Arc<Sandbox>,
         preload: Vec<String>,
+        most: usize,
     ) -> Arc<Pool> {
         Arc::new(Pool {
             config,
             sandbox,
             preload,
+            most,
             proved: watch::Sender::new(None),
             spares: Mutex::default(),
             starting: AtomicUsize::new(0),
@@ -229,7 +233,7 @@ impl Pool {
         }
         let Some(current) = self.current.borrow().clone() else { return };
         let there = self.spares().len() + self.starting.load(Ordering::Relaxed);
-        for _ in there..self.config.concurrency {
+        for _ in there..self.most {
             self.starting.fetch_add(1, Ordering::Relaxed);
             tokio::spawn(Arc::clone(self).start_spare(current.clone(), rehearse));
         }

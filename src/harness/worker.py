@@ -48,6 +48,8 @@ def place_descriptors(descriptors: list[int]) -> None:
     # First out of the way of each other; those of the zygote that we overwrite are its control socket and its pipes.
     sources = [os.dup(descriptor) for descriptor in (stdout, stderr, channel, *ruleset)]
     high = [os.dup2(source, 100 + place, inheritable=False) for place, source in enumerate(sources)]
+    # Opened anew: what workers share of it, they could leave each other messages in.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0, inheritable=False)
     for place, descriptor in enumerate(high):
         os.dup2(descriptor, 1 + place, inheritable=False)
     os.closerange(1 + len(high), 4096)

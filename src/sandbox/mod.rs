@@ -114,7 +114,11 @@ impl Sandbox {
         let prctl = probe.has(probe::PRCTL);
         // Elsewhere a worker can write nowhere but in its scratch directory, and make no IPC object.
         let open = matches!(tier, Some(Tier::Seccomp | Tier::Rlimits)) && probe.landlock.is_none();
-        let sweeper = open.then(|| Sweeper::new(&probe.scratch));
+        let files = tier != Some(Tier::Rlimits);
+        let sweeper = open.then(|| Sweeper::new(&probe.scratch, files));
+        if !files {
+            scratch::remove(probe.scratch.path()).map_err(SandboxError::Leftovers)?;
+        }
         if let (true, Some(Tier::Rlimits), Some(sweeper)) = (config.on_lambda, tier, &sweeper) {
             sweeper.clear().map_err(SandboxError::Leftovers)?;
         }
@@ -193,13 +197,14 @@ impl Sandbox {
         };
         let scratch = match self.plan.mounts {
             Some(Mounts::Full) => Scratch::Mount,
+            _ if !self.opens_files() => Scratch::Nowhere,
             other => self.scratch.make(uid.as_ref().map(OwnUid::number), other.is_some())?,
         };
         // A mount hides its mount point from Landlock, so the rule is on the directory around it, in which nothing else
         // can be written.
         let writable = match &scratch {
             Scratch::Directory { host, .. } => host.clone(),
-            Scratch::Mount => self.scratch.home(),
+            Scratch::Mount | Scratch::Nowhere => self.scratch.home(),
         };
         let ruleset = match self.landlock {
             Some(abi) => Some(landlock::ruleset(abi, &self.readable, &writable)?),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, umount2};
+use nix::unistd::mkdtemp;
 
 use super::namespaces::{BOX, SCRATCH};
 
@@ -48,6 +49,9 @@ pub enum Scratch {
     },
     /// A tmpfs that the worker mounts where only it sees it; it goes with the worker.
     Mount,
+    /// None, where no file can be opened anyway: a directory that workers share a uid with would only be a place to
+    /// leave something in.
+    Nowhere,
 }
 
 impl ScratchRoot {
@@ -60,7 +64,7 @@ impl ScratchRoot {
         remove_abandoned(&std::env::temp_dir());
         let name = format!("{ROOT_NAME}{}-XXXXXX", std::process::id());
         let template = std::env::temp_dir().join(name);
-        let path = nix::unistd::mkdtemp(&template)
+        let path = mkdtemp(&template)
             .map_err(|errno| ScratchError { path: template, source: errno.into() })?;
         fs::set_permissions(&path, Permissions::from_mode(0o711))
             .map_err(|source| ScratchError { path: path.clone(), source })?;
@@ -97,11 +101,19 @@ impl ScratchRoot {
     /// # Errors
     /// The host's.
     pub fn make(&self, uid: Option<u32>, own_root: bool) -> Result<Scratch, ScratchError> {
-        let name = self.made.fetch_add(1, Ordering::Relaxed).to_string();
-        let host = self.home().join(&name);
-        let seen = if own_root { Path::new(BOX).join(&name) } else { host.clone() };
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        // Random, so that a script of the same uid cannot name the directories of others.
+        let template = self.home().join(format!("{number}-XXXXXX"));
+        let made = mkdtemp(&template).or_else(|_| {
+            restore(&self.path);
+            mkdtemp(&template)
+        });
+        let host = made.map_err(|errno| ScratchError { path: template, source: errno.into() })?;
         let failed = |source| ScratchError { path: host.clone(), source };
-        DirBuilder::new().mode(0o700).create(&host).map_err(failed)?;
+        let seen = match host.file_name() {
+            Some(name) if own_root => Path::new(BOX).join(name),
+            _ => host.clone(),
+        };
         if uid.is_some() {
             std::os::unix::fs::chown(&host, uid, uid).map_err(failed)?;
         }
@@ -152,6 +164,7 @@ impl Scratch {
         match self {
             Scratch::Directory { seen, .. } => seen,
             Scratch::Mount => Path::new(SCRATCH),
+            Scratch::Nowhere => Path::new("/"),
         }
     }
 }
@@ -163,8 +176,26 @@ impl Scratch {
     /// The host's, when something stays.
     pub fn remove(&self) -> io::Result<()> {
         match self {
-            Scratch::Directory { host, .. } => remove(host),
-            Scratch::Mount => Ok(()),
+            Scratch::Directory { host, .. } => remove(host).or_else(|_| {
+                host.ancestors().nth(2).map(restore);
+                remove(host)
+            }),
+            Scratch::Mount | Scratch::Nowhere => Ok(()),
+        }
+    }
+}
+
+/// Gives a scratch root its permissions back: where workers have our own uid, one can take them away, since Landlock does
+/// not restrict chmod.
+fn restore(root: &Path) {
+    for (directory, mode) in [
+        (root.to_owned(), 0o711),
+        (root.join("root"), 0o755),
+        (root.join("box"), 0o755),
+        (root.join("box/scratch"), 0o755),
+    ] {
+        if let Err(error) = fs::set_permissions(&directory, Permissions::from_mode(mode)) {
+            tracing::warn!(%error, path = %directory.display(), "permissions cannot be restored");
         }
     }
 }
@@ -261,6 +292,21 @@ mod tests {
         assert!(locked.exists() && made.exists() && alive.exists());
         drop(lock);
         remove(&parent).unwrap();
+    }
+
+    #[test]
+    fn a_root_that_lost_its_permissions_gets_them_back() {
+        let root = ScratchRoot::create().unwrap();
+        let first = root.make(None, false).unwrap();
+        for directory in [root.home().join("scratch"), root.home(), root.path().to_owned()] {
+            fs::set_permissions(directory, Permissions::from_mode(0o000)).unwrap();
+        }
+        restore(root.path());
+        let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(root.path().to_owned()), 0o711);
+        assert_eq!(mode(root.home()), 0o755);
+        first.remove().unwrap();
+        assert!(!first.path().exists());
     }
 
     #[test]

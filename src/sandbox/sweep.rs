@@ -31,7 +31,7 @@ const CLEAR_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Sweeper {
     directories: Vec<PathBuf>,
-    keep: PathBuf,
+    keep: Option<PathBuf>,
 }
 
 /// What belonged to a uid before a script of that uid ran.
@@ -43,11 +43,11 @@ pub struct Before {
 }
 
 impl Sweeper {
-    /// Looks into the public directories and into the one that our scratch root is in, which it keeps.
-    pub fn new(root: &ScratchRoot) -> Sweeper {
+    /// Looks into the public directories and into the one that our scratch root is in, which it keeps if it is in use.
+    pub fn new(root: &ScratchRoot, in_use: bool) -> Sweeper {
         let mut directories: Vec<PathBuf> = PUBLIC.map(PathBuf::from).to_vec();
         directories.extend(root.path().parent().map(Path::to_owned));
-        Sweeper { directories, keep: root.path().to_owned() }
+        Sweeper { directories, keep: in_use.then(|| root.path().to_owned()) }
     }
 
     /// Remembers what belongs to `uid` (the service's own, when there is none) before a script runs as that.
@@ -91,7 +91,7 @@ impl Sweeper {
             .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten())
             .filter(move |entry| entry.metadata().is_ok_and(|metadata| metadata.uid() == uid))
             .map(|entry| entry.path())
-            .filter(|path| *path != self.keep)
+            .filter(|path| self.keep.as_ref() != Some(path))
     }
 }
 
@@ -135,16 +135,19 @@ fn objects_of(uid: u32) -> impl Iterator<Item = (IpcKind, i32)> {
     })
 }
 
-/// The ids that a list of the kernel gives to `uid`.
+/// The ids that a list of the kernel gives to `uid`, as their owner or as their creator: an owner can give them away.
 fn ids_of(uid: u32, list: &str) -> Vec<i32> {
     let mut lines = list.lines();
     let header: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
-    let Some(owner) = header.iter().position(|name| *name == "uid") else { return vec![] };
+    let places: Vec<usize> =
+        (0..header.len()).filter(|place| matches!(header[*place], "uid" | "cuid")).collect();
     lines
         .filter_map(|line| {
             let columns: Vec<&str> = line.split_whitespace().collect();
-            let owner: u32 = columns.get(owner)?.parse().ok()?;
-            (owner == uid).then(|| columns.get(1)?.parse().ok())?
+            let is_theirs = |place: &usize| {
+                columns.get(*place).and_then(|id| id.parse::<u32>().ok()) == Some(uid)
+            };
+            places.iter().any(is_theirs).then(|| columns.get(1)?.parse().ok())?
         })
         .collect()
 }
@@ -159,7 +162,7 @@ mod tests {
         let keep = directory.join("scratch root");
         fs::create_dir_all(&keep).unwrap();
         fs::write(directory.join("somebody's"), "precious").unwrap();
-        let sweeper = Sweeper { directories: vec![directory.clone()], keep: keep.clone() };
+        let sweeper = Sweeper { directories: vec![directory.clone()], keep: Some(keep.clone()) };
 
         let before = sweeper.look(None);
         fs::write(directory.join("left"), "").unwrap();
@@ -190,10 +193,11 @@ mod tests {
 
     #[test]
     fn ids_are_read_where_the_header_says() {
-        let list = "       key      shmid perms                  size  cpid  lpid nattch   uid   gid\n\
-                    \u{20}        1          7   600                  4096     1     1      0   993   990\n\
-                    \u{20}        2          8   600                  4096     1     1      0     0     0\n";
-        assert_eq!(ids_of(993, list), [7]);
+        let list = "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid\n\
+                    \u{20}        1          7   600                  4096     1     1      0   993   990   993   990\n\
+                    \u{20}        2          8   600                  4096     1     1      0     0     0     0     0\n\
+                    \u{20}        3          9   600                  4096     1     1      0     0     0   993   990\n";
+        assert_eq!(ids_of(993, list), [7, 9]);
         assert!(ids_of(1, list).is_empty());
         assert!(ids_of(993, "").is_empty());
     }
