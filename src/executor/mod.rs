@@ -229,8 +229,8 @@ impl Executor {
     }
 
     /// Waits until every self-test is over, and says what they found; `None` when workers turn out not to start.
-    pub async fn findings(&self) -> Option<Vec<Finding>> {
-        let mut all = vec![];
+    pub async fn findings(&self) -> Option<Arc<[Finding]>> {
+        let mut all: Arc<[Finding]> = Arc::new([]);
         for pool in self.pools() {
             let findings = pool.findings().await?;
             // The same attempts in each: what one did not hold is what there is to tell.

@@ -31,7 +31,7 @@ pub(super) struct Pool {
     /// How many there are to be.
     most: usize,
     /// The findings of the self-test in one of its workers, once it is over.
-    proved: watch::Sender<Option<Vec<Finding>>>,
+    proved: watch::Sender<Option<Arc<[Finding]>>>,
     spares: Mutex<VecDeque<Worker>>,
     starting: AtomicUsize,
     changed: Notify,
@@ -122,16 +122,16 @@ impl Pool {
 
     /// Keeps the findings of the self-test.
     pub(super) fn prove(&self, findings: Vec<Finding>) {
-        self.proved.send_replace(Some(findings));
+        self.proved.send_replace(Some(findings.into()));
     }
 
     /// The findings of the self-test, if it is over.
-    pub(super) fn proof(&self) -> Option<Vec<Finding>> {
+    pub(super) fn proof(&self) -> Option<Arc<[Finding]>> {
         self.proved.borrow().clone()
     }
 
     /// Waits until the self-test is over; `None` when workers turn out not to start.
-    pub(super) async fn findings(&self) -> Option<Vec<Finding>> {
+    pub(super) async fn findings(&self) -> Option<Arc<[Finding]>> {
         let mut proved = self.proved.subscribe();
         tokio::select! {
             biased;

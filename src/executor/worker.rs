@@ -165,8 +165,8 @@ impl Worker {
     /// deadline. Dropping the future ends the process too.
     pub async fn run(mut self, job: &Job, config: &Config, queue: Duration) -> Execution {
         let started = Instant::now();
-        let deadline = (started + job.timeout)
-            .min(job.deadline.map_or(started + job.timeout, Instant::from_std));
+        let own_end = started + job.timeout;
+        let deadline = job.deadline.map_or(own_end, |end| own_end.min(Instant::from_std(end)));
         let cpu_before = self.process.cpu_time();
         let mut stdout = Capture::new(self.stdout, config.max_stdout_bytes);
         let mut stderr = Capture::new(self.stderr, config.max_stdout_bytes);
@@ -189,7 +189,7 @@ impl Worker {
         let cost = self.process.cost();
         let (outcome, exit) = match ending {
             Ending::Answered(outcome) => (outcome, None),
-            Ending::Timeout if deadline < started + job.timeout => {
+            Ending::Timeout if deadline < own_end => {
                 (Err(outcome::deadline_passed(job.timeout)), None)
             }
             Ending::Timeout => (Err(outcome::timed_out(job.timeout)), None),

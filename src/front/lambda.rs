@@ -30,6 +30,7 @@ const INIT_PATIENCE: Duration = Duration::from_millis(7500);
 const ANSWER_TIME: Duration = Duration::from_millis(500);
 /// The kind of initialisation that has none of its 10 seconds: a snapshot is taken at its end.
 const SNAP_START: &str = "snap-start";
+
 /// Why the runtime ends: Lambda's interface failed, or this environment must not serve another request. Lambda makes a
 /// new one then.
 #[derive(Debug, thiserror::Error)]

@@ -172,7 +172,7 @@ async fn doctor(executor: &Arc<Executor>) -> Result<bool, ShellError> {
         lines.push(format!("  {mark}  {}: {}", layer.name, layer.detail));
     }
     lines.extend([String::new(), String::from("self-test")]);
-    for finding in &findings {
+    for finding in findings.iter() {
         let mark = if finding.held { "ok " } else { "BAD" };
         lines.push(format!("  {mark}  {}: {}", finding.promise, finding.answer));
     }
