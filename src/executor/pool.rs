@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use super::protocol::ZygoteInfo;
 use super::selftest::Finding;
-use super::worker::{self, StartError, Worker};
+use super::worker::{StartError, Worker};
 use super::zygote::{Life, Zygote};
 use crate::config::Config;
 use crate::python::Python;
@@ -49,7 +49,6 @@ pub(super) struct Pool {
 struct Current {
     zygote: Arc<Zygote>,
     info: Arc<ZygoteInfo>,
-    mapped_bytes: u64,
 }
 
 impl Pool {
@@ -112,9 +111,9 @@ impl Pool {
                 "a preload module could not be imported; serving without it"
             );
         }
-        let mapped_bytes = worker::memory(zygote.pid).map_or(0, |memory| memory.mapped_bytes);
-        self.current.send_replace(Some(Current { zygote, info, mapped_bytes }));
-        self.refill(true);
+        self.current.send_replace(Some(Current { zygote, info }));
+        // The self-test waits for the first of them.
+        self.refill(false);
         let _ = life.wait_for(|life| matches!(life, Life::Gone)).await;
         self.lost.send_modify(|lost| *lost += 1);
         tracing::error!("the zygote died");
@@ -247,7 +246,6 @@ impl Pool {
             &current.zygote,
             &self.sandbox,
             &self.config,
-            current.mapped_bytes,
             rehearse,
         )
         .await;

@@ -18,7 +18,7 @@ use crate::sandbox::rlimits::Limit;
 #[derive(Serialize)]
 pub struct Boot<'a> {
     /// The modules of the harness: name and source, in the order of their execution.
-    pub harness: &'a [(&'static str, &'static str)],
+    pub harness: &'a [&'a (&'static str, &'static str)],
     /// What to import.
     pub preload: &'a [String],
     /// How workers lock themselves down.

@@ -84,8 +84,8 @@ struct Process {
 }
 
 impl Worker {
-    /// Forks worker number `worker` from `zygote`, whose address space has `mapped_bytes`, and waits until it has
-    /// locked itself down, and made a run of its own if it is to `rehearse`.
+    /// Forks worker number `worker` from `zygote`, and waits until it has locked itself down, and made a run of its own
+    /// if it is to `rehearse`.
     ///
     /// # Errors
     /// See [`StartError`]; nothing of the worker is left then.
@@ -94,7 +94,6 @@ impl Worker {
         zygote: &Arc<Zygote>,
         sandbox: &Sandbox,
         config: &Config,
-        mapped_bytes: u64,
         rehearse: bool,
     ) -> Result<Worker, StartError> {
         let mut jail = sandbox.jail()?;
@@ -103,6 +102,8 @@ impl Worker {
         let (stderr, their_stderr) = pipe().map_err(StartError::Descriptors)?;
         let mut descriptors = vec![their_channel, their_stdout, their_stderr];
         descriptors.extend(jail.ruleset.take());
+        // What it shares with its zygote does not count as its own.
+        let mapped_bytes = memory(zygote.pid).map_or(0, |memory| memory.mapped_bytes);
         let order = Order::Fork {
             worker,
             uid: jail.uid(),

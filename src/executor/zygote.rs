@@ -28,12 +28,15 @@ const HARNESS: &[(&str, &str)] = &[
     ("mainbox_encoding", include_str!("../harness/encoding.py")),
     ("mainbox_validation", include_str!("../harness/validation.py")),
     ("mainbox_courtesy", include_str!("../harness/courtesy.py")),
-    ("mainbox_library", include_str!("../harness/library.py")),
+    (LIBRARY, include_str!("../harness/library.py")),
     ("mainbox_script", include_str!("../harness/script.py")),
     ("mainbox_rehearsal", include_str!("../harness/rehearsal.py")),
     ("mainbox_worker", include_str!("../harness/worker.py")),
     ("mainbox_zygote", include_str!("../harness/zygote.py")),
 ];
+
+/// The module that is of use only where scripts cannot open files.
+const LIBRARY: &str = "mainbox_library";
 
 /// What Python runs first: reads the boot message, makes modules of the harness and enters the last.
 const LOADER: &str = include_str!("../harness/loader.py");
@@ -127,7 +130,9 @@ impl Zygote {
         tokio::spawn(receive_all(control, Arc::clone(&shared), pid));
         let zygote = Zygote { pid, outbox, shared };
         let lockdown = &sandbox.lockdown();
-        zygote.post(&Boot { harness: HARNESS, preload, lockdown }, vec![]);
+        let wanted = |(name, _): &&(&str, &str)| *name != LIBRARY || !sandbox.opens_files();
+        let harness: Vec<_> = HARNESS.iter().filter(wanted).collect();
+        zygote.post(&Boot { harness: &harness, preload, lockdown }, vec![]);
         Ok(zygote)
     }
 

@@ -16,25 +16,27 @@ class Channel:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
 
-    def receive(self) -> tuple[bytes, bytes]:
+    def receive(self) -> tuple[bytes, bytearray]:
         """Waits for the next frame; returns its type and its payload."""
         kind, length = HEADER.unpack(self._read(HEADER.size))
         return bytes([kind]), self._read(length)
 
     def send(self, kind: bytes, payload: bytes = b"") -> None:
         """Sends a frame."""
-        self._write(HEADER.pack(kind[0], len(payload)) + payload)
+        rest = [memoryview(HEADER.pack(kind[0], len(payload))), memoryview(payload)]
+        while rest:
+            sent = os.writev(self.descriptor, rest)
+            while rest and sent >= len(rest[0]):
+                sent -= len(rest.pop(0))
+            if rest:
+                rest[0] = rest[0][sent:]
 
-    def _read(self, length: int) -> bytes:
-        chunks = bytearray()
-        while len(chunks) < length:
-            chunk = os.read(self.descriptor, length - len(chunks))
-            if not chunk:
-                raise ChannelClosed
-            chunks += chunk
-        return bytes(chunks)
-
-    def _write(self, data: bytes) -> None:
+    def _read(self, length: int) -> bytearray:
+        data = bytearray(length)
         rest = memoryview(data)
         while rest:
-            rest = rest[os.write(self.descriptor, rest) :]
+            received = os.readv(self.descriptor, [rest])
+            if not received:
+                raise ChannelClosed
+            rest = rest[received:]
+        return data

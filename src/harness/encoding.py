@@ -3,17 +3,12 @@
 Plain values pass at the speed of C: a list whose items are all of plain types is looked at as a whole.
 """
 
-import base64
+import binascii
 import contextlib
-import dataclasses
-import datetime
-import decimal
 import enum
 import json
 import math
-import pathlib
 import sys
-import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -154,33 +149,34 @@ class Former:
             case set() | frozenset():
                 return self.inside(value, self.unordered)
             case bytes() | bytearray() | memoryview():
-                return base64.b64encode(value).decode("ascii")
-            case decimal.Decimal():
-                return str(value) if value.is_finite() else None
-            case uuid.UUID() | pathlib.PurePath():
-                return str(value)
+                return binascii.b2a_base64(value, newline=False).decode("ascii")
+        return self.of_library(value)
+
+    def of_library(self, value: Any) -> object:
+        """A value of a class that is not built in."""
         if is_missing(value):
             return None
-        match value:
-            case datetime.datetime() | datetime.date() | datetime.time():
-                return value.isoformat()
-            case datetime.timedelta():
-                return value.total_seconds()
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        if is_a(value, "decimal", "Decimal"):
+            return str(value) if value.is_finite() else None
+        if is_a(value, "uuid", "UUID") or is_a(value, "pathlib", "PurePath"):
+            return str(value)
+        if is_a(value, "datetime", "date", "time"):
+            return value.isoformat()
+        if is_a(value, "datetime", "timedelta"):
+            return value.total_seconds()
+        if hasattr(type(value), "__dataclass_fields__"):
+            fields = {field.name: getattr(value, field.name) for field in sys.modules["dataclasses"].fields(value)}
             return self.inside(value, lambda _: self.members(fields))
-        if (numpy := sys.modules.get("numpy")) is not None:
-            if isinstance(value, numpy.generic):
-                return self.numpy_scalar(value, numpy)
-            if isinstance(value, numpy.ndarray):
-                return self.inside(value, self.array)
-        if (pandas := sys.modules.get("pandas")) is not None:
-            if isinstance(value, pandas.DataFrame):
-                return self.inside(value, self.data_frame)
-            if isinstance(value, pandas.Series):
-                return self.inside(value, self.series)
-            if isinstance(value, pandas.Index | pandas.api.extensions.ExtensionArray):
-                return self.inside(value, lambda values: self.items(values.tolist()))
+        if is_a(value, "numpy", "generic"):
+            return self.numpy_scalar(value, sys.modules["numpy"])
+        if is_a(value, "numpy", "ndarray"):
+            return self.inside(value, self.array)
+        if is_a(value, "pandas", "DataFrame"):
+            return self.inside(value, self.data_frame)
+        if is_a(value, "pandas", "Series"):
+            return self.inside(value, self.series)
+        if is_a(value, "pandas", "Index") or is_a(value, "pandas.api.extensions", "ExtensionArray"):
+            return self.inside(value, lambda values: self.items(values.tolist()))
         raise NotJson(f"is of type {name_of(type(value))}, which has no JSON form")
 
     def unordered(self, values: Iterable[Any]) -> list[object]:
@@ -227,12 +223,17 @@ class Former:
         return self.items(frame.to_dict("records"))
 
 
+def is_a(value: object, module: str, *classes: str) -> bool:
+    """Whether `value` is of one of the `classes` of `module`; without that module, there is no value of them."""
+    found = sys.modules.get(module)
+    return found is not None and isinstance(value, tuple(getattr(found, name) for name in classes))
+
+
 def is_missing(value: Any) -> bool:
     """NaT and NA: pandas' and numpy's words for nothing."""
     if (pandas := sys.modules.get("pandas")) is not None and (value is pandas.NaT or value is pandas.NA):
         return True
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.datetime64 | numpy.timedelta64) and bool(numpy.isnat(value))
+    return is_a(value, "numpy", "datetime64", "timedelta64") and bool(sys.modules["numpy"].isnat(value))
 
 
 def step_of(key: object) -> str:

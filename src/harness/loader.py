@@ -1,5 +1,6 @@
 """What Python runs first: makes modules of the harness that arrives on descriptor 3, and enters the last of them."""
 
+import gc
 import json
 import os
 import sys
@@ -8,6 +9,7 @@ import types
 if sys.version_info < (3, 11):
     sys.exit(f"mainbox needs CPython 3.11 or newer; MAINBOX_PYTHON is {sys.version.split()[0]}")
 
+gc.disable()  # what is imported stays; looking for garbage in it only takes time
 boot = json.loads(os.read(3, 1 << 20))
 for name, source in boot["harness"]:
     module = sys.modules[name] = types.ModuleType(name)

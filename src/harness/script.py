@@ -1,32 +1,31 @@
 """Runs the script: as the module `script`, its main once, and whatever becomes of it as one answer."""
 
-import asyncio
 import contextlib
-import inspect
 import json
 import linecache
 import resource
 import sys
-import threading
 import types
+from collections.abc import Awaitable
 from types import CodeType
 from typing import Any
 
 from mainbox_courtesy import explain_late_limits
 from mainbox_encoding import to_json
 from mainbox_failure import SCRIPT, ScriptFailure, of_exception, of_exit
-from mainbox_library import prepare
 from mainbox_lockdown import libc, set_limits
-from mainbox_validation import NO_MAIN, check
+from mainbox_validation import NO_MAIN, check, imported, is_async
 
 MODULE = "script"
+# Only there where scripts cannot open files: elsewhere its own imports would hold up the start.
+library: Any = sys.modules.get("mainbox_library")
 
 
 def answer(source: str, arguments: list[bytes], go: dict[str, Any], late_limits: list[dict[str, int]]) -> bytes:
     """The JSON of what main returned. Raises ScriptFailure for everything else."""
     checked = check(source, go["refused"])
     if late_limits:
-        prepare(checked.imports, checked.is_async)
+        library.prepare(list(imported(checked.tree)), is_async(checked.tree))
         set_limits(late_limits)
         explain_late_limits()
     try:
@@ -60,11 +59,14 @@ def run(code: CodeType, source: str, arguments: list[bytes]) -> object:
     if not callable(main) or isinstance(main, type):
         raise ScriptFailure("missing_main", NO_MAIN)
     result = main(*map(json.loads, arguments))
-    if inspect.isawaitable(result):
+    if isinstance(result, Awaitable):
+        import asyncio  # as slow to import as all else together, and few scripts want it
+
         result = asyncio.run(await_it(result))
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.current_thread():
-            thread.join()
+    if (threading := sys.modules.get("threading")) is not None:
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.current_thread():
+                thread.join()
     return result
 
 

@@ -3,22 +3,21 @@
 import ast
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 from mainbox_failure import SCRIPT, ScriptFailure, fail
 
 NO_MAIN = "Script must contain a main() function"
+# The kinds of nodes that a policy speaks of: a fraction of a script's.
+LOOKED_AT = frozenset({ast.Import, ast.ImportFrom, ast.Attribute, ast.Name})
 
 
-@dataclass
-class Checked:
+class Checked(NamedTuple):
     """A script that has passed every check."""
 
     code: CodeType
-    imports: list[str]
-    is_async: bool
+    tree: ast.Module
 
 
 def check(source: str, refused: dict[str, Any]) -> Checked:
@@ -35,8 +34,12 @@ def check(source: str, refused: dict[str, Any]) -> Checked:
         raise ScriptFailure("syntax_error", f"The script cannot be compiled: {error}") from None
     except MemoryError:  # which is how the parser says that its stack is full
         raise ScriptFailure("syntax_error", "The script cannot be compiled: it is nested too deeply") from None
-    is_async = any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(tree))
-    return Checked(code, list(imported(tree)), is_async)
+    return Checked(code, tree)
+
+
+def is_async(tree: ast.Module) -> bool:
+    """Whether the script may need an event loop."""
+    return any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(tree))
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
@@ -91,7 +94,10 @@ def module_level(tree: ast.Module) -> Iterator[ast.AST]:
 
 def check_policy(tree: ast.Module, refused: dict[str, Any]) -> None:
     """Refuses what the policy names, at the first line where it stands."""
-    nodes = sorted(ast.walk(tree), key=lambda node: (getattr(node, "lineno", 0), getattr(node, "col_offset", 0)))
+    if not any(refused.values()):
+        return
+    nodes = [node for node in ast.walk(tree) if type(node) in LOOKED_AT]
+    nodes.sort(key=lambda node: (node.lineno, node.col_offset))
     aliases = {"os"} | {
         name.asname
         for node in nodes

@@ -4,7 +4,6 @@ import gc
 import importlib
 import json
 import os
-import platform
 import select
 import signal
 import socket
@@ -12,15 +11,21 @@ import sys
 from typing import Any
 
 import mainbox_worker
-from mainbox_library import take_into_memory
 from mainbox_lockdown import PR_SET_DUMPABLE, Filter, prctl
 from mainbox_rehearsal import rehearse
+from mainbox_script import library
 
 CONTROL = 3
 MESSAGE_BYTES = 1 << 16
 MOST_DESCRIPTORS = 8
-# After so many runs the interpreter has specialised the code that every request goes through.
-REHEARSALS = 1
+# So long must nobody have wanted anything before the zygote does what can wait.
+QUIET_MS = 20
+# What many scripts import, and no start needs.
+COMMON = [
+    "asyncio", "base64", "collections", "contextlib", "copy", "csv", "dataclasses", "datetime", "decimal",
+    "fractions", "functools", "heapq", "inspect", "io", "itertools", "math", "operator", "pathlib",
+    "random", "re", "statistics", "string", "textwrap", "threading", "time", "typing", "uuid",
+]  # fmt: skip
 
 
 def serve(boot: dict[str, Any]) -> None:
@@ -49,13 +54,11 @@ class Zygote:
         """Imports, says that it is ready, and serves until the supervisor is gone."""
         packages, missing = import_all(preload)
         if self.lockdown["late_limits"]:
-            take_into_memory(packages)
-        for _ in range(REHEARSALS):
-            rehearse()
-        gc.collect()
+            library.take_into_memory(packages)
+            improve()  # frozen between requests, it would be at work during one
+        rehearse()
         gc.freeze()
-        gc.disable()
-        python = platform.python_version()
+        python = sys.version.split()[0]
         standard = sorted(sys.stdlib_module_names)
         self.report("ready", python=python, packages=packages, missing=missing, standard=standard)
         try:
@@ -64,12 +67,17 @@ class Zygote:
             os._exit(0)  # the supervisor is gone
 
     def listen(self) -> None:
-        """Obeys and reaps, for ever."""
+        """Obeys and reaps, for ever; the first time that nothing is to be done, it makes later workers faster."""
         ears = select.poll()
         ears.register(self.control, select.POLLIN)
         ears.register(self.wake, select.POLLIN)
+        patience = None if self.lockdown["late_limits"] else QUIET_MS
         while True:
-            for descriptor, _ in ears.poll():
+            events = ears.poll(patience)
+            if not events:
+                improve()
+                patience = None
+            for descriptor, _ in events:
                 if descriptor == self.wake:
                     os.read(self.wake, 4096)
                     self.reap()
@@ -125,6 +133,13 @@ class Zygote:
     def report(self, report: str, **fields: object) -> None:
         """Tells the supervisor."""
         self.control.send(json.dumps({"report": report, **fields}).encode())
+
+
+def improve() -> None:
+    """Imports what is common, and leaves the garbage collector nothing that it would touch in a worker."""
+    import_all(COMMON)
+    gc.collect()
+    gc.freeze()
 
 
 def import_all(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
