@@ -127,7 +127,7 @@ impl Handler {
             return recorded(refusal(&failure), Record::refused(&failure));
         }
         let mut response = match &execution.outcome {
-            Ok(result) => respond(
+            Ok(result) => respond_sized(
                 StatusCode::OK,
                 &Success {
                     result,
@@ -135,6 +135,7 @@ impl Handler {
                     stderr: text(&execution.stderr),
                     truncated,
                 },
+                execution.bytes(),
             ),
             Err(failure) => respond(
                 failure.kind.status(),
@@ -313,8 +314,18 @@ pub(crate) fn refusal(failure: &Failure) -> Response<Full<Bytes>> {
 }
 
 fn respond(status: StatusCode, body: &impl serde::Serialize) -> Response<Full<Bytes>> {
-    let body = serde_json::to_vec(body).expect("BUG: answers are plain data");
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    respond_sized(status, body, 0)
+}
+
+/// A response that has about `expected` bytes: a large one is not to be moved while it grows.
+fn respond_sized(
+    status: StatusCode,
+    body: &impl serde::Serialize,
+    expected: usize,
+) -> Response<Full<Bytes>> {
+    let mut text = Vec::with_capacity(expected + 256);
+    serde_json::to_writer(&mut text, body).expect("BUG: answers are plain data");
+    let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response

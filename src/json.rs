@@ -11,8 +11,9 @@ pub const MAX_DEPTH: usize = 100;
 /// meaningful for well-formed JSON and safe on anything.
 pub fn is_shallow(text: &[u8]) -> bool {
     let mut depth = 0usize;
-    let mut bytes = text.iter();
-    while let Some(byte) = bytes.next() {
+    let mut rest = text;
+    while let [byte, after @ ..] = rest {
+        rest = after;
         match byte {
             b'[' | b'{' => {
                 depth += 1;
@@ -21,23 +22,21 @@ pub fn is_shallow(text: &[u8]) -> bool {
                 }
             }
             b']' | b'}' => depth = depth.saturating_sub(1),
-            b'"' => skip_string(&mut bytes),
+            b'"' => rest = after_string(rest),
             _ => {}
         }
     }
     true
 }
 
-fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' => return,
-            b'\\' => {
-                bytes.next();
-            }
-            _ => {}
+fn after_string(mut text: &[u8]) -> &[u8] {
+    while let Some(place) = memchr::memchr2(b'"', b'\\', text) {
+        if text[place] == b'"' {
+            return &text[place + 1..];
         }
+        text = text.get(place + 2..).unwrap_or(&[]);
     }
+    &[]
 }
 
 #[cfg(test)]
