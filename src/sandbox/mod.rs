@@ -12,7 +12,9 @@ pub mod sweep;
 pub mod sys;
 pub mod tier;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use serde::Serialize;
 
@@ -51,6 +53,9 @@ pub enum SandboxError {
     /// The ruleset of a worker.
     #[error(transparent)]
     Landlock(#[from] landlock::LandlockError),
+    /// The descriptor of the ruleset for one more worker.
+    #[error("descriptor of a Landlock ruleset: {0}")]
+    RulesetDescriptor(std::io::Error),
     /// All uids are in use.
     #[error("no worker uid is free")]
     NoUid,
@@ -63,6 +68,8 @@ pub struct Sandbox {
     /// Every mechanism with its state.
     pub layers: Vec<Layer>,
     landlock: Option<::landlock::ABI>,
+    /// That of every worker, where all find their scratch directory at the same place.
+    common_ruleset: OnceLock<OwnedFd>,
     uids: Option<Uids>,
     readable: Vec<PathBuf>,
     scratch: ScratchRoot,
@@ -125,6 +132,7 @@ impl Sandbox {
         let plan = probe.plan.filter(|_| tier == Some(Tier::Namespaces)).unwrap_or_default();
         Ok(Sandbox {
             tier,
+            common_ruleset: OnceLock::new(),
             landlock: probe.landlock,
             uids: own_uids.then(Uids::new),
             layers: probe.layers,
@@ -200,17 +208,27 @@ impl Sandbox {
             _ if !self.opens_files() => Scratch::Nowhere,
             other => self.scratch.make(uid.as_ref().map(OwnUid::number), other.is_some())?,
         };
-        // A mount hides its mount point from Landlock, so the rule is on the directory around it, in which nothing else
-        // can be written.
-        let writable = match &scratch {
-            Scratch::Directory { host, .. } => host.clone(),
-            Scratch::Mount | Scratch::Nowhere => self.scratch.home(),
-        };
-        let ruleset = match self.landlock {
-            Some(abi) => Some(landlock::ruleset(abi, &self.readable, &writable)?),
-            None => None,
+        let ruleset = match (self.landlock, &scratch) {
+            (None, _) => None,
+            (Some(abi), Scratch::Directory { host, .. }) => {
+                Some(landlock::ruleset(abi, &self.readable, host)?)
+            }
+            (Some(abi), Scratch::Mount | Scratch::Nowhere) => {
+                let common = self.common_ruleset(abi)?.try_clone();
+                Some(common.map_err(SandboxError::RulesetDescriptor)?)
+            }
         };
         Ok(Jail::new(scratch, ruleset, uid, self.sweeper.clone(), self.traces.clone()))
+    }
+
+    /// A mount hides its mount point from Landlock, so the rule is on the directory around it, in which nothing else can
+    /// be written, and holds for all workers.
+    fn common_ruleset(&self, abi: ::landlock::ABI) -> Result<&OwnedFd, SandboxError> {
+        if let Some(made) = self.common_ruleset.get() {
+            return Ok(made);
+        }
+        let made = landlock::ruleset(abi, &self.readable, &self.scratch.home())?;
+        Ok(self.common_ruleset.get_or_init(|| made))
     }
 }
 
