@@ -70,6 +70,11 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "requests waiting for their turn, 0 to 10000; beyond it `busy`",
     },
     Variable {
+        name: "MAINBOX_REST_SECONDS",
+        default: "60",
+        meaning: "after so long without a request one spare worker of each kind is kept, to save memory; 1 to 86400",
+    },
+    Variable {
         name: "MAINBOX_MAX_SCRIPT_BYTES",
         default: "102400",
         meaning: "size of a script, 1 to 4194304",
@@ -156,6 +161,8 @@ pub struct Config {
     pub concurrency: usize,
     /// Requests waiting for their turn.
     pub queue: usize,
+    /// How long without a request until one spare of each kind is enough.
+    pub rest: Duration,
     /// Bytes of a script.
     pub max_script_bytes: usize,
     /// Bytes kept of each of stdout and stderr.
@@ -252,6 +259,7 @@ impl Config {
             memory_bytes: values.number("MAINBOX_MEMORY_MB", 256, 16, 65536)? * MIB,
             concurrency: values.number("MAINBOX_CONCURRENCY", cpus, 1, 256)? as usize,
             queue: values.number("MAINBOX_QUEUE", 64, 0, 10_000)? as usize,
+            rest: Duration::from_secs(values.number("MAINBOX_REST_SECONDS", 60, 1, 86_400)?),
             max_script_bytes: values.number("MAINBOX_MAX_SCRIPT_BYTES", 100 * KIB, 1, 4 * MIB)?
                 as usize,
             max_stdout_bytes: values.number("MAINBOX_MAX_STDOUT_BYTES", stdout, 0, 16 * MIB)?
@@ -410,6 +418,7 @@ mod tests {
         assert_eq!(config.timeout, Duration::from_secs(10));
         assert_eq!(config.memory_bytes, 256 * 1024 * 1024);
         assert_eq!(config.queue, 64);
+        assert_eq!(config.rest, Duration::from_secs(60));
         assert_eq!(config.max_script_bytes, 102_400);
         assert_eq!(config.max_stdout_bytes, 1_048_576);
         assert_eq!(config.max_result_bytes, 4_194_304);

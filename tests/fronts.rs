@@ -8,7 +8,9 @@ use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Server, SlowPython, load_until_refused, mainbox, output, read_to_end, server};
+use common::{
+    Server, SlowPython, children, load_until_refused, mainbox, output, read_to_end, server,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -291,19 +293,6 @@ fn nothing_is_left_when_the_server_is_gone() {
         assert!(started.elapsed() < Duration::from_secs(5), "a zygote outlived its supervisor");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// The children of a process, from /proc.
-fn children(parent: i32) -> Vec<i32> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(process) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-        if status.contains(&format!("\nPPid:\t{parent}\n")) {
-            found.push(process);
-        }
-    }
-    found
 }
 
 /// Whether a process is a zygote, and not a child that probes the host.

@@ -12,7 +12,7 @@ use std::process::Child;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{Server, SlowPython, declared_tier, mainbox, output};
+use common::{Server, SlowPython, children, declared_tier, mainbox, output};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -67,19 +67,6 @@ impl Tree {
             kill(Pid::from_raw(process), signal).unwrap();
         }
     }
-}
-
-fn children(process: i32) -> Vec<i32> {
-    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
-    threads
-        .flat_map(|thread| {
-            let list = std::fs::read_to_string(thread.unwrap().path().join("children"));
-            list.unwrap_or_default()
-                .split_whitespace()
-                .map(|child| child.parse().unwrap())
-                .collect::<Vec<i32>>()
-        })
-        .collect()
 }
 
 fn status(process: i32, field: &str) -> String {

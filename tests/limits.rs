@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Answer, Server};
+use common::{Answer, Server, children};
 use serde_json::json;
 
 /// A server with small limits, to be shared by the tests that need them.
@@ -218,6 +218,27 @@ fn a_full_queue_is_busy_and_says_when_to_come_again() {
         assert_eq!(third.header("retry-after"), "1");
         assert_eq!((first.join().unwrap().status, second.join().unwrap().status), (200, 200));
     });
+}
+
+#[test]
+fn after_a_rest_one_spare_is_kept_and_a_burst_brings_the_others_back() {
+    let server = Server::start(&[
+        ("MAINBOX_PRELOAD", ""),
+        ("MAINBOX_CONCURRENCY", "3"),
+        ("MAINBOX_REST_SECONDS", "1"),
+    ]);
+    let zygote = children(server.pid())[0];
+    let spares_become = |count| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while children(zygote).len() != count {
+            assert!(Instant::now() < deadline, "{} spares", children(zygote).len());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    spares_become(1);
+    assert_eq!(server.run("def main(): return 1").status, 200);
+    spares_become(3);
+    spares_become(1);
 }
 
 #[test]

@@ -123,6 +123,7 @@ impl Executor {
         tokio::spawn(reap_orphans());
         for pool in executor.pools() {
             tokio::spawn(Arc::clone(pool).keep_zygote(python.clone()));
+            tokio::spawn(Arc::clone(pool).rest());
             tokio::spawn(Arc::clone(&executor).prove(Arc::clone(pool)));
         }
         executor
@@ -170,7 +171,15 @@ impl Executor {
         worker.occupy(kept);
         // Also when the client leaves and this future is dropped.
         let _refill = Refill { executor: self, pool };
-        Ok(worker.run(job, &self.config, arrived.elapsed()).await)
+        let (execution, process) = worker.run(job, &self.config, arrived.elapsed()).await;
+        if !self.sandbox.one_at_a_time() && !self.somebody_waits() {
+            tokio::spawn(process.end_in(pool::ANSWER_FIRST));
+        }
+        Ok(execution)
+    }
+
+    fn somebody_waits(&self) -> bool {
+        self.waiting.available_permits() < self.config.queue
     }
 
     async fn turn(&self) -> Result<OwnedSemaphorePermit, Failure> {
@@ -330,8 +339,7 @@ struct Refill<'a> {
 
 impl Drop for Refill<'_> {
     fn drop(&mut self) {
-        let somebody_waits = self.executor.waiting.available_permits() < self.executor.config.queue;
-        self.pool.refill(!somebody_waits);
+        self.pool.refill(self.executor.somebody_waits());
     }
 }
 

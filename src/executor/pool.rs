@@ -23,13 +23,19 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Failures in a row beyond which the time between tries grows no more.
 const MOST_RETRIES_COUNTED: u32 = 50;
 
+/// How long the kernel is left alone after an answer, when nobody waits: the end of a worker and the fork of the next
+/// take it a millisecond each, and on few CPUs the client would learn of its answer only after that.
+pub(super) const ANSWER_FIRST: Duration = Duration::from_millis(1);
+
 /// Spares and their zygote.
 pub(super) struct Pool {
     config: Arc<Config>,
     sandbox: Arc<Sandbox>,
     preload: Vec<String>,
-    /// How many there are to be.
+    /// How many spares there are to be under load.
     most: usize,
+    /// When one was last asked for: long after that, one is enough.
+    last_taken: Mutex<Instant>,
     /// The findings of the self-test in one of its workers, once it is over.
     proved: watch::Sender<Option<Arc<[Finding]>>>,
     spares: Mutex<VecDeque<Worker>>,
@@ -64,6 +70,7 @@ impl Pool {
             sandbox,
             preload,
             most,
+            last_taken: Mutex::new(Instant::now()),
             proved: watch::Sender::new(None),
             spares: Mutex::default(),
             starting: AtomicUsize::new(0),
@@ -113,7 +120,7 @@ impl Pool {
         }
         self.current.send_replace(Some(Current { zygote, info }));
         // The self-test waits for the first of them.
-        self.refill(false);
+        self.refill(true);
         let _ = life.wait_for(|life| matches!(life, Life::Gone)).await;
         self.lost.send_modify(|lost| *lost += 1);
         tracing::error!("the zygote died");
@@ -182,7 +189,7 @@ impl Pool {
     /// Forks spares again.
     pub(super) fn renew(self: &Arc<Self>) {
         self.retired.store(false, Ordering::Release);
-        self.refill(true);
+        self.refill(false);
     }
 
     /// Waits until there is a spare.
@@ -204,8 +211,31 @@ impl Pool {
         self.failures.borrow().clamp(1, MOST_RETRIES_COUNTED)
     }
 
+    /// Ends the spares that a burst wanted, once there has been no request for a while. Never returns.
+    pub(super) async fn rest(self: Arc<Self>) {
+        loop {
+            let left = self.config.rest.saturating_sub(self.unused_for());
+            if !left.is_zero() {
+                tokio::time::sleep(left).await;
+                continue;
+            }
+            self.spares().truncate(1);
+            tokio::time::sleep(self.config.rest).await;
+        }
+    }
+
+    fn unused_for(&self) -> Duration {
+        self.last_taken.lock().expect("BUG: no code panics under this lock").elapsed()
+    }
+
+    /// How many spares there are to be now.
+    fn wanted(&self) -> usize {
+        if self.unused_for() < self.config.rest { self.most } else { 1 }
+    }
+
     /// Takes a spare, or waits for one; `None` when workers cannot be started.
     pub(super) async fn take(self: &Arc<Self>) -> Option<Worker> {
+        *self.last_taken.lock().expect("BUG: no code panics under this lock") = Instant::now();
         loop {
             let changed = self.changed.notified();
             let spare = self.spares().pop_front();
@@ -214,7 +244,7 @@ impl Pool {
                 Some(_) => {}
                 None if self.is_failing() => return None,
                 None => {
-                    self.refill(false);
+                    self.refill(true);
                     tokio::select! {
                         () = changed => {}
                         () = self.failing() => {}
@@ -224,31 +254,29 @@ impl Pool {
         }
     }
 
-    /// Starts as many workers as are missing. A rehearsal makes requests faster that come later; one that waits already
-    /// would wait for it too, and gain less by it.
-    pub(super) fn refill(self: &Arc<Self>, rehearse: bool) {
+    /// Starts as many workers as are missing: at once, if `somebody_waits`, and without a rehearsal. That makes requests
+    /// faster that come later; one that waits already would wait for it too, and gain less by it.
+    pub(super) fn refill(self: &Arc<Self>, somebody_waits: bool) {
         if self.retired.load(Ordering::Acquire) {
             return;
         }
         let Some(current) = self.current.borrow().clone() else { return };
         let there = self.spares().len() + self.starting.load(Ordering::Relaxed);
-        for _ in there..self.most {
+        for _ in there..self.wanted() {
             self.starting.fetch_add(1, Ordering::Relaxed);
-            tokio::spawn(Arc::clone(self).start_spare(current.clone(), rehearse));
+            tokio::spawn(Arc::clone(self).start_spare(current.clone(), somebody_waits));
         }
     }
 
-    async fn start_spare(self: Arc<Self>, current: Current, rehearse: bool) {
+    async fn start_spare(self: Arc<Self>, current: Current, somebody_waits: bool) {
+        if !somebody_waits {
+            tokio::time::sleep(ANSWER_FIRST).await;
+        }
         let worker = self.next_worker.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
-        let started = Worker::start(
-            worker,
-            &current.zygote,
-            &self.sandbox,
-            &self.config,
-            rehearse,
-        )
-        .await;
+        let started =
+            Worker::start(worker, &current.zygote, &self.sandbox, &self.config, !somebody_waits)
+                .await;
         match started {
             Ok(ready) => {
                 tracing::debug!(worker, took = ?began.elapsed(), "a worker is ready");
@@ -266,7 +294,7 @@ impl Pool {
                 }
                 self.starting.fetch_sub(1, Ordering::Relaxed);
                 self.changed.notify_waiters();
-                self.refill(true);
+                self.refill(false);
             }
         }
     }

@@ -6,7 +6,9 @@
 //! worker has read its request.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
+use bytes::BufMut;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
@@ -149,9 +151,14 @@ pub struct ScriptFailure {
 
 /// Appends a frame to `buffer`.
 pub fn push_frame(buffer: &mut Vec<u8>, kind: u8, payload: &[u8]) {
-    buffer.push(kind);
-    buffer.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    push_header(buffer, kind, payload.len());
     buffer.extend_from_slice(payload);
+}
+
+/// Appends the header of a frame whose payload of `length` bytes follows.
+pub fn push_header(buffer: &mut Vec<u8>, kind: u8, length: usize) {
+    buffer.push(kind);
+    buffer.extend_from_slice(&(length as u32).to_le_bytes());
 }
 
 /// A frame from a worker.
@@ -175,91 +182,82 @@ pub enum FrameError {
     TooLong(usize),
     /// The socket failed.
     #[error("the channel failed: {0}")]
-    Io(#[from] std::io::Error),
-}
-
-/// Reads frames. Memory grows with what has arrived, never with what a frame claims.
-#[derive(Debug)]
-pub struct FrameReader {
-    buffer: Vec<u8>,
-    limit: usize,
+    Io(#[from] io::Error),
 }
 
 const HEADER_BYTES: usize = 5;
+/// How much more is made room for at a time.
 const READ_BYTES: usize = 64 * 1024;
 
-impl FrameReader {
-    /// A reader of frames with payloads of at most `limit` bytes.
-    pub fn new(limit: usize) -> FrameReader {
-        FrameReader { buffer: Vec::new(), limit }
+/// Waits for a frame with a payload of at most `limit` bytes. Memory grows with what has arrived, never with what a frame
+/// claims, and nothing beyond the frame is read.
+///
+/// # Errors
+/// See [`FrameError`].
+pub async fn receive(channel: &UnixStream, limit: usize) -> Result<Frame, FrameError> {
+    let mut header = Vec::with_capacity(HEADER_BYTES);
+    read_up_to(channel, &mut header, HEADER_BYTES).await?;
+    let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
+    if length > limit {
+        return Err(FrameError::TooLong(length));
     }
+    let mut payload = Vec::new();
+    read_up_to(channel, &mut payload, length).await?;
+    Ok(Frame { kind: header[0], payload })
+}
 
-    /// The next frame. May be dropped and called again; nothing is lost.
-    ///
-    /// # Errors
-    /// See [`FrameError`].
-    pub async fn next(&mut self, channel: &UnixStream) -> Result<Frame, FrameError> {
-        loop {
-            if let Some(frame) = self.take()? {
-                return Ok(frame);
+async fn read_up_to(
+    channel: &UnixStream,
+    buffer: &mut Vec<u8>,
+    length: usize,
+) -> Result<(), FrameError> {
+    while buffer.len() < length {
+        let missing = length - buffer.len();
+        buffer.reserve(missing.min(READ_BYTES));
+        match channel.try_read_buf(&mut buffer.limit(missing)) {
+            Ok(0) => return Err(FrameError::Closed),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => channel.readable().await?,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Err(FrameError::Closed);
             }
-            channel.readable().await?;
-            self.buffer.reserve(READ_BYTES);
-            match channel.try_read_buf(&mut self.buffer) {
-                Ok(0) => return Err(FrameError::Closed),
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
-                    return Err(FrameError::Closed);
-                }
-                Err(error) => return Err(error.into()),
-            }
+            Err(error) => return Err(error.into()),
         }
     }
-
-    fn take(&mut self) -> Result<Option<Frame>, FrameError> {
-        let Some((header, rest)) = self.buffer.split_first_chunk::<HEADER_BYTES>() else {
-            return Ok(None);
-        };
-        let [kind, length @ ..] = *header;
-        let length = u32::from_le_bytes(length) as usize;
-        if length > self.limit {
-            return Err(FrameError::TooLong(length));
-        }
-        if rest.len() < length {
-            return Ok(None);
-        }
-        let after = self.buffer.split_off(HEADER_BYTES + length);
-        let mut payload = std::mem::replace(&mut self.buffer, after);
-        payload.drain(..HEADER_BYTES);
-        Ok(Some(Frame { kind, payload }))
-    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
 
-    fn reader(bytes: &[u8], limit: usize) -> FrameReader {
-        FrameReader { buffer: bytes.to_vec(), limit }
+    async fn received(bytes: &[u8], limit: usize) -> Result<Frame, FrameError> {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(bytes).await.unwrap();
+        drop(theirs);
+        receive(&ours, limit).await
     }
 
-    #[test]
-    fn frames_come_out_one_by_one() {
+    #[tokio::test]
+    async fn a_frame_comes_out_as_it_went_in_and_what_follows_stays_where_it_is() {
         let mut bytes = Vec::new();
         push_frame(&mut bytes, b'V', b"[1]");
         push_frame(&mut bytes, b'F', b"");
-        let mut reader = reader(&bytes, 3);
-        assert_eq!(reader.take().unwrap(), Some(Frame { kind: b'V', payload: b"[1]".to_vec() }));
-        assert_eq!(reader.take().unwrap(), Some(Frame { kind: b'F', payload: vec![] }));
-        assert_eq!(reader.take().unwrap(), None);
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(&bytes).await.unwrap();
+        for (kind, payload) in [(b'V', b"[1]".to_vec()), (b'F', vec![])] {
+            assert_eq!(receive(&ours, 3).await.unwrap(), Frame { kind, payload });
+        }
     }
 
-    #[test]
-    fn half_a_frame_waits_and_a_long_one_is_refused_by_its_header() {
-        assert_eq!(reader(b"V\x03\0\0\0[1", 3).take().unwrap(), None);
-        assert_eq!(reader(b"V\x03\0\0", 3).take().unwrap(), None);
-        let refused = reader(b"V\xff\xff\xff\xff", 3).take().unwrap_err();
+    #[tokio::test]
+    async fn half_a_frame_is_none_and_a_long_one_is_refused_by_its_header() {
+        for half in [&b"V\x03\0\0\0[1"[..], b"V\x03\0\0", b""] {
+            assert_eq!(received(half, 3).await.unwrap_err().to_string(), "the channel is closed");
+        }
+        let refused = received(b"V\xff\xff\xff\xff", 3).await.unwrap_err();
         assert_eq!(refused.to_string(), "a frame of 4294967295 bytes");
     }
 }

@@ -1,6 +1,6 @@
 //! A worker as the supervisor sees it: forked ahead, locked down, good for one request.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSliceMut, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Job;
 use super::outcome::{self, Capture, Execution};
 use super::protocol::{
-    FrameError, FrameReader, Go, LockdownFailure, Order, answer, push_frame, request,
+    FrameError, Go, LockdownFailure, Order, answer, push_frame, push_header, receive, request,
 };
 use super::zygote::{Exit, Life, Zygote};
 use crate::api::{Failure, Kind};
@@ -38,6 +38,9 @@ const EXIT_GRACE: Duration = Duration::from_secs(1);
 const REAP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest failure that a worker may report: message and traceback are cut by the harness well below it.
 const MAX_FAILURE_BYTES: usize = 256 * 1024;
+
+/// Longest input that is copied beside the script.
+const COPIED_BYTES: usize = 16 * 1024;
 
 /// Why there is no worker.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +79,7 @@ pub struct Worker {
 }
 
 /// The process of a worker. Dropping it ends the process, and then gives back what it had for itself.
-struct Process {
+pub struct Process {
     worker: u64,
     pid: Option<Pid>,
     zygote: Arc<Zygote>,
@@ -162,9 +165,14 @@ impl Worker {
         }
     }
 
-    /// Runs `job` and ends the process. Never waits for the worker's goodwill: everything that it is waited for has a
-    /// deadline. Dropping the future ends the process too.
-    pub async fn run(mut self, job: &Job, config: &Config, queue: Duration) -> Execution {
+    /// Runs `job`. Never waits for the worker's goodwill: everything that it is waited for has a deadline. The process is
+    /// over with what is returned beside the execution, or when the future is dropped.
+    pub async fn run(
+        mut self,
+        job: &Job,
+        config: &Config,
+        queue: Duration,
+    ) -> (Execution, Process) {
         let started = Instant::now();
         let own_end = started + job.timeout;
         let deadline = job.deadline.map_or(own_end, |end| own_end.min(Instant::from_std(end)));
@@ -202,7 +210,7 @@ impl Worker {
             .or(cost.cpu)
             .map_or(Duration::ZERO, |cpu| cpu.saturating_sub(cpu_before.unwrap_or_default()));
         let peak = exit.map(|exit| exit.peak_bytes).or(cost.peak_bytes).unwrap_or(0);
-        Execution {
+        let execution = Execution {
             outcome,
             stdout: stdout.finish(),
             stderr: stderr.finish(),
@@ -210,7 +218,8 @@ impl Worker {
             run,
             cpu,
             peak_memory: peak.saturating_sub(self.resident_bytes),
-        }
+        };
+        (execution, self.process)
     }
 }
 
@@ -224,13 +233,11 @@ enum Ending {
 
 /// Sends the request and waits for the one frame that answers it.
 async fn converse(channel: &mut UnixStream, job: &Job, config: &Config) -> Ending {
-    let request = request_frames(job, config);
-    if channel.write_all(&request).await.is_err() {
+    if send(channel, job, config).await.is_err() {
         return Ending::Closed;
     }
-    drop(request);
     let limit = config.max_result_bytes.max(MAX_FAILURE_BYTES);
-    match FrameReader::new(limit).next(channel).await {
+    match receive(channel, limit).await {
         Ok(frame)
             if frame.kind == answer::VALUE && frame.payload.len() > config.max_result_bytes =>
         {
@@ -242,12 +249,20 @@ async fn converse(channel: &mut UnixStream, job: &Job, config: &Config) -> Endin
     }
 }
 
-fn request_frames(job: &Job, config: &Config) -> Vec<u8> {
-    let input = job.input.as_ref().map_or("", |input| input.get());
-    let mut frames = Vec::with_capacity(job.script.len() + input.len() + 1024);
+/// Sends the request: with one call, unless a large input is better not copied for that.
+async fn send(channel: &mut UnixStream, job: &Job, config: &Config) -> io::Result<()> {
+    let mut frames = Vec::with_capacity(job.script.len() + 1024);
     push_frame(&mut frames, request::SCRIPT, job.script.as_bytes());
-    if job.input.is_some() {
-        push_frame(&mut frames, request::INPUT, input.as_bytes());
+    if let Some(input) = &job.input {
+        let input = input.get().as_bytes();
+        push_header(&mut frames, request::INPUT, input.len());
+        if input.len() > COPIED_BYTES {
+            channel.write_all(&frames).await?;
+            channel.write_all(input).await?;
+            frames.clear();
+        } else {
+            frames.extend_from_slice(input);
+        }
     }
     let go = Go {
         refused: &policy::refused(job.policy),
@@ -257,7 +272,7 @@ fn request_frames(job: &Job, config: &Config) -> Vec<u8> {
     };
     let go = serde_json::to_vec(&go).expect("BUG: the go frame is plain data");
     push_frame(&mut frames, request::GO, &go);
-    frames
+    channel.write_all(&frames).await
 }
 
 /// By how much this request asks for less than the server's own limits, under which the worker runs already. Relative,
@@ -289,6 +304,11 @@ struct Cost {
 }
 
 impl Process {
+    /// Ends it after `delay`.
+    pub async fn end_in(self, delay: Duration) {
+        tokio::time::sleep(delay).await;
+    }
+
     fn cpu_time(&self) -> Option<Duration> {
         self.pid.and_then(sys::cpu_time)
     }
@@ -412,6 +432,9 @@ fn pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
     Ok((pipe::Receiver::from_owned_fd(ours)?, theirs))
 }
 
+/// More than the kernel has to say of a process.
+const STATUS_BYTES: usize = 8192;
+
 /// Sizes of a process, from its status in /proc.
 pub(super) struct Memory {
     pub(super) mapped_bytes: u64,
@@ -421,7 +444,11 @@ pub(super) struct Memory {
 
 /// `None` when the process is gone.
 pub(super) fn memory(process: Pid) -> Option<Memory> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let mut file = std::fs::File::open(format!("/proc/{process}/status")).ok()?;
+    // In one read: the kernel writes the whole text anew for each.
+    let mut status = [0; STATUS_BYTES];
+    let length = file.read(&mut status).ok()?;
+    let status = std::str::from_utf8(&status[..length]).ok()?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)

@@ -34,8 +34,7 @@ PANDAS = """
 import pandas as pd
 def main(x):
     frame = pd.DataFrame({"a": [1, 2, 3], "b": ["x", "y", "x"]})
-    print(frame, end="", file=__import__("io").StringIO())
-    return [int(frame["a"].sum()), frame, frame.groupby("b")["a"].sum(), frame.describe().to_dict()]
+    return [int(frame["a"].sum()), frame.groupby("b")["a"].sum()]
 """
 
 

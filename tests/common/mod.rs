@@ -481,6 +481,21 @@ pub fn declared_tier() -> String {
     std::env::var("WORLD_TIER").unwrap_or(String::from("namespaces"))
 }
 
+/// The children of a process; none when it is gone.
+pub fn children(process: i32) -> Vec<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten();
+    threads
+        .flatten()
+        .flat_map(|thread| {
+            let list = std::fs::read_to_string(thread.path().join("children"));
+            list.unwrap_or_default()
+                .split_whitespace()
+                .map(|child| child.parse().unwrap())
+                .collect::<Vec<i32>>()
+        })
+        .collect()
+}
+
 /// Whether this world is declared to lack something.
 pub fn lacks(what: &str) -> bool {
     std::env::var("WORLD_LACKS").unwrap_or_default().split(',').any(|lack| lack == what)
