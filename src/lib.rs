@@ -4,6 +4,7 @@
 //! The way of a request: [`front`] -> [`handler`] -> [`executor`] -> a worker in the [`sandbox`] -> outcome -> response.
 
 pub mod api;
+pub mod archive;
 pub mod budget;
 pub mod config;
 pub mod executor;

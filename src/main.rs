@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use mainbox::archive;
 use mainbox::config::Config;
 use mainbox::executor::Executor;
 use mainbox::front::shell::{Arguments, Command};
@@ -48,6 +49,9 @@ fn start(config: Config, arguments: Arguments) -> Result<bool, Failure> {
         return Ok(shell::health(config.port)?);
     }
     let python = Python::find(&config.python)?;
+    if let Some(Command::Archive { file }) = &arguments.command {
+        return Ok(archive::make(&python, &config.preload, file).map(|()| true)?);
+    }
     let serves_http = arguments.command.is_none() && !config.on_lambda;
     let listener = serves_http.then(|| http::listen(config.port)).transpose()?;
     let sandbox = Sandbox::establish(&config, Probe::of_host(&config, &python)?)?;

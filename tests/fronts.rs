@@ -295,6 +295,53 @@ fn nothing_is_left_when_the_server_is_gone() {
     }
 }
 
+/// An archive beside the packages, removed with this value.
+struct Archive(std::path::PathBuf);
+
+impl Archive {
+    fn place(name: &str) -> Archive {
+        let folder = std::path::absolute(".venv/lib").unwrap();
+        Archive(folder.join(format!("{name}-{}.archive", std::process::id())))
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Archive {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn what_is_imported_from_an_archive_is_the_same_as_from_files() {
+    let archive = Archive::place("good");
+    let made = output(mainbox(&[]).args(["archive", archive.path()]));
+    assert_eq!(made, (Some(0), String::new(), String::new()));
+    let script = "import sys, inspect, pandas as pd, numpy as np\nfrom importlib.resources import files\ndef main():\n    print(pd.DataFrame({'a': [1, 2]}).groupby('a').size().to_dict())\n    return [pd.__file__, pd.__spec__.origin, pd.DataFrame.__module__, len(inspect.getsource(pd.isna)), files('pandas').joinpath('__init__.py').is_file(), [type(finder).__name__ for finder in sys.meta_path], sorted(name for name in sys.modules if 'mainbox' in name), float(np.mean([1, 2]))]";
+    let from_files = Server::start(&[]).run(script);
+    let from_archive = Server::start(&[("MAINBOX_ARCHIVE", archive.path())]).run(script);
+    assert_eq!((from_files.status, from_archive.status), (200, 200), "{}", from_archive.body);
+    assert_eq!(from_archive.json(), from_files.json());
+}
+
+#[test]
+fn an_archive_of_another_python_is_refused_and_the_log_says_why() {
+    let archive = Archive::place("old");
+    std::fs::write(&archive.0, [&b"old\n"[..], &[0; 60]].concat()).unwrap();
+    let server = Server::start_unready(&[("MAINBOX_ARCHIVE", archive.path())]);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !server.get("/health").body.contains("unhealthy") {
+        assert!(Instant::now() < deadline, "{}", server.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let sentence =
+        "MAINBOX_ARCHIVE is of another version of Python; make it anew with `mainbox archive`";
+    assert!(server.log().contains(sentence), "{}", server.log());
+}
+
 /// Whether a process is a zygote, and not a child that probes the host.
 fn is_python(process: i32) -> bool {
     let name = std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();

@@ -95,7 +95,8 @@ impl Pool {
 
     /// Returns when the zygote is dead.
     async fn live_with_zygote(self: &Arc<Self>, python: &Python) {
-        let started = Zygote::start(python, &self.preload, &self.sandbox);
+        let started =
+            Zygote::start(python, &self.preload, self.config.archive.as_deref(), &self.sandbox);
         let zygote = match started {
             Ok(zygote) => Arc::new(zygote),
             Err(error) => {

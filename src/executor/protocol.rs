@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 
 use bytes::BufMut;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,8 @@ pub struct Boot<'a> {
     pub harness: &'a [&'a (&'static str, &'static str)],
     /// What to import.
     pub preload: &'a [String],
+    /// Where their bytecode is, if it is in one file.
+    pub archive: Option<&'a Path>,
     /// How workers lock themselves down.
     pub lockdown: &'a Lockdown,
 }

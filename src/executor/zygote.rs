@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
@@ -16,6 +17,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::protocol::{Boot, Order, Report, ZygoteInfo};
+use crate::archive;
 use crate::python::Python;
 use crate::sandbox::Sandbox;
 use crate::sandbox::sys::{self, Program, SpawnError};
@@ -29,6 +31,7 @@ const HARNESS: &[(&str, &str)] = &[
     ("mainbox_validation", include_str!("../harness/validation.py")),
     ("mainbox_courtesy", include_str!("../harness/courtesy.py")),
     (LIBRARY, include_str!("../harness/library.py")),
+    (ARCHIVE, archive::SOURCE),
     ("mainbox_script", include_str!("../harness/script.py")),
     ("mainbox_rehearsal", include_str!("../harness/rehearsal.py")),
     ("mainbox_worker", include_str!("../harness/worker.py")),
@@ -37,6 +40,8 @@ const HARNESS: &[(&str, &str)] = &[
 
 /// The module that is of use only where scripts cannot open files.
 const LIBRARY: &str = "mainbox_library";
+/// The module that is of use only with an archive.
+const ARCHIVE: &str = "mainbox_archive";
 
 /// What Python runs first: reads the boot message, makes modules of the harness and enters the last.
 const LOADER: &str = include_str!("../harness/loader.py");
@@ -104,13 +109,14 @@ struct Message {
 }
 
 impl Zygote {
-    /// Starts a zygote; it imports `preload` on its own time.
+    /// Starts a zygote; it imports `preload` on its own time, from the `archive` as far as it is in there.
     ///
     /// # Errors
     /// When the process cannot be started.
     pub fn start(
         python: &Python,
         preload: &[String],
+        archive: Option<&Path>,
         sandbox: &Sandbox,
     ) -> Result<Zygote, ZygoteError> {
         let (ours, theirs) =
@@ -130,9 +136,14 @@ impl Zygote {
         tokio::spawn(receive_all(control, Arc::clone(&shared), pid));
         let zygote = Zygote { pid, outbox, shared };
         let lockdown = &sandbox.lockdown();
-        let wanted = |(name, _): &&(&str, &str)| *name != LIBRARY || !sandbox.opens_files();
+        let archive = archive.filter(|_| !preload.is_empty());
+        let wanted = |(name, _): &&(&str, &str)| match *name {
+            LIBRARY => !sandbox.opens_files(),
+            ARCHIVE => archive.is_some(),
+            _ => true,
+        };
         let harness: Vec<_> = HARNESS.iter().filter(wanted).collect();
-        zygote.post(&Boot { harness: &harness, preload, lockdown }, vec![]);
+        zygote.post(&Boot { harness: &harness, preload, archive, lockdown }, vec![]);
         Ok(zygote)
     }
 

@@ -8,12 +8,16 @@ import select
 import signal
 import socket
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import mainbox_worker
 from mainbox_lockdown import PR_SET_DUMPABLE, Filter, prctl
 from mainbox_rehearsal import rehearse
 from mainbox_script import library
+
+# Only there where an archive is in use.
+archived: Any = getattr(sys.modules.get("mainbox_archive"), "archived", None)
 
 CONTROL = 3
 MESSAGE_BYTES = 1 << 16
@@ -34,7 +38,7 @@ def serve(boot: dict[str, Any]) -> None:
     if boot["lockdown"]["prctl"]:
         prctl(PR_SET_DUMPABLE, 0)  # workers of the same uid cannot look into it
     sys.set_int_max_str_digits(0)  # integers of any size pass through; time is limited otherwise
-    Zygote(boot["lockdown"]).serve(boot["preload"])
+    Zygote(boot["lockdown"]).serve(boot["preload"], boot["archive"])
 
 
 class Zygote:
@@ -50,9 +54,10 @@ class Zygote:
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
-    def serve(self, preload: list[str]) -> None:
+    def serve(self, preload: list[str], archive: str | None) -> None:
         """Imports, says that it is ready, and serves until the supervisor is gone."""
-        packages, missing = import_all(preload)
+        with archived(archive) if archive else nullcontext():
+            packages, missing = import_all(preload)
         if self.lockdown["late_limits"]:
             library.take_into_memory(packages)
             improve()  # frozen between requests, it would be at work during one
