@@ -11,6 +11,8 @@ pub mod zygote;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::signal::unix::{SignalKind, signal};
@@ -72,6 +74,9 @@ pub enum Health {
     /// No, and why.
     Unhealthy(String),
 }
+
+/// How long a zygote may be stopped. One that is stopped with everything else, and continued, is so for less.
+const STOPPED_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How long a worker may take to be gone and the next to be ready, before [`Executor::settle`] gives up. Usual are 20 ms.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -163,19 +168,24 @@ impl Executor {
         pool: &Arc<Pool>,
         job: &Job,
         arrived: Instant,
-        turn: Option<OwnedSemaphorePermit>,
+        mut turn: Option<OwnedSemaphorePermit>,
     ) -> Result<Execution, Failure> {
-        let mut worker = pool.take().await.ok_or_else(cannot_start)?;
-        // The turn is over with the answer, or only when the worker has left no trace.
-        let (kept, _turn) = if self.sandbox.one_at_a_time() { (turn, None) } else { (None, turn) };
-        worker.occupy(kept);
-        // Also when the client leaves and this future is dropped.
-        let _refill = Refill { executor: self, pool };
-        let (execution, process) = worker.run(job, &self.config, arrived.elapsed()).await;
-        if !self.sandbox.one_at_a_time() && !self.somebody_waits() {
-            tokio::spawn(process.end_in(pool::ANSWER_FIRST));
+        let one_at_a_time = self.sandbox.one_at_a_time();
+        // Once more when a worker was gone before it had read its request; not again, as that may be what ends them.
+        for last_try in [one_at_a_time, true] {
+            let mut worker = pool.take().await.ok_or_else(cannot_start)?;
+            // The turn is over with the answer, or only when the worker has left no trace.
+            worker.occupy(if one_at_a_time { turn.take() } else { None });
+            // Also when the client leaves and this future is dropped.
+            let _refill = Refill { executor: self, pool };
+            let run = worker.run(job, &self.config, arrived.elapsed(), last_try);
+            let Some((execution, process)) = run.await else { continue };
+            if !one_at_a_time && !self.somebody_waits() {
+                tokio::spawn(process.end_in(pool::ANSWER_FIRST));
+            }
+            return Ok(execution);
         }
-        Ok(execution)
+        Err(worker::lost())
     }
 
     fn somebody_waits(&self) -> bool {
@@ -358,12 +368,26 @@ async fn reap_orphans() {
         }
     };
     loop {
-        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            if status == WaitStatus::StillAlive {
-                break;
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
+            match status {
+                WaitStatus::StillAlive => break,
+                WaitStatus::Stopped(child, _) => {
+                    tokio::spawn(end_unless_it_goes_on(child));
+                }
+                _ => tracing::debug!(?status, "reaped"),
             }
-            tracing::debug!(?status, "reaped");
         }
         children.recv().await;
+    }
+}
+
+/// Ends a zygote that was stopped and not continued: a script that shares its uid may have done that, and no worker would
+/// start any more.
+async fn end_unless_it_goes_on(child: Pid) {
+    tokio::time::sleep(STOPPED_TIMEOUT).await;
+    if worker::is_stopped_child(child) {
+        tracing::error!(%child, "a zygote was stopped; ending it");
+        // Not reaped yet, since it was alive a moment ago and only its end would be.
+        let _ = kill(child, Signal::SIGKILL);
     }
 }

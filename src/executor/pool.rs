@@ -42,6 +42,8 @@ pub(super) struct Pool {
     starting: AtomicUsize,
     changed: Notify,
     next_worker: AtomicU64,
+    /// Whether a worker of the zygote of the moment has been ready.
+    forked_once: AtomicBool,
     failures: watch::Sender<u32>,
     /// Zygotes that died after they had been ready.
     lost: watch::Sender<u32>,
@@ -76,6 +78,7 @@ impl Pool {
             starting: AtomicUsize::new(0),
             changed: Notify::new(),
             next_worker: AtomicU64::new(0),
+            forked_once: AtomicBool::new(false),
             failures: watch::Sender::new(0),
             lost: watch::Sender::new(0),
             retired: AtomicBool::new(false),
@@ -119,10 +122,14 @@ impl Pool {
                 "a preload module could not be imported; serving without it"
             );
         }
+        self.forked_once.store(false, Ordering::Release);
         self.current.send_replace(Some(Current { zygote, info }));
         // The self-test waits for the first of them.
         self.refill(true);
         let _ = life.wait_for(|life| matches!(life, Life::Gone)).await;
+        if !self.forked_once.load(Ordering::Acquire) {
+            self.count_failure();
+        }
         self.lost.send_modify(|lost| *lost += 1);
         tracing::error!("the zygote died");
     }
@@ -282,14 +289,16 @@ impl Pool {
             Ok(ready) => {
                 tracing::debug!(worker, took = ?began.elapsed(), "a worker is ready");
                 self.failures.send_replace(0);
+                self.forked_once.store(true, Ordering::Release);
                 self.spares().push_back(ready);
                 self.starting.fetch_sub(1, Ordering::Relaxed);
                 self.changed.notify_waiters();
             }
             Err(error) => {
-                self.count_failure();
-                self.changed.notify_waiters();
+                // A zygote that dies is counted by itself, once.
                 if !matches!(error, StartError::ZygoteGone) {
+                    self.count_failure();
+                    self.changed.notify_waiters();
                     tracing::error!(%error, worker, "a worker could not be started");
                     tokio::time::sleep(RETRY * self.failures_counted()).await;
                 }

@@ -180,6 +180,9 @@ pub enum FrameError {
     /// The worker closed its end, or died.
     #[error("the channel is closed")]
     Closed,
+    /// The same, before it had read all that it was sent.
+    #[error("the channel is closed and what was sent is not read")]
+    Unread,
     /// The frame claims to be longer than its kind may be.
     #[error("a frame of {0} bytes")]
     TooLong(usize),
@@ -221,8 +224,9 @@ async fn read_up_to(
             Ok(0) => return Err(FrameError::Closed),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => channel.readable().await?,
+            // So says the kernel when the other end goes with something in its queue.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                return Err(FrameError::Closed);
+                return Err(FrameError::Unread);
             }
             Err(error) => return Err(error.into()),
         }
@@ -253,6 +257,14 @@ mod tests {
         for (kind, payload) in [(b'V', b"[1]".to_vec()), (b'F', vec![])] {
             assert_eq!(receive(&ours, 3).await.unwrap(), Frame { kind, payload });
         }
+    }
+
+    #[tokio::test]
+    async fn who_goes_without_having_read_is_told_from_who_goes() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.write_all(b"request").await.unwrap();
+        drop(theirs);
+        assert!(matches!(receive(&ours, 3).await, Err(FrameError::Unread)));
     }
 
     #[tokio::test]

@@ -166,13 +166,15 @@ impl Worker {
     }
 
     /// Runs `job`. Never waits for the worker's goodwill: everything that it is waited for has a deadline. The process is
-    /// over with what is returned beside the execution, or when the future is dropped.
+    /// over with what is returned beside the execution, or when the future is dropped. `None`, unless this is the
+    /// `last_try`, when it was gone before it had read its request, of which nothing can have run then.
     pub async fn run(
         mut self,
         job: &Job,
         config: &Config,
         queue: Duration,
-    ) -> (Execution, Process) {
+        last_try: bool,
+    ) -> Option<(Execution, Process)> {
         let started = Instant::now();
         let own_end = started + job.timeout;
         let deadline = job.deadline.map_or(own_end, |end| own_end.min(Instant::from_std(end)));
@@ -202,8 +204,10 @@ impl Worker {
                 (Err(outcome::deadline_passed(job.timeout)), None)
             }
             Ending::Timeout => (Err(outcome::timed_out(job.timeout)), None),
-            Ending::ZygoteGone => (Err(internal()), None),
-            Ending::Closed => self.process.explain_end(job).await,
+            Ending::ZygoteGone => (Err(lost()), None),
+            Ending::NotStarted if !last_try => return None,
+            // Its own request may be what ended it.
+            Ending::NotStarted | Ending::Closed => self.process.explain_end(job).await,
         };
         let cpu = exit
             .map(|exit| Duration::from_micros(exit.cpu_us))
@@ -219,13 +223,14 @@ impl Worker {
             cpu,
             peak_memory: peak.saturating_sub(self.resident_bytes),
         };
-        (execution, self.process)
+        Some((execution, self.process))
     }
 }
 
 /// How a run ended.
 enum Ending {
     Answered(Result<Box<serde_json::value::RawValue>, Failure>),
+    NotStarted,
     Closed,
     Timeout,
     ZygoteGone,
@@ -234,7 +239,7 @@ enum Ending {
 /// Sends the request and waits for the one frame that answers it.
 async fn converse(channel: &mut UnixStream, job: &Job, config: &Config) -> Ending {
     if send(channel, job, config).await.is_err() {
-        return Ending::Closed;
+        return Ending::NotStarted;
     }
     let limit = config.max_result_bytes.max(MAX_FAILURE_BYTES);
     match receive(channel, limit).await {
@@ -245,6 +250,7 @@ async fn converse(channel: &mut UnixStream, job: &Job, config: &Config) -> Endin
         }
         Ok(frame) => Ending::Answered(outcome::of_frame(frame, job.memory_bytes >> 20)),
         Err(FrameError::TooLong(_)) => Ending::Answered(Err(outcome::nonsense())),
+        Err(FrameError::Unread) => Ending::NotStarted,
         Err(FrameError::Closed | FrameError::Io(_)) => Ending::Closed,
     }
 }
@@ -293,7 +299,7 @@ fn lower_limits(job: &Job, config: &Config) -> Vec<Limit> {
         .collect()
 }
 
-fn internal() -> Failure {
+pub(super) fn lost() -> Failure {
     Failure::new(Kind::Internal, "The worker was lost; this is not the script's fault")
 }
 
@@ -329,7 +335,7 @@ impl Process {
         let mut reaped = self.zygote.reap(self.worker);
         let exit = match timeout(EXIT_GRACE, &mut reaped).await {
             Ok(Ok(exit)) => Some(exit),
-            Ok(Err(_)) => return (Err(internal()), None),
+            Ok(Err(_)) => return (Err(lost()), None),
             Err(_) => None,
         };
         let Some(exit) = exit else {
@@ -444,20 +450,43 @@ pub(super) struct Memory {
 
 /// `None` when the process is gone.
 pub(super) fn memory(process: Pid) -> Option<Memory> {
-    let mut file = std::fs::File::open(format!("/proc/{process}/status")).ok()?;
-    // In one read: the kernel writes the whole text anew for each.
-    let mut status = [0; STATUS_BYTES];
-    let length = file.read(&mut status).ok()?;
-    let status = std::str::from_utf8(&status[..length]).ok()?;
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    let status = Status::of(process)?;
+    let bytes = |name: &str| {
+        let kib = status.field(name)?.strip_suffix(" kB")?.trim().parse::<u64>().ok()?;
+        Some(kib * 1024)
     };
-    let resident_bytes = field("VmRSS:")?;
+    let resident_bytes = bytes("VmRSS:")?;
     Some(Memory {
-        mapped_bytes: field("VmSize:")?,
+        mapped_bytes: bytes("VmSize:")?,
         resident_bytes,
         // gVisor does not tell it.
-        peak_bytes: field("VmHWM:").unwrap_or(resident_bytes),
+        peak_bytes: bytes("VmHWM:").unwrap_or(resident_bytes),
     })
+}
+
+/// Whether `process` is a child of ours that does not run until it is continued.
+pub(super) fn is_stopped_child(process: Pid) -> bool {
+    Status::of(process).is_some_and(|status| {
+        status.field("PPid:") == Some(&std::process::id().to_string())
+            && status.field("State:").is_some_and(|state| state.starts_with('T'))
+    })
+}
+
+/// What /proc says of a process.
+struct Status(Vec<u8>);
+
+impl Status {
+    fn of(process: Pid) -> Option<Status> {
+        let mut file = std::fs::File::open(format!("/proc/{process}/status")).ok()?;
+        // In one read: the kernel writes the whole text anew for each.
+        let mut text = vec![0; STATUS_BYTES];
+        let length = file.read(&mut text).ok()?;
+        text.truncate(length);
+        Some(Status(text))
+    }
+
+    fn field(&self, name: &str) -> Option<&str> {
+        let text = std::str::from_utf8(&self.0).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+    }
 }

@@ -150,17 +150,19 @@ fn spawn(stream: TcpStream, place: OwnedSemaphorePermit, shared: &Arc<Shared>) {
     });
 }
 
-/// Ends with the first SIGTERM or SIGINT.
+/// Ends with the first SIGTERM, SIGINT, or SIGHUP, which a terminal sends when it is closed.
 ///
 /// # Errors
 /// When they cannot be received.
 pub fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hang_up.recv() => {}
         }
     })
 }
