@@ -3,6 +3,10 @@
 PYTHON ?= python3
 RUFF := ruff==0.17.5
 DENY := cargo-deny@0.20.2
+FUZZ := cargo-fuzz@0.13.2
+FUZZ_TARGETS := request frame result event
+FUZZ_SECONDS ?= 60
+SOAK ?= 10000
 # Its wheel carries AWS' emulator of Lambda's interface to runtimes.
 SAM := aws-sam-cli==1.170.0
 EMULATOR = $(firstword $(wildcard .sam/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-$(if $(filter aarch64,$(shell uname -m)),arm64,x86_64)))
@@ -11,7 +15,7 @@ IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
 WORLDS := host user rootless docker uid bare small old gvisor lambda
 
-.PHONY: run build test lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: run build test lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 soak fuzz cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 run: .venv/installed build   ## Serve on PORT (8080)
 	exec target/release/mainbox
@@ -56,6 +60,20 @@ deploy-lambda: .sam/installed ## Build and deploy template.yaml to AWS, as samco
 aarch64:                     ## The other architecture compiles
 	cargo check --locked --target aarch64-unknown-linux-musl
 
+soak: .venv/installed        ## Faults that need root, and many requests of which a third are hostile: make soak SOAK=100000
+	SOAK=$(SOAK) cargo test --locked --test faults --test soak -- --include-ignored --nocapture
+
+fuzz: .cargo-fuzz/bin/cargo-fuzz ## What strangers send, a minute a target: make fuzz FUZZ_SECONDS=3600
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	  mkdir -p fuzz/target/found/$$target; \
+	  (cd fuzz && PATH=$(CURDIR)/.cargo-fuzz/bin:$$PATH cargo +nightly fuzz run $$target target/found/$$target corpus/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1); \
+	done
+
+.cargo-fuzz/bin/cargo-fuzz:
+	rustup run nightly rustc --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
+	cargo install --quiet --locked --root .cargo-fuzz $(FUZZ)
+
 bench: .venv/installed       ## Latency and throughput of the release server, beside their yardsticks
 	cargo bench --locked --bench requests
 
@@ -70,6 +88,7 @@ doctor: .venv/installed build ## Which isolation this host gives, proved
 
 lint: .tools/ruff            ## What CI demands besides passing tests
 	cargo fmt --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 	.tools/bin/ruff check src/harness tests
@@ -83,6 +102,7 @@ deny: .cargo-deny/bin/cargo-deny ## Licences, sources and bans of all dependenci
 
 fmt: .tools/ruff             ## Format Rust and Python
 	cargo fmt
+	cargo fmt --manifest-path fuzz/Cargo.toml
 	.tools/bin/ruff check --fix src/harness tests
 	.tools/bin/ruff format src/harness tests
 

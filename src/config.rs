@@ -469,7 +469,7 @@ mod tests {
 
     #[test]
     fn every_bad_value_is_refused_with_a_sentence_that_names_the_variable() {
-        for (name, value) in [
+        let rows = [
             ("PORT", "65536"),
             ("PORT", "http"),
             ("MAINBOX_PYTHON", ""),
@@ -483,7 +483,10 @@ mod tests {
             ("MAINBOX_MEMORY_MB", "-1"),
             ("MAINBOX_CONCURRENCY", "0"),
             ("MAINBOX_CONCURRENCY", "+2"),
+            ("MAINBOX_ARCHIVE", "mainbox.archive"),
+            ("MAINBOX_ARCHIVE", "/nowhere/mainbox.archive"),
             ("MAINBOX_QUEUE", "many"),
+            ("MAINBOX_REST_SECONDS", "0"),
             ("MAINBOX_MAX_SCRIPT_BYTES", "0"),
             ("MAINBOX_MAX_STDOUT_BYTES", "1e6"),
             ("MAINBOX_MAX_RESULT_BYTES", ""),
@@ -491,7 +494,11 @@ mod tests {
             ("MAINBOX_METRICS", "statsd"),
             ("MAINBOX_POLICY", "loose"),
             ("MAINBOX_FLOOR", "chroot"),
-        ] {
+        ];
+        for variable in VARIABLES {
+            assert!(rows.iter().any(|(name, _)| *name == variable.name), "{}", variable.name);
+        }
+        for (name, value) in rows {
             let error = read(&[(name, value)]).unwrap_err().to_string();
             assert!(error.starts_with(name), "{name}={value}: {error}");
             assert!(error.ends_with(&format!("not `{value}`")), "{error}");

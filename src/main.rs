@@ -11,13 +11,15 @@ use mainbox::front::shell::{Arguments, Command};
 use mainbox::front::{http, lambda, shell};
 use mainbox::handler::Handler;
 use mainbox::log;
-use mainbox::python::Python;
+use mainbox::python::{Python, PythonError};
 use mainbox::sandbox::probe::Probe;
 use mainbox::sandbox::{Sandbox, sys};
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Bad configuration.
+/// The script failed, the service could not be started, or it is not healthy.
+const EXIT_FAILURE: u8 = 1;
+/// Bad configuration, or bad arguments, for which clap uses the same.
 const EXIT_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
@@ -33,8 +35,9 @@ fn main() -> ExitCode {
     }
     match start(config, arguments) {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => stop(error.as_ref(), 1),
+        Ok(false) => ExitCode::from(EXIT_FAILURE),
+        Err(error) if error.is::<PythonError>() => stop(error.as_ref(), EXIT_CONFIGURATION),
+        Err(error) => stop(error.as_ref(), EXIT_FAILURE),
     }
 }
 

@@ -140,9 +140,19 @@ fn bad_configuration_stops_the_start_with_one_sentence_and_code_2() {
 }
 
 #[test]
+fn a_bad_value_of_any_variable_stops_the_start_in_the_same_way() {
+    for variable in mainbox::config::VARIABLES {
+        let (code, printed, error) = output(&mut mainbox(&[(variable.name, "?")]));
+        assert_eq!((code, printed.as_str()), (Some(2), ""), "{}: {error}", variable.name);
+        assert!(error.starts_with("mainbox: ") && error.contains(variable.name), "{error}");
+        assert_eq!(error.matches('\n').count(), 1, "{error}");
+    }
+}
+
+#[test]
 fn a_missing_interpreter_is_named() {
     let (code, _, error) = output(&mut mainbox(&[("MAINBOX_PYTHON", "/nowhere/python3")]));
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert_eq!(
         error,
         "mainbox: No Python found at /nowhere/python3; set MAINBOX_PYTHON to CPython 3.11 or newer\n"
@@ -231,8 +241,8 @@ fn begin(server: &Server, script: &str) -> TcpStream {
 }
 
 #[test]
-fn sigterm_answers_what_is_in_flight_and_exits_0() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+fn a_signal_to_end_answers_what_is_in_flight_and_exits_0() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let mut server = Server::start(QUICK);
         let stream =
             begin(&server, "import time\ndef main():\n    time.sleep(0.5)\n    return 'drained'");

@@ -1,0 +1,25 @@
+//! Events of AWS Lambda: whatever JSON comes, there is a request or a sentence, and an answer in its form.
+#![no_main]
+
+use http_body_util::BodyExt;
+use libfuzzer_sys::fuzz_target;
+use mainbox::front::event;
+use serde_json::value::RawValue;
+
+fuzz_target!(|text: &str| {
+    let Ok(raw) = RawValue::from_string(text.to_owned()) else { return };
+    let form = event::form(&raw);
+    match event::request(form, &raw) {
+        Ok(request) => {
+            // None, when it reads as the name of a host; no route has that.
+            let path = request.uri().path();
+            assert!(path.is_empty() || path.starts_with('/') || path == "*", "{path}");
+            let size = http_body::Body::size_hint(request.body()).exact().unwrap();
+            assert!(size <= text.len() as u64);
+            drop(request.into_body().boxed());
+        }
+        Err(error) => assert!(!error.to_string().contains('\n')),
+    }
+    let answer = event::answer(form, http::Response::new(b"{}".to_vec()));
+    assert!(serde_json::from_str::<serde_json::Value>(answer.get()).unwrap().is_object());
+});

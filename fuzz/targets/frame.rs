@@ -1,0 +1,34 @@
+//! Frames from a worker, cut off anywhere: either the frame that a plain reading finds, or none.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use mainbox::executor::protocol::{FrameError, receive};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+
+const LIMIT: usize = 1000;
+
+fuzz_target!(|sent: &[u8]| {
+    // More would wait for a reader.
+    let sent = &sent[..sent.len().min(32 * 1024)];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    let received = runtime.block_on(async {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(sent).await.unwrap();
+        drop(theirs);
+        receive(&ours, LIMIT).await
+    });
+    let Some((header, rest)) = sent.split_first_chunk::<5>() else {
+        assert!(matches!(received, Err(FrameError::Closed)));
+        return;
+    };
+    let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
+    match received {
+        Ok(frame) => {
+            assert_eq!(frame.kind, header[0]);
+            assert_eq!(frame.payload, rest[..length]);
+        }
+        Err(FrameError::TooLong(claimed)) => assert!(claimed == length && length > LIMIT),
+        Err(error) => assert!(matches!(error, FrameError::Closed) && rest.len() < length),
+    }
+});

@@ -1,0 +1,26 @@
+//! Bodies of requests: what is accepted is what a plain reading of the JSON finds.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use mainbox::api::ExecuteRequest;
+use serde_json::Value;
+
+const MAX_SCRIPT_BYTES: usize = 4096;
+
+fuzz_target!(|body: &[u8]| {
+    if let Ok(request) = ExecuteRequest::from_json(body, MAX_SCRIPT_BYTES) {
+        let plain: Value = serde_json::from_slice(body).expect("it was read as JSON before");
+        assert_eq!(plain["script"], request.script.as_str());
+        assert!(request.script.len() <= MAX_SCRIPT_BYTES);
+        assert_eq!(plain.get("input").is_some(), request.input.is_some());
+        if let Some(input) = request.input {
+            assert_eq!(plain["input"], serde_json::from_str::<Value>(input.get()).unwrap());
+        }
+        assert!(
+            request.timeout.is_none_or(|timeout| !timeout.is_zero() && timeout.as_secs() <= 300)
+        );
+    }
+    if let Ok(request) = ExecuteRequest::from_python(body, MAX_SCRIPT_BYTES) {
+        assert_eq!(request.script.as_bytes(), body);
+    }
+});

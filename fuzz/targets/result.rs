@@ -1,0 +1,39 @@
+//! What a worker may claim as the outcome: a value is JSON that any parser takes, a failure is of a kind that a script can
+//! cause.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use mainbox::api::Kind;
+use mainbox::executor::outcome::of_frame;
+use mainbox::executor::protocol::Frame;
+use serde_json::Value;
+use serde_json::de::Deserializer;
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((kind, payload)) = bytes.split_first() else { return };
+    match of_frame(Frame { kind: *kind, payload: payload.to_vec() }, 64) {
+        Ok(value) => {
+            assert_eq!(*kind, b'V');
+            assert_eq!(value.get().as_bytes(), payload.trim_ascii());
+            // Numbers beyond any float are text to us, and an error only to who wants floats.
+            let parsed: Result<Value, _> =
+                serde::Deserialize::deserialize(&mut Deserializer::from_str(value.get()));
+            match parsed {
+                Ok(parsed) => assert!(depth(&parsed) <= 100),
+                Err(error) => assert!(error.to_string().starts_with("number out of range")),
+            }
+        }
+        Err(failure) => assert!(!matches!(
+            failure.kind,
+            Kind::Internal | Kind::Busy | Kind::Timeout | Kind::InvalidRequest
+        )),
+    }
+});

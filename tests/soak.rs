@@ -1,0 +1,268 @@
+//! The soak: one server life of many requests, a third of them hostile or broken, each answer checked against its own
+//! request, and nothing left at the end. `make soak` runs it, with SOAK requests (10,000) in at most SOAK_SECONDS (1,800).
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
+mod common;
+#[allow(dead_code, unreachable_pub, reason = "shared with the suite of containment")]
+mod offenders;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{Server, children};
+use offenders::Offender;
+use serde_json::{Value, json};
+
+const CLIENTS: usize = 8;
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap())
+}
+
+/// What a server holds of the system.
+#[derive(Debug, PartialEq, Eq)]
+struct Holdings {
+    descriptors: usize,
+    processes: usize,
+    zombies: usize,
+    scratch: usize,
+    ipc: usize,
+}
+
+impl Holdings {
+    fn of(server: &Server) -> Holdings {
+        let zygotes = children(server.pid());
+        let below = zygotes.iter().flat_map(|zygote| children(*zygote));
+        let all: Vec<i32> = zygotes.iter().copied().chain(below).collect();
+        let is_zombie = |process: &&i32| status(**process, "State:").starts_with('Z');
+        let root = std::env::temp_dir();
+        let prefix = format!("mainbox-{}-", server.pid());
+        let scratch = std::fs::read_dir(root)
+            .unwrap()
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+        let entries = scratch.map(|entry| entries_below(&entry.path())).sum();
+        let ipc = ["shm", "sem", "msg"].map(|kind| {
+            std::fs::read_to_string(format!("/proc/sysvipc/{kind}")).unwrap().lines().count()
+        });
+        Holdings {
+            descriptors: std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count(),
+            processes: all.len(),
+            zombies: all.iter().filter(is_zombie).count(),
+            scratch: entries,
+            ipc: ipc.iter().sum(),
+        }
+    }
+
+    /// Once the spares are there again, and those who had answered are gone.
+    fn settled(server: &Server, like: Option<&Holdings>) -> Holdings {
+        let started = Instant::now();
+        loop {
+            let now = Holdings::of(server);
+            std::thread::sleep(Duration::from_millis(300));
+            let same = now == Holdings::of(server) && now.zombies == 0;
+            if (same && like.is_none_or(|like| *like == now))
+                || started.elapsed() > Duration::from_secs(20)
+            {
+                return now;
+            }
+        }
+    }
+}
+
+fn entries_below(folder: &std::path::Path) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| 1 + entries_below(&entry.path())).sum()
+}
+
+fn status(process: i32, field: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
+    line.trim().to_owned()
+}
+
+fn resident_kib(server: &Server) -> u64 {
+    status(server.pid(), "VmRSS:").trim_end_matches(" kB").parse().unwrap()
+}
+
+/// What kind of request number `number` is, and what is wrong with its answer, if anything.
+fn send(server: &Server, offenders: &[Offender], number: u64) -> (&'static str, Option<String>) {
+    if !number.is_multiple_of(3) {
+        return ("good", good(server, number));
+    }
+    let hostile = number / 3;
+    let refused = |script: &str, limits: Value, kind: &str| {
+        let answer = server.execute(&json!({"script": script, "limits": limits}));
+        (answer.failure().1 != kind).then(|| format!("not {kind}: {}", answer.body))
+    };
+    match hostile % 8 {
+        0 => {
+            let offender = &offenders[(hostile / 8) as usize % offenders.len()];
+            ("offender", offence(server, offender))
+        }
+        1 => ("syntax error", refused("def main(:", json!({}), "syntax_error")),
+        2 => ("huge output", flood(server, number)),
+        3 => {
+            let spin = "def main():\n    while True: pass";
+            ("timeout", refused(spin, json!({"timeout_seconds": 0.1}), "timeout"))
+        }
+        4 => ("hang-up", hang_up(server)),
+        5 => {
+            let garbage = "import os\ndef main(): os.write(3, b'\\xff' * 99); return 1";
+            ("hostile frame", refused(garbage, json!({}), "crashed"))
+        }
+        6 => {
+            let bomb = "def main(): return len([bytes(1 << 20) for n in range(10_000)])";
+            ("memory", refused(bomb, json!({"memory_mb": 32}), "memory_limit"))
+        }
+        _ => ("exit", refused("import os\ndef main(): os._exit(3)", json!({}), "exit")),
+    }
+}
+
+fn good(server: &Server, number: u64) -> Option<String> {
+    let script = "def main(x):\n    print('request', x['number'])\n    open('file', 'x').write('mine')\n    return {'twice': 2 * x['number'], 'text': x['text'][::-1]}";
+    let input = json!({"number": number, "text": format!("{number} äöü")});
+    let answer = server.execute(&json!({"script": script, "input": input}));
+    let text: String = format!("{number} äöü").chars().rev().collect();
+    let right = json!({"result": {"twice": 2 * number, "text": text}, "stdout": format!("request {number}\n")});
+    (answer.status != 200 || answer.json() != right).then_some(answer.body)
+}
+
+fn offence(server: &Server, offender: &Offender) -> Option<String> {
+    let answer = server.run(&offender.script(server.port()));
+    let killed = answer.failure().2 == "The script crashed: SIGSYS";
+    let offence = answer.json()["result"]["offence"].as_str().unwrap_or_default().to_owned();
+    (!killed && !offence.starts_with("refused: "))
+        .then(|| format!("{}: {}", offender.name, answer.body))
+}
+
+fn flood(server: &Server, number: u64) -> Option<String> {
+    let script = "def main(x):\n    for _ in range(200): print('y' * 10_000)\n    return x";
+    let answer = server.execute(&json!({"script": script, "input": number}));
+    let body = answer.json();
+    let right = body["result"] == number
+        && body["truncated"] == json!(["stdout"])
+        && body["stdout"].as_str().map(str::len) == Some(1 << 20);
+    (!right).then(|| answer.body[..answer.body.len().min(200)].to_owned())
+}
+
+/// Leaves before the answer comes.
+fn hang_up(server: &Server) -> Option<String> {
+    let body = r#"{"script": "import time\ndef main(): time.sleep(5)"}"#;
+    let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+    write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    std::thread::sleep(Duration::from_millis(10));
+    None
+}
+
+#[test]
+#[ignore = "takes minutes: make soak"]
+fn nothing_is_lost_mixed_up_or_left_behind() {
+    let (requests, seconds) = (setting("SOAK", 10_000), setting("SOAK_SECONDS", 1_800));
+    let offenders = Offender::all();
+    // Offenders reach for the kernel.
+    let server = Server::start(&[
+        ("MAINBOX_PRELOAD", ""),
+        ("MAINBOX_CONCURRENCY", "4"),
+        ("MAINBOX_POLICY", "off"),
+    ]);
+    let round = |from: u64, until: u64, end: Instant| {
+        let next = AtomicU64::new(from);
+        let wrong = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..CLIENTS {
+                scope.spawn(|| {
+                    while Instant::now() < end {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= until {
+                            break;
+                        }
+                        let (kind, fault) = send(&server, &offenders, number);
+                        if let Some(fault) = fault {
+                            wrong.lock().unwrap().push(format!("{number}, {kind}: {fault}"));
+                        }
+                    }
+                });
+            }
+        });
+        let wrong = wrong.into_inner().unwrap();
+        assert!(wrong.is_empty(), "{} wrong, such as {}", wrong.len(), wrong[0]);
+        next.load(Ordering::Relaxed).min(until)
+    };
+    let started = Instant::now();
+    let end = started + Duration::from_secs(seconds);
+    // Connections, caches and arenas are as large as they get.
+    round(0, requests / 10, end);
+    let before = Holdings::settled(&server, None);
+    let resident_before = resident_kib(&server);
+    let done = round(requests / 10, requests, end);
+    let took = started.elapsed();
+    let after = Holdings::settled(&server, Some(&before));
+    let resident_after = resident_kib(&server);
+    println!(
+        "{done} requests in {:.0} s, {:.0} a second; {before:?}, then {after:?}; supervisor {resident_before} KiB, then {resident_after} KiB",
+        took.as_secs_f64(),
+        done as f64 / took.as_secs_f64()
+    );
+    assert_eq!(after, before);
+    assert!(resident_after * 100 < resident_before * 105, "the supervisor grows");
+    assert!(done >= requests / 2, "only {done} of {requests} in {seconds} s");
+}
+
+#[test]
+#[ignore = "takes half a minute: make soak"]
+fn timeouts_are_exact() {
+    const LIMIT: Duration = Duration::from_millis(200);
+    const EACH: usize = 125;
+    let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_CONCURRENCY", "4")]);
+    let scripts = ["def main():\n    while True: pass", "import time\ndef main(): time.sleep(9)"];
+    let body = |script: &str| json!({"script": script, "limits": {"timeout_seconds": 0.2}});
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (mut over, starved) = std::thread::scope(|scope| {
+        // How late a thread that only sleeps is woken: what the machine does to everybody.
+        let starved = scope.spawn(|| {
+            let mut worst = Duration::ZERO;
+            while !stop.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                std::thread::sleep(Duration::from_millis(20));
+                worst = worst.max(began.elapsed().saturating_sub(Duration::from_millis(20)));
+            }
+            worst
+        });
+        let callers: Vec<_> = (0..4)
+            .map(|caller| {
+                let (server, body) = (&server, body(scripts[caller % 2]));
+                scope.spawn(move || {
+                    (0..EACH)
+                        .map(|_| {
+                            let answer = server.execute(&body);
+                            assert_eq!(answer.failure().1, "timeout", "{}", answer.body);
+                            let timing = answer.header("server-timing").to_owned();
+                            let run = timing.split_once("run;dur=").unwrap().1;
+                            let run = run.split(',').next().unwrap().parse::<f64>().unwrap();
+                            Duration::from_secs_f64(run / 1e3).saturating_sub(LIMIT)
+                        })
+                        .collect::<Vec<Duration>>()
+                })
+            })
+            .collect();
+        let over: Vec<Duration> =
+            callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect();
+        stop.store(true, Ordering::Relaxed);
+        (over, starved.join().unwrap())
+    });
+    over.sort();
+    let at = |percent: usize| over[(over.len() - 1) * percent / 100];
+    println!(
+        "{} timeouts of 200 ms: {:?} over at the median, {:?} at p99, {:?} at most; a sleeping thread was {starved:?} late at most",
+        over.len(),
+        at(50),
+        at(99),
+        at(100)
+    );
+    assert!(at(100) < Duration::from_millis(250) + starved, "a run outlived its limit");
+}
