@@ -3,6 +3,7 @@
 PYTHON ?= python3
 RUFF := ruff==0.17.5
 DENY := cargo-deny@0.20.2
+SCHEMATHESIS := schemathesis==4.32.5
 FUZZ := cargo-fuzz@0.13.2
 FUZZ_TARGETS := request frame result event
 FUZZ_SECONDS ?= 60
@@ -15,7 +16,7 @@ IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
 WORLDS := host user rootless docker uid bare small old gvisor lambda
 
-.PHONY: run build test lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 soak fuzz cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: run build test lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 soak fuzz schemathesis cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 run: .venv/installed build   ## Serve on PORT (8080)
 	exec target/release/mainbox
@@ -62,6 +63,15 @@ aarch64:                     ## The other architecture compiles
 
 soak: .venv/installed        ## Faults that need root, and many requests of which a third are hostile: make soak SOAK=100000
 	SOAK=$(SOAK) cargo test --locked --test faults --test soak -- --include-ignored --nocapture
+
+schemathesis: .venv/installed .schemathesis/installed ## Requests made up from openapi.yaml, against a real server
+	cargo build --locked
+	tests/schemathesis
+
+.schemathesis/installed:
+	$(PYTHON) -m venv --clear .schemathesis
+	.schemathesis/bin/python3 -m pip install --quiet --disable-pip-version-check $(SCHEMATHESIS)
+	touch $@
 
 fuzz: .cargo-fuzz/bin/cargo-fuzz ## What strangers send, a minute a target: make fuzz FUZZ_SECONDS=3600
 	@set -e; for target in $(FUZZ_TARGETS); do \

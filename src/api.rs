@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use http::StatusCode;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
@@ -164,7 +165,7 @@ struct Body {
     script: String,
     #[serde(default, deserialize_with = "present")]
     input: Option<Box<RawValue>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     limits: Limits,
 }
 
@@ -178,6 +179,19 @@ struct Limits {
 }
 
 /// `"input": null` is an input like any other; only an absent field is none.
+/// serde would take an array as the fields in their order.
+fn object<'de, D: Deserializer<'de>>(value: D) -> Result<Limits, D::Error> {
+    let value: &RawValue = Deserialize::deserialize(value)?;
+    if !value.get().starts_with('{') {
+        return Err(D::Error::custom("limits must be an object"));
+    }
+    serde_json::from_str(value.get()).map_err(|error| {
+        // The place is one in the limits, not in the body.
+        let text = error.to_string();
+        D::Error::custom(text.split(" at line ").next().unwrap_or(&text))
+    })
+}
+
 fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(value).map(Some)
 }

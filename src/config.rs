@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::keys::{Keys, KeysError};
 use crate::sandbox::tier::Tier;
 
 /// The name by which AWS Lambda tells a runtime where its interface is.
@@ -38,6 +39,11 @@ pub const VARIABLES: &[Variable] = &[
         name: "PORT",
         default: "8080",
         meaning: "TCP port of the HTTP front, on all addresses",
+    },
+    Variable {
+        name: "MAINBOX_API_KEYS",
+        default: "none",
+        meaning: "keys of at least 16 characters, separated by commas, or `@` and a file with one a line: who has none of them is `unauthorized`",
     },
     Variable {
         name: "MAINBOX_PYTHON",
@@ -156,6 +162,8 @@ pub struct Config {
     pub port: u16,
     /// The interpreter as configured or found; not yet resolved.
     pub python: PathBuf,
+    /// Who may have scripts run; everybody when there are none.
+    pub keys: Option<Keys>,
     /// Modules that the zygote imports.
     pub preload: Vec<String>,
     /// Where their bytecode is, if it is in one file.
@@ -204,6 +212,9 @@ pub enum ConfigError {
         "MAINBOX_MAX_RESULT_BYTES and twice MAINBOX_MAX_STDOUT_BYTES must be at most {LAMBDA_ANSWER_BYTES} together on AWS Lambda"
     )]
     OverLambda,
+    /// Keys that are none.
+    #[error("MAINBOX_API_KEYS {0}")]
+    Keys(#[from] KeysError),
     /// A value outside what the variable takes.
     #[error("{name} must be {expected}, not `{value}`")]
     Bad {
@@ -261,6 +272,7 @@ impl Config {
             on_lambda,
             port: values.number("PORT", 8080, 0, 65535)? as u16,
             python: values.python()?,
+            keys: values.get("MAINBOX_API_KEYS").map(Keys::read).transpose()?,
             preload: values.preload()?,
             archive: values.archive()?,
             timeout: values.timeout()?,
@@ -495,7 +507,8 @@ mod tests {
             ("MAINBOX_POLICY", "loose"),
             ("MAINBOX_FLOOR", "chroot"),
         ];
-        for variable in VARIABLES {
+        // Its value is secret, and so not told.
+        for variable in VARIABLES.iter().filter(|variable| variable.name != "MAINBOX_API_KEYS") {
             assert!(rows.iter().any(|(name, _)| *name == variable.name), "{}", variable.name);
         }
         for (name, value) in rows {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, EXPECT, HeaderName, RETRY_AFTER};
+use http::header::{
+    ALLOW, AUTHORIZATION, CONTENT_TYPE, EXPECT, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
@@ -37,6 +39,11 @@ const ISOLATION: HeaderName = HeaderName::from_static("mainbox-isolation");
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
 
+/// A request of whoever may start this process anyway, or whom the platform has let in: it needs no API key. A front sets
+/// it as an extension of its request.
+#[derive(Clone, Copy, Debug)]
+pub struct Trusted;
+
 /// Answers requests; cheap to clone. The response of an execution carries its [`Record`] as an extension.
 #[derive(Clone)]
 pub struct Handler {
@@ -55,7 +62,13 @@ const ENDPOINTS: &[(&str, &str)] = &[
     ),
     ("GET /health", "whether scripts can be run"),
     ("GET /about", "versions, limits and the isolation in force"),
+    ("GET /openapi.yaml", "this contract for programs"),
 ];
+
+/// The contract as OpenAPI has it.
+const OPENAPI: &str = include_str!("../openapi.yaml");
+/// Its media type: <https://www.rfc-editor.org/rfc/rfc9512>.
+const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
 
 impl Handler {
     /// A handler that runs scripts with `executor`.
@@ -79,6 +92,10 @@ impl Handler {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let path = request.uri().path().to_owned();
+        if matches!(path.as_str(), "/execute" | "/about") && !self.admits(&request) {
+            let failure = Failure::new(Kind::Unauthorized, "This endpoint takes an API key");
+            return recorded(unauthorized(&failure), Record::refused(&failure));
+        }
         match (request.method(), path.as_str()) {
             (&Method::POST, "/execute") => match self.execute(request).await {
                 Ok(execution) => self.executed(&execution),
@@ -87,10 +104,18 @@ impl Handler {
             (&Method::GET | &Method::HEAD, "/") => index(),
             (&Method::GET | &Method::HEAD, "/health") => self.health(),
             (&Method::GET | &Method::HEAD, "/about") => self.about(),
+            (&Method::GET | &Method::HEAD, "/openapi.yaml") => openapi(),
             (_, "/execute") => method_not_allowed("POST"),
-            (_, "/" | "/health" | "/about") => method_not_allowed("GET, HEAD"),
+            (_, "/" | "/health" | "/about" | "/openapi.yaml") => method_not_allowed("GET, HEAD"),
             _ => refusal(&Failure::new(Kind::NotFound, format!("There is no {path} here"))),
         }
+    }
+
+    /// Before anything of a body is read: strangers must not fill the memory.
+    fn admits<B>(&self, request: &Request<B>) -> bool {
+        let trusted = request.extensions().get::<Trusted>().is_some();
+        let keys = self.executor.config().keys.as_ref();
+        trusted || keys.is_none_or(|keys| keys.admit(request.headers().get(AUTHORIZATION)))
     }
 
     async fn execute<B>(&self, request: Request<B>) -> Result<Execution, Failure>
@@ -286,10 +311,22 @@ fn index() -> Response<Full<Bytes>> {
     )
 }
 
+fn openapi() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(OPENAPI.as_bytes())));
+    response.headers_mut().insert(CONTENT_TYPE, YAML);
+    response
+}
+
 fn method_not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
     let error = format!("This endpoint takes {allowed}");
     let mut response = refusal(&Failure::new(Kind::MethodNotAllowed, error));
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+fn unauthorized(failure: &Failure) -> Response<Full<Bytes>> {
+    let mut response = refusal(failure);
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
 }
 

@@ -11,6 +11,7 @@ pub mod executor;
 pub mod front;
 pub mod handler;
 pub mod json;
+pub mod keys;
 pub mod log;
 pub mod metrics;
 pub mod python;

@@ -198,7 +198,7 @@ fn the_index_lists_the_endpoints() {
     let index = server().get("/").json();
     let endpoints: Vec<&str> =
         index["endpoints"].as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(endpoints, ["GET /about", "GET /health", "POST /execute"]);
+    assert_eq!(endpoints, ["GET /about", "GET /health", "GET /openapi.yaml", "POST /execute"]);
     assert_eq!(server().get("/health").body, r#"{"status":"healthy"}"#);
 }
 
@@ -475,6 +475,14 @@ fn bad_bodies_are_named() {
         (
             "{\"script\": \"\\ud800\"}",
             "The body is not valid JSON: unexpected end of hex escape at line 1 column 19",
+        ),
+        (
+            "{\"script\": \"a\", \"limits\": [null, null]}",
+            "The request is not valid: limits must be an object at line 1 column 39",
+        ),
+        (
+            "{\"script\": \"a\", \"limits\": {\"time\": 1}}",
+            "The request is not valid: unknown field `time`, expected `timeout_seconds` or `memory_mb` at line 1 column 38",
         ),
         (
             "{\"script\": \"a\", \"limits\": {\"timeout_seconds\": 0}}",

@@ -1,0 +1,195 @@
+//! `openapi.yaml` against the real thing: its examples, its lists, and real answers under its schemas.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
+mod common;
+
+use std::io::Write;
+
+use common::{Answer, Server, mainbox, output, read_to_end, server};
+use mainbox::api::Kind;
+use serde_json::{Value, json};
+
+fn document() -> Value {
+    serde_yaml_ng::from_str(&std::fs::read_to_string("openapi.yaml").unwrap()).unwrap()
+}
+
+/// Holds `value` against a schema of the document.
+#[track_caller]
+fn fits(document: &Value, schema: &Value, value: &Value) {
+    // References are to the components of the document.
+    let whole = json!({"allOf": [schema], "components": document["components"]});
+    let validator = jsonschema::draft202012::new(&whole).unwrap();
+    let errors: Vec<String> = validator.iter_errors(value).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{value}: {errors:?}");
+}
+
+/// Holds an answer against what the document says of its path, method and status, headers too.
+#[track_caller]
+fn is_described(document: &Value, method: &str, path: &str, answer: &Answer) {
+    let status = answer.status.to_string();
+    let response = &document["paths"][path][method]["responses"][&status];
+    assert!(response.is_object(), "{method} {path} {status} is not described");
+    let media = answer.header("content-type");
+    let content = &response["content"][media];
+    assert!(content.is_object(), "{method} {path} {status} as {media} is not described");
+    // JSON is YAML too.
+    let body = serde_yaml_ng::from_str(&answer.body).unwrap();
+    fits(document, &content["schema"], &body);
+    for (name, header) in response["headers"].as_object().into_iter().flatten() {
+        let header = header["$ref"].as_str().map_or(header, |reference| {
+            document.pointer(reference.trim_start_matches('#')).unwrap()
+        });
+        let text = answer.header(name);
+        assert!(!text.is_empty(), "{name} is missing");
+        let value = text.parse::<u64>().map_or_else(|_| json!(text), |number| json!(number));
+        fits(document, &header["schema"], &value);
+    }
+}
+
+#[test]
+fn every_example_fits_its_schema() {
+    let document = document();
+    let mut seen = 0;
+    for operations in document["paths"].as_object().unwrap().values() {
+        for operation in operations.as_object().unwrap().values() {
+            let request = &operation["requestBody"];
+            let responses = operation["responses"].as_object().unwrap().values();
+            for content in responses.chain([request]).filter_map(|body| body["content"].as_object())
+            {
+                for media in content.values() {
+                    let examples = media["examples"].as_object().into_iter().flatten();
+                    let examples = examples.map(|(_, example)| &example["value"]);
+                    for example in examples.chain(media.get("example")) {
+                        fits(&document, &media["schema"], example);
+                        seen += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(seen, 24);
+}
+
+#[test]
+fn it_lists_every_kind_and_every_endpoint() {
+    let document = document();
+    let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+    assert_eq!(document["components"]["schemas"]["Kind"]["enum"], json!(kinds));
+    let mut paths: Vec<String> = server().get("/").json()["endpoints"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(|endpoint| endpoint.split_once(' ').unwrap().1.to_owned())
+        .chain([String::from("/")])
+        .collect();
+    paths.sort();
+    let listed: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
+    let mut listed: Vec<String> = listed.into_iter().cloned().collect();
+    listed.sort();
+    assert_eq!(listed, paths);
+    let version = document["info"]["version"].as_str().unwrap();
+    assert_eq!(version, env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn it_is_served() {
+    let answer = server().get("/openapi.yaml");
+    assert_eq!((answer.status, answer.header("content-type")), (200, "application/yaml"));
+    assert_eq!(answer.body, std::fs::read_to_string("openapi.yaml").unwrap());
+}
+
+#[test]
+fn real_answers_are_as_described() {
+    let document = document();
+    for path in ["/", "/health", "/about", "/openapi.yaml"] {
+        is_described(&document, "get", path, &server().get(path));
+    }
+    let mut kinds = vec![];
+    for (script, limits) in [
+        ("def main(): return {'a': [1, 2.5, None]}", json!({})),
+        ("import sys\ndef main(): print('y' * 2_000_000); sys.stderr.write('x')", json!({})),
+        ("def main() return 1", json!({})),
+        ("x = 1", json!({})),
+        ("import subprocess\ndef main(): pass", json!({})),
+        ("def main(): print('before'); raise ValueError('no')", json!({})),
+        ("import sys\ndef main(): sys.exit(3)", json!({})),
+        ("def main(): return main", json!({})),
+        ("def main(): return 'x' * 5_000_000", json!({})),
+        ("def main():\n    while True: pass", json!({"timeout_seconds": 0.2})),
+        ("def main(): return len(bytes(1 << 30))", json!({})),
+        ("import os\ndef main(): os.abort()", json!({})),
+        ("def main(): pass", json!({"timeout_seconds": 0})),
+        (&"#".repeat(200_000), json!({})),
+    ] {
+        let answer = server().execute(&json!({"script": script, "limits": limits}));
+        is_described(&document, "post", "/execute", &answer);
+        kinds.push(answer.json()["kind"].as_str().unwrap_or("none").to_owned());
+    }
+    let answer = server().post("text/plain", b"def main(): pass");
+    is_described(&document, "post", "/execute", &answer);
+    assert_eq!(
+        kinds,
+        [
+            "none",
+            "none",
+            "syntax_error",
+            "missing_main",
+            "forbidden",
+            "exception",
+            "exit",
+            "not_json",
+            "result_too_large",
+            "timeout",
+            "memory_limit",
+            "crashed",
+            "invalid_request",
+            "payload_too_large"
+        ]
+    );
+}
+
+#[test]
+fn who_has_no_key_is_refused_as_described_and_before_anything_is_read() {
+    const KEY: &str = "0123456789abcdef";
+    let document = document();
+    let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_API_KEYS", KEY)]);
+    let refused = server.run("def main(): return 1");
+    assert_eq!(refused.status, 401);
+    is_described(&document, "post", "/execute", &refused);
+    is_described(&document, "get", "/about", &server.get("/about"));
+    for path in ["/", "/health", "/openapi.yaml"] {
+        assert_eq!(server.get(path).status, 200, "{path}");
+    }
+    let ask = |key: &str, body: &str| {
+        let mut stream = server.connect();
+        write!(stream, "POST /execute HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: text/x-python\r\ncontent-length: 20\r\nconnection: close\r\n\r\n{body}").unwrap();
+        read_to_end(stream)
+    };
+    assert!(ask(KEY, "def main(): return 1").ends_with(r#"{"result":1,"stdout":""}"#));
+    // Of the body nothing is there yet.
+    let refused = ask("0123456789abcdeX", "");
+    assert!(refused.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{refused}");
+    assert!(refused.contains("www-authenticate: Bearer\r\n"), "{refused}");
+    let script = std::env::temp_dir().join(format!("mainbox-key-{}.py", std::process::id()));
+    std::fs::write(&script, "def main(): return 'mine'").unwrap();
+    let mut run = mainbox(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_API_KEYS", KEY)]);
+    let ran = output(run.arg("run").arg(&script));
+    std::fs::remove_file(script).unwrap();
+    assert_eq!(ran.1, "{\"result\":\"mine\",\"stdout\":\"\"}\n");
+}
+
+#[test]
+fn a_service_that_is_not_ready_or_busy_is_as_described() {
+    let document = document();
+    let starting = Server::start_unready(&[("MAINBOX_QUEUE", "0"), ("MAINBOX_CONCURRENCY", "1")]);
+    is_described(&document, "get", "/health", &starting.get("/health"));
+    let sleep = "import time\ndef main(): time.sleep(1)";
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| starting.run(sleep));
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let second = starting.run(sleep);
+        assert_eq!(second.status, 503);
+        is_described(&document, "post", "/execute", &second);
+        assert_eq!(first.join().unwrap().status, 200);
+    });
+}
