@@ -85,7 +85,7 @@ fn of_many_frames_the_first_is_the_answer_and_it_is_the_scripts_own() {
 
 #[test]
 fn what_is_said_after_the_result_is_not_heard() {
-    let script = "import os, threading, time\ndef late():\n    time.sleep(0.0005)\n    while True: os.write(3, b'V\x01\0\0\x009')\ndef main():\n    threading.Thread(target=late, daemon=True).start()\n    return 'x' * 1000";
+    let script = "import os, threading, time\ndef late():\n    time.sleep(0.0005)\n    while True: os.write(3, b'V\\x01\\0\\0\\x009')\ndef main():\n    threading.Thread(target=late, daemon=True).start()\n    return 'x' * 1000";
     for _ in 0..20 {
         let body = server().run(script).body;
         // It may come first, and then it is the script's own answer too.
