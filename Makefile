@@ -62,7 +62,7 @@ aarch64:                     ## The other architecture compiles
 	cargo check --locked --target aarch64-unknown-linux-musl
 
 soak: .venv/installed        ## Faults that need root, and many requests of which a third are hostile: make soak SOAK=100000
-	SOAK=$(SOAK) cargo test --locked --test faults --test soak -- --include-ignored --nocapture
+	SOAK=$(SOAK) cargo test --locked --test faults --test soak -- --include-ignored --nocapture --test-threads 1
 
 schemathesis: .venv/installed .schemathesis/installed ## Requests made up from openapi.yaml, against a real server
 	cargo build --locked
