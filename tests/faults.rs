@@ -265,7 +265,7 @@ fn without_its_interpreter_the_service_serves_on_until_it_needs_it() {
     assert_eq!(given, counted(&[(RIGHT, 16)]));
     send(Signal::SIGKILL, zygote(&server));
     says_why_it_is_not_healthy(&server);
-    assert!(server.log().contains("No such file or directory"), "{}", server.log());
+    server.log_line("No such file or directory", 1);
     std::fs::rename(&away, &program).unwrap();
     is_healthy_again(&server);
 }
@@ -326,8 +326,7 @@ fn when_no_process_can_be_forked_the_service_says_so_and_comes_back() {
     let given = answers(&server, || limit.set("1"));
     assert_eq!(given, counted(&[(CANNOT_START, 8), (RIGHT, 8)]));
     says_why_it_is_not_healthy(&server);
-    let why = "fork of a worker: Resource temporarily unavailable";
-    assert!(server.log().contains(why), "{}", server.log());
+    server.log_line("fork of a worker: Resource temporarily unavailable", 1);
     limit.set("max");
     is_healthy_again(&server);
 }

@@ -320,7 +320,7 @@ fn when_the_zygote_is_killed_that_request_fails_and_a_fresh_runtime_serves_the_n
     );
     assert_eq!(run(&function, "def main(): return 2"), ok(2));
     assert_ne!(Tree::of(&function).supervisor, before.supervisor);
-    assert!(function.log().contains("mainbox: this environment ends: the zygote died\n"));
+    function.log_line("mainbox: this environment ends: the zygote died", 1);
 }
 
 #[test]

@@ -206,6 +206,20 @@ impl Server {
         self.log.lock().unwrap().clone()
     }
 
+    /// The `count`th line with `text` in its log, which is read by a thread of its own and may be a moment behind.
+    #[track_caller]
+    pub fn log_line(&self, text: &str, count: usize) -> String {
+        let started = Instant::now();
+        loop {
+            let log = self.log();
+            if let Some(line) = log.lines().filter(|line| line.contains(text)).nth(count - 1) {
+                return line.to_owned();
+            }
+            assert!(started.elapsed() < Duration::from_secs(10), "no {count} x {text} in {log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub fn pid(&self) -> i32 {
         self.process.as_ref().unwrap().id() as i32
     }
