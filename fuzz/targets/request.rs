@@ -9,7 +9,12 @@ const MAX_SCRIPT_BYTES: usize = 4096;
 
 fuzz_target!(|body: &[u8]| {
     if let Ok(request) = ExecuteRequest::from_json(body, MAX_SCRIPT_BYTES) {
-        let plain: Value = serde_json::from_slice(body).expect("it was read as JSON before");
+        let plain: Value = match serde_json::from_slice(body) {
+            Ok(plain) => plain,
+            // An input may have numbers beyond any float: they are text to us.
+            Err(error) if error.to_string().starts_with("number out of range") => return,
+            Err(error) => panic!("it was read as JSON before: {error}"),
+        };
         assert_eq!(plain["script"], request.script.as_str());
         assert!(request.script.len() <= MAX_SCRIPT_BYTES);
         assert_eq!(plain.get("input").is_some(), request.input.is_some());
