@@ -178,7 +178,6 @@ struct Limits {
     memory_mb: Option<u64>,
 }
 
-/// `"input": null` is an input like any other; only an absent field is none.
 /// serde would take an array as the fields in their order.
 fn object<'de, D: Deserializer<'de>>(value: D) -> Result<Limits, D::Error> {
     let value: &RawValue = Deserialize::deserialize(value)?;
@@ -192,6 +191,7 @@ fn object<'de, D: Deserializer<'de>>(value: D) -> Result<Limits, D::Error> {
     })
 }
 
+/// `"input": null` is an input like any other; only an absent field is none.
 fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(value).map(Some)
 }

@@ -8,7 +8,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -27,6 +27,8 @@ const ALL_SENT: Duration = Duration::from_millis(500);
 /// A second, and what a busy machine adds.
 const HEALTHY_AGAIN: Duration = Duration::from_secs(4);
 
+/// So that the answer ends where the connection does.
+const CLOSE: &str = "connection: close\r\n";
 const RIGHT: &str = "right";
 const LOST: &str = "internal: The worker was lost; this is not the script's fault";
 const CANNOT_START: &str = "internal: Workers cannot be started; the service's log says why";
@@ -39,7 +41,7 @@ fn answers(server: &Server, fault: impl FnOnce()) -> BTreeMap<String, usize> {
     let request = |number: usize| {
         let script =
             "import time\ndef main(x):\n    time.sleep(1.5)\n    print('out', x)\n    return x";
-        let stream = begin(server, &json!({"script": script, "input": number}));
+        let stream = server.begin(CLOSE, &json!({"script": script, "input": number}));
         let answer = read_to_end(stream);
         let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
         if body == format!(r#"{{"result":{number},"stdout":"out {number}\n"}}"#) {
@@ -59,15 +61,6 @@ fn answers(server: &Server, fault: impl FnOnce()) -> BTreeMap<String, usize> {
         }
     });
     counted
-}
-
-/// Sends a request over a connection of its own.
-fn begin(server: &Server, body: &Value) -> TcpStream {
-    let body = body.to_string();
-    let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n";
-    let mut stream = server.connect();
-    write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
-    stream
 }
 
 fn counted(rows: &[(&str, usize)]) -> BTreeMap<String, usize> {
@@ -274,7 +267,7 @@ fn without_its_interpreter_the_service_serves_on_until_it_needs_it() {
 #[test]
 fn a_client_that_closes_its_half_has_left_and_others_are_answered() {
     let server = Server::start(SETTINGS);
-    let stream = begin(&server, &json!({"script": "import time\ndef main(): time.sleep(3)"}));
+    let stream = server.begin(CLOSE, &json!({"script": "import time\ndef main(): time.sleep(3)"}));
     let given = answers(&server, || stream.shutdown(Shutdown::Write).unwrap());
     assert_eq!(given, counted(&[(RIGHT, 16)]));
     assert_eq!(read_to_end(stream), "");

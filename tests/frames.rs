@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Server, server};
+use common::{Server, server, status_kib};
 
 const BROKE: &str = "The script broke the process that was to send its answer";
 
@@ -105,11 +105,7 @@ fn nothing_is_reserved_for_what_a_worker_claims() {
         ("MAINBOX_TIMEOUT_SECONDS", "2"),
         ("MAINBOX_MAX_RESULT_BYTES", "67108864"),
     ]);
-    let peak = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
-    };
+    let peak = || status_kib(server.pid(), "VmHWM") / 1024;
     let before = peak();
     let script = "import os, struct, time\ndef main():\n    os.write(3, b'V' + struct.pack('<I', 64 << 20) + b'[')\n    time.sleep(9)";
     std::thread::scope(|scope| {

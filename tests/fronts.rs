@@ -9,7 +9,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::{
-    Server, SlowPython, children, load_until_refused, mainbox, output, read_to_end, server,
+    Server, SlowPython, children, load_until_refused, mainbox, output, read_to_end, scratch_roots,
+    server,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -230,21 +231,12 @@ fn a_script_without_heavy_imports_is_served_while_the_heavy_ones_are_loading() {
     assert_eq!(answer.body, r#"{"result":"slow","stdout":""}"#);
 }
 
-/// Sends a request and does not wait for its answer.
-fn begin(server: &Server, script: &str) -> TcpStream {
-    let body = json!({ "script": script }).to_string();
-    let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
-    let mut stream = server.connect();
-    write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
-    stream
-}
-
 #[test]
 fn a_signal_to_end_answers_what_is_in_flight_and_exits_0() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let mut server = Server::start(QUICK);
         let stream =
-            begin(&server, "import time\ndef main():\n    time.sleep(0.5)\n    return 'drained'");
+            server.begin("", &json!({"script": "import time\ndef main():\n    time.sleep(0.5)\n    return 'drained'"}));
         std::thread::sleep(Duration::from_millis(200));
         kill(Pid::from_raw(server.pid()), signal).unwrap();
         assert!(read_to_end(stream).ends_with(r#"{"result":"drained","stdout":""}"#));
@@ -255,7 +247,7 @@ fn a_signal_to_end_answers_what_is_in_flight_and_exits_0() {
 #[test]
 fn a_request_whose_client_left_is_cancelled() {
     let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_CONCURRENCY", "1")]);
-    let stream = begin(&server, "import time\ndef main(): time.sleep(9)");
+    let stream = server.begin("", &json!({"script": "import time\ndef main(): time.sleep(9)"}));
     std::thread::sleep(Duration::from_millis(200));
     drop(stream);
     let started = Instant::now();
@@ -357,17 +349,6 @@ fn is_python(process: i32) -> bool {
     name.starts_with("python")
 }
 
-/// The scratch root of a server: it is named after its process.
-fn scratch_roots(server: i32) -> Vec<std::path::PathBuf> {
-    let prefix = format!("mainbox-{server}-");
-    std::fs::read_dir(std::env::temp_dir())
-        .unwrap()
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
-        .map(|entry| entry.path())
-        .collect()
-}
-
 #[test]
 fn a_body_over_its_limit_is_a_413() {
     let body = json!({"script": "def main(x): return 1", "input": "x".repeat(9 << 20)});
@@ -440,7 +421,7 @@ fn a_head_that_never_ends_is_given_up_and_an_idle_connection_is_not() {
 fn a_client_that_does_not_take_its_answer_is_given_up() {
     let server =
         Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_MAX_RESULT_BYTES", "60000000")]);
-    let mut stream = begin(&server, "def main(): return 'x' * 50_000_000");
+    let mut stream = server.begin("", &json!({"script": "def main(): return 'x' * 50_000_000"}));
     std::thread::sleep(Duration::from_secs(24));
     let mut taken = 0;
     let mut buffer = vec![0; 1 << 20];

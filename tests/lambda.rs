@@ -12,7 +12,7 @@ use std::process::Child;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{Server, SlowPython, children, declared_tier, mainbox, output};
+use common::{Server, SlowPython, children, declared_tier, mainbox, output, status, status_kib};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -46,7 +46,7 @@ impl Tree {
     fn below(supervisor: i32) -> Tree {
         // Where there are two, the preloaded one is the larger.
         let zygotes = children(supervisor).into_iter();
-        let mut zygote = zygotes.max_by_key(|zygote| resident_kib(*zygote)).unwrap();
+        let mut zygote = zygotes.max_by_key(|zygote| status_kib(*zygote, "VmRSS")).unwrap();
         // Where the zygote is the first process of a pid namespace, workers are its children all the same.
         let mut workers = children(zygote);
         if let ([only], true) =
@@ -67,16 +67,6 @@ impl Tree {
             kill(Pid::from_raw(process), signal).unwrap();
         }
     }
-}
-
-fn status(process: i32, field: &str) -> String {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(&format!("{field}:"))).unwrap();
-    line.trim().to_owned()
-}
-
-fn resident_kib(process: i32) -> u64 {
-    status(process, "VmRSS").trim_end_matches(" kB").parse().unwrap()
 }
 
 /// Where the tier is rlimits, nobody of the same uid may know.
@@ -252,7 +242,7 @@ fn two_hundred_invocations_leave_no_growth() {
     };
     let memory = || {
         let tree = Tree::of(&function);
-        (resident_kib(tree.supervisor), resident_kib(tree.zygote))
+        (status_kib(tree.supervisor, "VmRSS"), status_kib(tree.zygote, "VmRSS"))
     };
     let mut early = None;
     for number in 0..200 {
@@ -616,7 +606,7 @@ fn a_snapshot_has_a_warm_zygote_and_no_worker_and_workers_come_after_the_restore
     let restore = api.expect("restore/next");
     let snapshot = runtime.tree();
     assert_eq!(snapshot.workers, [0; 0], "a worker in a snapshot would exist in every copy");
-    assert!(resident_kib(snapshot.zygote) > 40 * 1024, "pandas is not in the snapshot");
+    assert!(status_kib(snapshot.zygote, "VmRSS") > 40 * 1024, "pandas is not in the snapshot");
     restore.answer("200 OK", "", "");
     let next = api.expect("invocation/next");
     let restored = runtime.tree();

@@ -6,13 +6,11 @@ mod common;
 #[allow(dead_code, unreachable_pub, reason = "shared with the suite of containment")]
 mod offenders;
 
-use std::io::Write;
-use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Server, children};
+use common::{Server, children, scratch_roots, status, status_kib};
 use offenders::Offender;
 use serde_json::{Value, json};
 
@@ -37,14 +35,8 @@ impl Holdings {
         let zygotes = children(server.pid());
         let below = zygotes.iter().flat_map(|zygote| children(*zygote));
         let all: Vec<i32> = zygotes.iter().copied().chain(below).collect();
-        let is_zombie = |process: &&i32| status(**process, "State:").starts_with('Z');
-        let root = std::env::temp_dir();
-        let prefix = format!("mainbox-{}-", server.pid());
-        let scratch = std::fs::read_dir(root)
-            .unwrap()
-            .flatten()
-            .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
-        let entries = scratch.map(|entry| entries_below(&entry.path())).sum();
+        let is_zombie = |process: &&i32| status(**process, "State").starts_with('Z');
+        let entries = scratch_roots(server.pid()).iter().map(|root| entries_below(root)).sum();
         let ipc = ["shm", "sem", "msg"].map(|kind| {
             std::fs::read_to_string(format!("/proc/sysvipc/{kind}")).unwrap().lines().count()
         });
@@ -76,16 +68,6 @@ impl Holdings {
 fn entries_below(folder: &std::path::Path) -> usize {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| 1 + entries_below(&entry.path())).sum()
-}
-
-fn status(process: i32, field: &str) -> String {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
-    line.trim().to_owned()
-}
-
-fn resident_kib(server: &Server) -> u64 {
-    status(server.pid(), "VmRSS:").trim_end_matches(" kB").parse().unwrap()
 }
 
 /// What kind of request number `number` is, and what is wrong with its answer, if anything.
@@ -151,10 +133,7 @@ fn flood(server: &Server, number: u64) -> Option<String> {
 
 /// Leaves before the answer comes.
 fn hang_up(server: &Server) -> Option<String> {
-    let body = r#"{"script": "import time\ndef main(): time.sleep(5)"}"#;
-    let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
-    let mut stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
-    write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let _stream = server.begin("", &json!({"script": "import time\ndef main(): time.sleep(5)"}));
     std::thread::sleep(Duration::from_millis(10));
     None
 }
@@ -198,11 +177,11 @@ fn nothing_is_lost_mixed_up_or_left_behind() {
     // Connections, caches and arenas are as large as they get.
     round(0, requests / 10, end);
     let before = Holdings::settled(&server, None);
-    let resident_before = resident_kib(&server);
+    let resident_before = status_kib(server.pid(), "VmRSS");
     let done = round(requests / 10, requests, end);
     let took = started.elapsed();
     let after = Holdings::settled(&server, Some(&before));
-    let resident_after = resident_kib(&server);
+    let resident_after = status_kib(server.pid(), "VmRSS");
     println!(
         "{done} requests in {:.0} s, {:.0} a second; {before:?}, then {after:?}; supervisor {resident_before} KiB, then {resident_after} KiB",
         took.as_secs_f64(),

@@ -113,7 +113,7 @@ impl Worker {
             scratch: &jail.scratch.path().to_string_lossy(),
             mount: matches!(jail.scratch, Scratch::Mount)
                 .then(|| namespaces::scratch_options(config.scratch_bytes, jail.uid())),
-            limits: &rlimits::limits(config, mapped_bytes),
+            limits: &rlimits::limits(config, config.timeout, mapped_bytes + config.memory_bytes),
             rehearse,
         };
         let failed_fork = zygote.fork(&order, worker, descriptors);
@@ -284,9 +284,8 @@ async fn send(channel: &mut UnixStream, job: &Job, config: &Config) -> io::Resul
 /// By how much this request asks for less than the server's own limits, under which the worker runs already. Relative,
 /// since those count what its zygote has mapped.
 fn lower_limits(job: &Job, config: &Config) -> Vec<Limit> {
-    let server = rlimits::limits(config, 0);
-    let asked = Config { timeout: job.timeout, memory_bytes: job.memory_bytes, ..config.clone() };
-    let asked = rlimits::limits(&asked, 0);
+    let server = rlimits::limits(config, config.timeout, config.memory_bytes);
+    let asked = rlimits::limits(config, job.timeout, job.memory_bytes);
     server
         .into_iter()
         .zip(asked)

@@ -112,7 +112,10 @@ impl Probe {
             layer(PRCTL, sys::in_child(|| errno_of(sys::set_non_dumpable()))),
             layer(
                 RLIMITS_SET,
-                sys::in_child(|| try_limits(&rlimits::limits(config, u64::from(u32::MAX)))),
+                sys::in_child(|| {
+                    let memory = u64::from(u32::MAX) + config.memory_bytes;
+                    try_limits(&rlimits::limits(config, config.timeout, memory))
+                }),
             ),
             layer(RLIMITS, sys::in_child(try_rlimits_of_zero)),
             unreadable_binaries(python),

@@ -1,5 +1,7 @@
 //! Resource limits of a worker, as numbers for the harness to set.
 
+use std::time::Duration;
+
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Serialize, Serializer};
 
@@ -39,15 +41,14 @@ impl Limit {
 
 /// CPU seconds that belong to a wall time: the kernel counts whole seconds, so one more than it takes to reach the
 /// wall time first with a single thread.
-pub fn cpu_seconds(timeout: std::time::Duration) -> u64 {
+pub fn cpu_seconds(timeout: Duration) -> u64 {
     timeout.as_secs_f64().ceil() as u64 + 1
 }
 
-/// The limits of a worker whose zygote has mapped `mapped_bytes`: RLIMIT_AS counts what numpy has reserved already, so
-/// the script's budget comes on top of it. The hard memory limit leaves the worker room to report a MemoryError.
-pub fn limits(config: &Config, mapped_bytes: u64) -> Vec<Limit> {
-    let memory = mapped_bytes + config.memory_bytes;
-    let cpu = cpu_seconds(config.timeout);
+/// The limits of a worker with this wall time and `memory` bytes: those of the script and what its zygote has mapped, as
+/// RLIMIT_AS counts what numpy has reserved already. The hard memory limit leaves the worker room to report a MemoryError.
+pub fn limits(config: &Config, timeout: Duration, memory: u64) -> Vec<Limit> {
+    let cpu = cpu_seconds(timeout);
     vec![
         limit(Resource::RLIMIT_AS, memory, memory + MEMORY_RESERVE_BYTES),
         limit(Resource::RLIMIT_CPU, cpu, cpu + 1),

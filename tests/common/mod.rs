@@ -239,6 +239,15 @@ impl Server {
         stream
     }
 
+    /// Sends a request over a connection of its own, with further `headers`, and leaves the answer to be read.
+    pub fn begin(&self, headers: &str, body: &Value) -> TcpStream {
+        let body = body.to_string();
+        let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+        let mut stream = self.connect();
+        write!(stream, "{head}{headers}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        stream
+    }
+
     pub fn get(&self, path: &str) -> Answer {
         self.request("GET", path, None, b"")
     }
@@ -493,6 +502,30 @@ pub fn hostile_server() -> &'static Server {
 /// The tier that the world which runs the suite declares; on the host, as root, the strongest.
 pub fn declared_tier() -> String {
     std::env::var("WORLD_TIER").unwrap_or(String::from("namespaces"))
+}
+
+/// What /proc says of a process under this name; empty when it is gone.
+pub fn status(process: i32, field: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(&format!("{field}:")));
+    line.unwrap_or_default().trim().to_owned()
+}
+
+/// A size that /proc says of a process, KiB.
+#[track_caller]
+pub fn status_kib(process: i32, field: &str) -> u64 {
+    status(process, field).trim_end_matches(" kB").parse().unwrap()
+}
+
+/// The scratch root of a server: it is named after its process.
+pub fn scratch_roots(server: i32) -> Vec<PathBuf> {
+    let prefix = format!("mainbox-{server}-");
+    std::fs::read_dir(std::env::temp_dir())
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// The children of a process; none when it is gone.
