@@ -3,13 +3,21 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::config::timeout_from_seconds;
+use crate::files::Files;
 use crate::json;
+
+/// Header of an execution: milliseconds in the queue, of the run, and of CPU.
+pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// Header of an execution: bytes on top of the preloaded interpreter.
+pub const PEAK_MEMORY: HeaderName = HeaderName::from_static("mainbox-peak-memory");
+/// Header of an execution: the tier in force.
+pub const ISOLATION: HeaderName = HeaderName::from_static("mainbox-isolation");
 
 /// What kind of failure an answer reports. The names are contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -48,6 +56,8 @@ pub enum Kind {
     PayloadTooLarge,
     /// A content type that is not taken.
     UnsupportedMediaType,
+    /// More requests than the caller's rate allows.
+    RateLimited,
     /// The admission queue is full.
     Busy,
     /// Our fault, never a script's.
@@ -56,7 +66,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the contract.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::InvalidRequest,
         Kind::SyntaxError,
         Kind::MissingMain,
@@ -73,6 +83,7 @@ impl Kind {
         Kind::MethodNotAllowed,
         Kind::PayloadTooLarge,
         Kind::UnsupportedMediaType,
+        Kind::RateLimited,
         Kind::Busy,
         Kind::Internal,
     ];
@@ -96,6 +107,7 @@ impl Kind {
             Kind::MethodNotAllowed => "method_not_allowed",
             Kind::PayloadTooLarge => "payload_too_large",
             Kind::UnsupportedMediaType => "unsupported_media_type",
+            Kind::RateLimited => "rate_limited",
             Kind::Busy => "busy",
             Kind::Internal => "internal",
         }
@@ -120,6 +132,7 @@ impl Kind {
             Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Kind::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Kind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -137,12 +150,18 @@ pub struct Failure {
     pub traceback: Option<String>,
     /// The line of the script that is to blame, counted from 1.
     pub line: Option<u32>,
+    /// In how many seconds to come again.
+    pub retry_after: Option<u64>,
 }
+
+/// What a client that met a full queue is told to wait, seconds.
+const BUSY_SECONDS: u64 = 1;
 
 impl Failure {
     /// A failure without a place in the script.
     pub fn new(kind: Kind, error: impl Into<String>) -> Failure {
-        Failure { kind, error: error.into(), traceback: None, line: None }
+        let retry_after = (kind == Kind::Busy).then_some(BUSY_SECONDS);
+        Failure { kind, error: error.into(), traceback: None, line: None, retry_after }
     }
 }
 
@@ -153,6 +172,8 @@ pub struct ExecuteRequest {
     pub script: String,
     /// The argument of `main`, as raw JSON.
     pub input: Option<Box<RawValue>>,
+    /// What is laid in the working directory.
+    pub files: Files,
     /// Wall time asked for, not yet held against the server's own.
     pub timeout: Option<Duration>,
     /// Memory asked for in MB, not yet held against the server's own.
@@ -165,6 +186,8 @@ struct Body {
     script: String,
     #[serde(default, deserialize_with = "present")]
     input: Option<Box<RawValue>>,
+    #[serde(default)]
+    files: Files,
     #[serde(default, deserialize_with = "object")]
     limits: Limits,
 }
@@ -232,7 +255,13 @@ impl ExecuteRequest {
             return Err(invalid("limits.memory_mb must be at least 1"));
         }
         let script = check_script(body.script, max_script_bytes)?;
-        Ok(ExecuteRequest { script, input: body.input, timeout, memory_mb: body.limits.memory_mb })
+        Ok(ExecuteRequest {
+            script,
+            input: body.input,
+            files: body.files,
+            timeout,
+            memory_mb: body.limits.memory_mb,
+        })
     }
 
     /// Reads a `text/x-python` body: the script itself.
@@ -243,7 +272,13 @@ impl ExecuteRequest {
         let script = std::str::from_utf8(body)
             .map_err(|error| invalid(format!("The script is not valid UTF-8: {error}")))?;
         let script = check_script(script.to_owned(), max_script_bytes)?;
-        Ok(ExecuteRequest { script, input: None, timeout: None, memory_mb: None })
+        Ok(ExecuteRequest {
+            script,
+            input: None,
+            files: Files::default(),
+            timeout: None,
+            memory_mb: None,
+        })
     }
 }
 
@@ -276,6 +311,9 @@ pub struct Success<'a> {
     /// What it wrote to stderr, if anything.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub stderr: Cow<'a, str>,
+    /// What it left in `outputs/`, if anything.
+    #[serde(skip_serializing_if = "Files::is_empty")]
+    pub files: &'a Files,
     /// The streams that were cut at their limit.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub truncated: Vec<&'static str>,
@@ -342,6 +380,7 @@ mod tests {
                 "\"method_not_allowed\" 405",
                 "\"payload_too_large\" 413",
                 "\"unsupported_media_type\" 415",
+                "\"rate_limited\" 429",
                 "\"busy\" 503",
                 "\"internal\" 500",
             ]

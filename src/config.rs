@@ -1,4 +1,4 @@
-//! Configuration: one struct, one table of environment names, read strictly.
+//! Configuration: one struct, read strictly from the environment.
 //!
 //! An unknown `MAINBOX_` name or a bad value stops the start with one sentence that names it.
 
@@ -6,8 +6,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tower_http::cors::CorsLayer;
+
+use crate::cors;
 use crate::keys::{Keys, KeysError};
+use crate::rate::Rate;
 use crate::sandbox::tier::Tier;
+use crate::variables::VARIABLES;
 
 /// The name by which AWS Lambda tells a runtime where its interface is.
 const LAMBDA: &str = "AWS_LAMBDA_RUNTIME_API";
@@ -16,111 +21,15 @@ const LAMBDA: &str = "AWS_LAMBDA_RUNTIME_API";
 const LAMBDA_SETS: [&str; 3] =
     ["AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_VERSION", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE"];
 
+/// The name by which Cloud Run and Knative tell a container which service it is:
+/// <https://cloud.google.com/run/docs/container-contract#env-vars>.
+const KNATIVE: &str = "K_SERVICE";
+
 /// Bytes of an answer that AWS Lambda takes: <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
 pub const LAMBDA_ANSWER_BYTES: usize = 6 * MIB as usize;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
-
-/// A row of the configuration table. The README shows the same rows; a test compares the two.
-#[derive(Debug)]
-pub struct Variable {
-    /// Name in the environment.
-    pub name: &'static str,
-    /// Default as people read it.
-    pub default: &'static str,
-    /// What it does, with its unit and range.
-    pub meaning: &'static str,
-}
-
-/// Every name that mainbox reads from its environment.
-pub const VARIABLES: &[Variable] = &[
-    Variable {
-        name: "PORT",
-        default: "8080",
-        meaning: "TCP port of the HTTP front, on all addresses",
-    },
-    Variable {
-        name: "MAINBOX_API_KEYS",
-        default: "none",
-        meaning: "keys of at least 16 characters, separated by commas, or `@` and a file with one a line: who has none of them is `unauthorized`",
-    },
-    Variable {
-        name: "MAINBOX_PYTHON",
-        default: ".venv/bin/python3, else python3 on PATH",
-        meaning: "the interpreter, CPython 3.11 or newer",
-    },
-    Variable {
-        name: "MAINBOX_PRELOAD",
-        default: "numpy,pandas",
-        meaning: "modules imported before any request; what is not installed is named in a warning",
-    },
-    Variable {
-        name: "MAINBOX_ARCHIVE",
-        default: "none",
-        meaning: "file made by `mainbox archive`, from which preloaded modules are imported faster where files are slow",
-    },
-    Variable {
-        name: "MAINBOX_TIMEOUT_SECONDS",
-        default: "10",
-        meaning: "wall time of a script, fractions allowed, above 0 and at most 300",
-    },
-    Variable {
-        name: "MAINBOX_MEMORY_MB",
-        default: "256",
-        meaning: "memory of a script on top of the preloaded interpreter, 16 to 65536",
-    },
-    Variable {
-        name: "MAINBOX_CONCURRENCY",
-        default: "the CPUs this process really has; on AWS Lambda 1",
-        meaning: "scripts running at once, 1 to 256",
-    },
-    Variable {
-        name: "MAINBOX_QUEUE",
-        default: "64",
-        meaning: "requests waiting for their turn, 0 to 10000; beyond it `busy`",
-    },
-    Variable {
-        name: "MAINBOX_REST_SECONDS",
-        default: "60",
-        meaning: "after so long without a request one spare worker of each kind is kept, to save memory; 1 to 86400",
-    },
-    Variable {
-        name: "MAINBOX_MAX_SCRIPT_BYTES",
-        default: "102400",
-        meaning: "size of a script, 1 to 4194304",
-    },
-    Variable {
-        name: "MAINBOX_MAX_STDOUT_BYTES",
-        default: "1048576; on AWS Lambda 524288",
-        meaning: "kept of stdout, and of stderr, 0 to 16777216; the rest is discarded",
-    },
-    Variable {
-        name: "MAINBOX_MAX_RESULT_BYTES",
-        default: "4194304",
-        meaning: "size of the result as JSON, 2 to 67108864",
-    },
-    Variable {
-        name: "MAINBOX_SCRATCH_MB",
-        default: "64",
-        meaning: "size of a file in the scratch directory, 0 to 4096",
-    },
-    Variable {
-        name: "MAINBOX_METRICS",
-        default: "off",
-        meaning: "`emf` prints a line of CloudWatch's embedded metric format on stdout for each execution on AWS Lambda",
-    },
-    Variable {
-        name: "MAINBOX_POLICY",
-        default: "standard",
-        meaning: "what is refused before a script runs: `off`, `standard` or `strict`",
-    },
-    Variable {
-        name: "MAINBOX_FLOOR",
-        default: "seccomp; on AWS Lambda rlimits",
-        meaning: "weakest isolation that may serve: `namespaces`, `seccomp`, `rlimits`; `none` is for development",
-    },
-];
 
 /// What a script is refused before it runs. A courtesy with a clear early message, never the boundary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,17 +62,34 @@ pub enum Metrics {
     Emf,
 }
 
+/// Who starts us, as far as defaults differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Platform {
+    /// AWS Lambda: it calls us, instead of HTTP clients.
+    Lambda,
+    /// Cloud Run or Knative: a proxy in front tells who calls.
+    Knative,
+    /// A laptop, a container, anything else.
+    Elsewhere,
+}
+
 /// The whole configuration, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Whether AWS Lambda calls us, instead of HTTP clients.
-    pub on_lambda: bool,
+    /// Who starts us.
+    pub platform: Platform,
     /// TCP port of the HTTP front.
     pub port: u16,
     /// The interpreter as configured or found; not yet resolved.
     pub python: PathBuf,
     /// Who may have scripts run; everybody when there are none.
     pub keys: Option<Keys>,
+    /// How often each caller may have a script run; as often as it likes when there is none.
+    pub rate: Option<Rate>,
+    /// Proxies in front that tell who calls.
+    pub proxies: usize,
+    /// Which pages may call from a browser, if any.
+    pub cors: Option<CorsLayer>,
     /// Modules that the zygote imports.
     pub preload: Vec<String>,
     /// Where their bytecode is, if it is in one file.
@@ -184,6 +110,8 @@ pub struct Config {
     pub max_stdout_bytes: usize,
     /// Bytes of the result as JSON.
     pub max_result_bytes: usize,
+    /// Bytes of all files that come back.
+    pub max_files_bytes: usize,
     /// Bytes of a file in the scratch directory.
     pub scratch_bytes: u64,
     /// Where metrics are written.
@@ -209,7 +137,7 @@ pub enum ConfigError {
     NoLambda(&'static str),
     /// More than an answer of AWS Lambda's can hold.
     #[error(
-        "MAINBOX_MAX_RESULT_BYTES and twice MAINBOX_MAX_STDOUT_BYTES must be at most {LAMBDA_ANSWER_BYTES} together on AWS Lambda"
+        "MAINBOX_MAX_RESULT_BYTES, twice MAINBOX_MAX_STDOUT_BYTES and MAINBOX_MAX_FILES_BYTES in base64 must be at most {LAMBDA_ANSWER_BYTES} together on AWS Lambda"
     )]
     OverLambda,
     /// Keys that are none.
@@ -242,37 +170,49 @@ impl Config {
             let value = value.into_string().map_err(|_| ConfigError::NotText(name.clone()))?;
             variables.insert(name, value);
         }
-        let on_lambda = std::env::var_os(LAMBDA).is_some();
-        let missing = LAMBDA_SETS.into_iter().find(|name| std::env::var_os(name).is_none());
-        if let (true, Some(missing)) = (on_lambda, missing) {
+        let is_set = |name: &str| std::env::var_os(name).is_some();
+        let platform = if is_set(LAMBDA) {
+            Platform::Lambda
+        } else if is_set(KNATIVE) {
+            Platform::Knative
+        } else {
+            Platform::Elsewhere
+        };
+        let missing = LAMBDA_SETS.into_iter().find(|name| !is_set(name));
+        if let (Platform::Lambda, Some(missing)) = (platform, missing) {
             return Err(ConfigError::NoLambda(missing));
         }
-        Config::from_variables(variables, on_lambda)
+        Config::from_variables(variables, platform)
     }
 
     /// Reads the configuration from `variables`; names other than `PORT` and `MAINBOX_*` must not be among them. Some
-    /// defaults differ `on_lambda`.
+    /// defaults are those of the `platform`.
     ///
     /// # Errors
     /// The first name or value that is not understood.
     pub fn from_variables(
         variables: BTreeMap<String, String>,
-        on_lambda: bool,
+        platform: Platform,
     ) -> Result<Config, ConfigError> {
         if let Some(unknown) =
             variables.keys().find(|name| !VARIABLES.iter().any(|row| row.name == *name))
         {
             return Err(ConfigError::Unknown(unknown.clone()));
         }
+        let on_lambda = platform == Platform::Lambda;
         let values = Values { variables, on_lambda };
         // An environment of Lambda's gets one request at a time.
         let cpus = if on_lambda { 1 } else { available_cpus() };
-        let stdout = if on_lambda { MIB / 2 } else { MIB };
+        let (stdout, files) = if on_lambda { (MIB / 2, MIB / 2) } else { (MIB, 4 * MIB) };
+        let proxies = u64::from(platform == Platform::Knative);
         let config = Config {
-            on_lambda,
+            platform,
             port: values.number("PORT", 8080, 0, 65535)? as u16,
             python: values.python()?,
             keys: values.get("MAINBOX_API_KEYS").map(Keys::read).transpose()?,
+            rate: values.rate()?,
+            proxies: values.number("MAINBOX_PROXIES", proxies, 0, 10)? as usize,
+            cors: values.cors()?,
             preload: values.preload()?,
             archive: values.archive()?,
             timeout: values.timeout()?,
@@ -286,16 +226,21 @@ impl Config {
                 as usize,
             max_result_bytes: values.number("MAINBOX_MAX_RESULT_BYTES", 4 * MIB, 2, 64 * MIB)?
                 as usize,
+            max_files_bytes: values.number("MAINBOX_MAX_FILES_BYTES", files, 0, 64 * MIB)? as usize,
             scratch_bytes: values.number("MAINBOX_SCRATCH_MB", 64, 0, 4096)? * MIB,
             metrics: values.metrics()?,
             policy: values.policy()?,
             floor: values.floor()?,
         };
-        if on_lambda && config.max_result_bytes + 2 * config.max_stdout_bytes > LAMBDA_ANSWER_BYTES
-        {
+        if on_lambda && config.answer_bytes() > LAMBDA_ANSWER_BYTES {
             return Err(ConfigError::OverLambda);
         }
         Ok(config)
+    }
+
+    /// Bytes of the largest answer, but for what escaping adds.
+    fn answer_bytes(&self) -> usize {
+        self.max_result_bytes + 2 * self.max_stdout_bytes + (self.max_files_bytes * 4).div_ceil(3)
     }
 }
 
@@ -390,6 +335,20 @@ impl Values {
         }
     }
 
+    fn rate(&self) -> Result<Option<Rate>, ConfigError> {
+        const NAME: &str = "MAINBOX_RATE";
+        let expected = "a number of requests and a period, such as 5/s, 60/min or 1000/h";
+        let read = |value| Rate::read(value).ok_or_else(|| bad(NAME, expected, value));
+        self.get(NAME).map(read).transpose()
+    }
+
+    fn cors(&self) -> Result<Option<CorsLayer>, ConfigError> {
+        const NAME: &str = "MAINBOX_CORS";
+        let expected = "* or origins such as https://example.com, separated by commas";
+        let read = |value| cors::read(value).ok_or_else(|| bad(NAME, expected, value));
+        self.get(NAME).map(read).transpose()
+    }
+
     fn metrics(&self) -> Result<Metrics, ConfigError> {
         match self.get("MAINBOX_METRICS") {
             None | Some("off") => Ok(Metrics::Off),
@@ -438,7 +397,7 @@ mod tests {
     fn read(rows: &[(&str, &str)]) -> Result<Config, ConfigError> {
         Config::from_variables(
             rows.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
-            false,
+            Platform::Elsewhere,
         )
     }
 
@@ -453,6 +412,7 @@ mod tests {
         assert_eq!(config.max_script_bytes, 102_400);
         assert_eq!(config.max_stdout_bytes, 1_048_576);
         assert_eq!(config.max_result_bytes, 4_194_304);
+        assert_eq!(config.max_files_bytes, 4_194_304);
         assert_eq!(config.policy, Policy::Standard);
         assert_eq!(config.floor, Some(Tier::Seccomp));
         assert_eq!(config.preload, ["numpy", "pandas"]);
@@ -460,22 +420,31 @@ mod tests {
 
     #[test]
     fn on_lambda_the_floor_is_what_lambda_gives() {
-        let config = Config::from_variables(BTreeMap::new(), true).unwrap();
+        let config = Config::from_variables(BTreeMap::new(), Platform::Lambda).unwrap();
         assert_eq!(config.floor, Some(Tier::Rlimits));
+    }
+
+    #[test]
+    fn behind_cloud_run_there_is_a_proxy() {
+        let proxies = |platform| Config::from_variables(BTreeMap::new(), platform).unwrap().proxies;
+        assert_eq!(
+            [Platform::Knative, Platform::Lambda, Platform::Elsewhere].map(proxies),
+            [1, 0, 0]
+        );
     }
 
     #[test]
     fn on_lambda_one_script_runs_at_once_and_the_caps_fit_into_an_answer() {
         let read = |rows: &[(&str, &str)]| {
             let rows = rows.iter().map(|(name, value)| (name.to_string(), value.to_string()));
-            Config::from_variables(rows.collect(), true)
+            Config::from_variables(rows.collect(), Platform::Lambda)
         };
         let config = read(&[]).unwrap();
         assert_eq!(config.concurrency, 1);
-        assert_eq!(config.max_result_bytes + 2 * config.max_stdout_bytes, 5 << 20);
+        assert_eq!(config.answer_bytes(), (5 << 20) + (2 << 20) / 3 + 1);
         assert_eq!(
             read(&[("MAINBOX_MAX_RESULT_BYTES", "6000000")]).unwrap_err().to_string(),
-            "MAINBOX_MAX_RESULT_BYTES and twice MAINBOX_MAX_STDOUT_BYTES must be at most 6291456 together on AWS Lambda"
+            "MAINBOX_MAX_RESULT_BYTES, twice MAINBOX_MAX_STDOUT_BYTES and MAINBOX_MAX_FILES_BYTES in base64 must be at most 6291456 together on AWS Lambda"
         );
     }
 
@@ -484,6 +453,9 @@ mod tests {
         let rows = [
             ("PORT", "65536"),
             ("PORT", "http"),
+            ("MAINBOX_RATE", "60"),
+            ("MAINBOX_PROXIES", "11"),
+            ("MAINBOX_CORS", "example.com"),
             ("MAINBOX_PYTHON", ""),
             ("MAINBOX_PRELOAD", "numpy;pandas"),
             ("MAINBOX_PRELOAD", "os.path.,x"),
@@ -502,6 +474,7 @@ mod tests {
             ("MAINBOX_MAX_SCRIPT_BYTES", "0"),
             ("MAINBOX_MAX_STDOUT_BYTES", "1e6"),
             ("MAINBOX_MAX_RESULT_BYTES", ""),
+            ("MAINBOX_MAX_FILES_BYTES", "67108865"),
             ("MAINBOX_SCRATCH_MB", "9999"),
             ("MAINBOX_METRICS", "statsd"),
             ("MAINBOX_POLICY", "loose"),

@@ -1,22 +1,27 @@
 //! THE handler: a request in, a response out. It knows nothing of Lambda or of sockets.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{
-    ALLOW, AUTHORIZATION, CONTENT_TYPE, EXPECT, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE,
-};
+use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, EXPECT, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use serde_json::json;
+use tower::{Layer, ServiceExt, service_fn};
 
-use crate::api::{Error, ExecuteRequest, Failure, Kind, Success, invalid};
+use crate::api::{
+    Error, ExecuteRequest, Failure, ISOLATION, Kind, PEAK_MEMORY, SERVER_TIMING, Success, invalid,
+};
 use crate::budget::{Budget, Held};
+use crate::client::Client;
 use crate::config::Config;
 use crate::executor::outcome::{Captured, Execution};
 use crate::executor::{Executor, Health, Job};
+use crate::files::{Files, MAX_FILES};
+use crate::rate::{Caller, RateLimit};
 use crate::record::{Record, milliseconds};
 
 /// Bytes of a request body, whatever is in it.
@@ -27,13 +32,7 @@ const MAX_DISCARDED_BYTES: usize = 2 * MAX_BODY_BYTES;
 const MAX_HELD_BYTES: usize = 64 << 20;
 /// How long a body may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a client that met a full queue is told to wait, seconds.
-const RETRY_AFTER_SECONDS: u64 = 1;
-
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-const PEAK_MEMORY: HeaderName = HeaderName::from_static("mainbox-peak-memory");
-const ISOLATION: HeaderName = HeaderName::from_static("mainbox-isolation");
 
 /// When a platform ends the request, whatever it does by then. A front sets it as an extension of its request.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +47,7 @@ pub struct Trusted;
 #[derive(Clone)]
 pub struct Handler {
     executor: Arc<Executor>,
+    rate: Option<Arc<RateLimit>>,
     /// For requests, while they come, wait and run.
     requests: Budget,
     /// For answers, until clients have taken them.
@@ -65,6 +65,9 @@ const ENDPOINTS: &[(&str, &str)] = &[
     ("GET /openapi.yaml", "this contract for programs"),
 ];
 
+/// Those that take an API key, where there are some.
+const GUARDED: [&str; 2] = ["/execute", "/about"];
+
 /// The contract as OpenAPI has it.
 const OPENAPI: &str = include_str!("../openapi.yaml");
 /// Its media type: <https://www.rfc-editor.org/rfc/rfc9512>.
@@ -73,7 +76,9 @@ const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
 impl Handler {
     /// A handler that runs scripts with `executor`.
     pub fn new(executor: Arc<Executor>) -> Handler {
+        let rate = executor.config().rate;
         Handler {
+            rate: rate.map(|rate| Arc::new(RateLimit::new(rate))),
             executor,
             requests: Budget::new(MAX_HELD_BYTES),
             answers: Budget::new(MAX_HELD_BYTES),
@@ -91,10 +96,20 @@ impl Handler {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let Some(cors) = &self.config().cors else { return self.answer(request).await };
+        let answer = service_fn(|request| async { Ok(self.answer(request).await) });
+        let answered: Result<_, Infallible> = cors.layer(answer).oneshot(request).await;
+        answered.unwrap_or_else(|never| match never {})
+    }
+
+    async fn answer<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let path = request.uri().path().to_owned();
-        if matches!(path.as_str(), "/execute" | "/about") && !self.admits(&request) {
-            let failure = Failure::new(Kind::Unauthorized, "This endpoint takes an API key");
-            return recorded(unauthorized(&failure), Record::refused(&failure));
+        if let Err(failure) = self.admit(&request, &path) {
+            return recorded(refusal(&failure), Record::refused(&failure));
         }
         match (request.method(), path.as_str()) {
             (&Method::POST, "/execute") => match self.execute(request).await {
@@ -111,11 +126,23 @@ impl Handler {
         }
     }
 
-    /// Before anything of a body is read: strangers must not fill the memory.
-    fn admits<B>(&self, request: &Request<B>) -> bool {
-        let trusted = request.extensions().get::<Trusted>().is_some();
-        let keys = self.executor.config().keys.as_ref();
-        trusted || keys.is_none_or(|keys| keys.admit(request.headers().get(AUTHORIZATION)))
+    /// Refuses who has no key, or comes too often. Before anything of a body is read: strangers must not fill the memory.
+    fn admit<B>(&self, request: &Request<B>, path: &str) -> Result<(), Failure> {
+        if !GUARDED.contains(&path) || request.extensions().get::<Trusted>().is_some() {
+            return Ok(());
+        }
+        let client = request.extensions().get::<Client>();
+        let mut caller = client.map_or(Caller::Others, |client| Caller::Address(client.network()));
+        if let Some(keys) = &self.config().keys {
+            let key = keys.admit(request.headers().get(AUTHORIZATION)).ok_or_else(|| {
+                Failure::new(Kind::Unauthorized, "This endpoint takes an API key")
+            })?;
+            caller = Caller::Key(key);
+        }
+        match &self.rate {
+            Some(rate) if path == "/execute" => rate.count(caller).map_err(rate_limited),
+            _ => Ok(()),
+        }
     }
 
     async fn execute<B>(&self, request: Request<B>) -> Result<Execution, Failure>
@@ -134,6 +161,7 @@ impl Handler {
             Media::Python => ExecuteRequest::from_python(&body, config.max_script_bytes)?,
         };
         drop(body);
+        check_room(&request.files, config)?;
         let job =
             Job { deadline: deadline.map(|deadline| deadline.0), ..Job::new(request, config) };
         self.executor.execute(job).await
@@ -152,12 +180,13 @@ impl Handler {
             return recorded(refusal(&failure), Record::refused(&failure));
         }
         let mut response = match &execution.outcome {
-            Ok(result) => respond_sized(
+            Ok(returned) => respond_sized(
                 StatusCode::OK,
                 &Success {
-                    result,
+                    result: &returned.result,
                     stdout: text(&execution.stdout),
                     stderr: text(&execution.stderr),
+                    files: &returned.files,
                     truncated,
                 },
                 execution.bytes(),
@@ -223,6 +252,8 @@ impl Handler {
                     "max_script_bytes": config.max_script_bytes,
                     "max_stdout_bytes": config.max_stdout_bytes,
                     "max_result_bytes": config.max_result_bytes,
+                    "max_files": MAX_FILES,
+                    "max_files_bytes": config.max_files_bytes,
                     "scratch_mb": config.scratch_bytes >> 20,
                 },
                 "policy": config.policy.name(),
@@ -239,6 +270,12 @@ fn recorded(mut response: Response<Full<Bytes>>, record: Record) -> Response<Ful
 enum Media {
     Json,
     Python,
+}
+
+fn rate_limited(wait: Duration) -> Failure {
+    let seconds = wait.as_secs_f64().ceil() as u64;
+    let error = format!("Too many requests; the next may come in {seconds} seconds");
+    Failure { retry_after: Some(seconds), ..Failure::new(Kind::RateLimited, error) }
 }
 
 fn media_type(headers: &HeaderMap) -> Result<Media, Failure> {
@@ -298,6 +335,16 @@ where
     })
 }
 
+/// Before a worker is used up for files that it could not lay.
+fn check_room(files: &Files, config: &Config) -> Result<(), Failure> {
+    let (wanted, room) = (files.bytes_on_disk(), config.scratch_bytes);
+    if wanted <= room {
+        return Ok(());
+    }
+    let error = format!("The files take {wanted} bytes; the scratch directory has {room}");
+    Err(Failure::new(Kind::PayloadTooLarge, error))
+}
+
 fn text(captured: &Captured) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(&captured.bytes)
 }
@@ -324,12 +371,6 @@ fn method_not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
     response
 }
 
-fn unauthorized(failure: &Failure) -> Response<Full<Bytes>> {
-    let mut response = refusal(failure);
-    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    response
-}
-
 /// An answer to a request that was not run.
 pub(crate) fn refusal(failure: &Failure) -> Response<Full<Bytes>> {
     let mut response = respond(
@@ -344,8 +385,11 @@ pub(crate) fn refusal(failure: &Failure) -> Response<Full<Bytes>> {
             truncated: vec![],
         },
     );
-    if failure.kind == Kind::Busy {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+    if let Some(seconds) = failure.retry_after {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if failure.kind == Kind::Unauthorized {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
 }

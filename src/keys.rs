@@ -4,10 +4,13 @@ use std::fmt;
 use std::path::Path;
 
 use http::HeaderValue;
-use subtle::{Choice, ConstantTimeEq};
+use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 /// Characters of the shortest key: 16 of base64 are 96 random bits.
 pub const LEAST_LENGTH: usize = 16;
+
+/// The number that no key has.
+const NOBODY: u64 = u64::MAX;
 
 /// Keys, of which a request must bring one.
 #[derive(Clone, PartialEq, Eq)]
@@ -54,16 +57,19 @@ impl Keys {
         Ok(Keys(keys))
     }
 
-    /// Whether a request with this `Authorization` brings one of the keys. Takes as long for a wrong key as for a right
-    /// one of the same length.
-    pub fn admit(&self, authorization: Option<&HeaderValue>) -> bool {
+    /// The number of the key that a request with this `Authorization` brings, if it is one of ours. Takes as long for a
+    /// wrong key as for a right one of the same length.
+    pub fn admit(&self, authorization: Option<&HeaderValue>) -> Option<usize> {
         let token = authorization.and_then(|value| {
             let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().as_bytes())
         });
-        let Some(token) = token else { return false };
-        let any = |found: Choice, key: &String| found | key.as_bytes().ct_eq(token);
-        self.0.iter().fold(Choice::from(0), any).into()
+        let token = token?;
+        let mut found = NOBODY;
+        for (number, key) in self.0.iter().enumerate() {
+            found.conditional_assign(&(number as u64), key.as_bytes().ct_eq(token));
+        }
+        (found != NOBODY).then_some(found as usize)
     }
 }
 
@@ -80,24 +86,24 @@ mod tests {
     const FIRST: &str = "first-0123456789";
     const SECOND: &str = "second-0123456789";
 
-    fn admits(keys: &Keys, authorization: &str) -> bool {
+    fn admits(keys: &Keys, authorization: &str) -> Option<usize> {
         keys.admit(Some(&HeaderValue::from_str(authorization).unwrap()))
     }
 
     #[test]
     fn any_of_the_keys_admits_and_nothing_else_does() {
         let keys = Keys::read(&format!("{FIRST}, {SECOND}")).unwrap();
-        for key in [FIRST, SECOND] {
-            assert!(admits(&keys, &format!("Bearer {key}")));
-            assert!(admits(&keys, &format!("bearer {key}")));
+        for (number, key) in [FIRST, SECOND].into_iter().enumerate() {
+            assert_eq!(admits(&keys, &format!("Bearer {key}")), Some(number));
+            assert_eq!(admits(&keys, &format!("bearer {key}")), Some(number));
         }
         for wrong in
             ["", FIRST, "Bearer", "Bearer ", "Basic first-0123456789", "Bearer first-012345678"]
         {
-            assert!(!admits(&keys, wrong), "{wrong}");
+            assert_eq!(admits(&keys, wrong), None, "{wrong}");
         }
-        assert!(!admits(&keys, &format!("Bearer {FIRST},{SECOND}")));
-        assert!(!keys.admit(None));
+        assert_eq!(admits(&keys, &format!("Bearer {FIRST},{SECOND}")), None);
+        assert_eq!(keys.admit(None), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use mainbox::archive;
-use mainbox::config::Config;
+use mainbox::config::{Config, Platform};
 use mainbox::executor::Executor;
 use mainbox::front::shell::{Arguments, Command};
 use mainbox::front::{http, lambda, shell};
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     };
     match &arguments.command {
         Some(_) => log::for_shell(),
-        None if config.on_lambda => log::for_lambda(),
+        None if config.platform == Platform::Lambda => log::for_lambda(),
         None => log::for_service(),
     }
     match start(config, arguments) {
@@ -55,7 +55,7 @@ fn start(config: Config, arguments: Arguments) -> Result<bool, Failure> {
     if let Some(Command::Archive { file }) = &arguments.command {
         return Ok(archive::make(&python, &config.preload, file).map(|()| true)?);
     }
-    let serves_http = arguments.command.is_none() && !config.on_lambda;
+    let serves_http = arguments.command.is_none() && config.platform != Platform::Lambda;
     let listener = serves_http.then(|| http::listen(config.port)).transpose()?;
     let sandbox = Sandbox::establish(&config, Probe::of_host(&config, &python)?)?;
     if let Err(error) = sys::set_non_dumpable() {

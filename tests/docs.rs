@@ -8,7 +8,7 @@ mod offenders;
 use std::process::Command;
 
 use mainbox::api::Kind;
-use mainbox::config::VARIABLES;
+use mainbox::variables::VARIABLES;
 use offenders::Offender;
 
 fn document(name: &str) -> String {
@@ -98,7 +98,7 @@ fn every_curl_answers_what_the_readme_says() {
         }
         curls += 1;
     }
-    assert_eq!(curls, 6);
+    assert_eq!(curls, 7);
 }
 
 #[test]

@@ -130,6 +130,24 @@ fn the_floor_none_serves_and_says_so() {
 }
 
 #[test]
+fn links_and_pipes_in_outputs_are_left_there_even_without_a_sandbox() {
+    let calls = [libc::SYS_prctl, libc::SYS_seccomp, libc::SYS_unshare];
+    let settings = [("MAINBOX_FLOOR", "none"), ("MAINBOX_PRELOAD", ""), ("PORT", "0")];
+    let server = Server::direct(&mut without(&calls, &settings));
+    let script = "import os, socket\ndef main():\n    os.symlink('/etc/passwd', 'outputs/link')\n    \
+        os.symlink('/etc', 'outputs/folder')\n    os.mkfifo('outputs/pipe')\n    os.mkdir('outputs/real')\n    \
+        os.symlink('../..', 'outputs/real/up')\n    open('outputs/real/file', 'w').write('mine')\n    \
+        return sorted(os.listdir('outputs'))";
+    let answer = server.run(script).json();
+    assert_eq!(answer["result"], json!(["folder", "link", "pipe", "real"]));
+    assert_eq!(answer["files"], json!({"real/file": "mine"}));
+    let script =
+        "import os\ndef main(): os.rmdir('outputs'); os.symlink('/etc', 'outputs'); return 1";
+    let answer = server.run(script).json();
+    assert_eq!((&answer["result"], &answer["files"]), (&json!(1), &json!(null)));
+}
+
+#[test]
 fn workers_that_cannot_lock_themselves_down_are_never_given_a_request() {
     let server = Server::start(&[("MAINBOX_PRELOAD", "")]);
     assert_eq!(server.run("def main(): return 1").status, 200);

@@ -28,6 +28,26 @@ fn garbage_is_a_crash() {
 }
 
 #[test]
+fn files_that_could_not_be_outputs_are_a_crash() {
+    let file = |name: &str, content: &str| {
+        format!("frame(b'D', struct.pack('<H', len({name})) + {name} + {content})")
+    };
+    for bytes in [
+        file("b'../up'", "b'x'"),
+        file("b'/etc/passwd'", "b'x'"),
+        file("b'\\xff'", "b'x'"),
+        file("b'x'", "bytes((4 << 20) + 1)"),
+        file("b'x'", "b''") + " * 2",
+        format!("b''.join({} for n in range(101))", file("b'%d' % n", "b''")),
+        format!("{} + {}", file("b'a'", "bytes(4 << 20)"), file("b'b'", "b'1'")),
+        String::from("frame(b'D', b'')"),
+        String::from("frame(b'D', b'\\xff\\xffx')"),
+    ] {
+        says(&bytes, "time.sleep(9)", 400, "crashed", BROKE);
+    }
+}
+
+#[test]
 fn half_a_frame_is_what_the_process_does_after_it() {
     let ended = "The script ended its process with status 0 before main returned";
     says("b'V'", "os._exit(0)", 400, "exit", ended);

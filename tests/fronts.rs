@@ -142,7 +142,7 @@ fn bad_configuration_stops_the_start_with_one_sentence_and_code_2() {
 
 #[test]
 fn a_bad_value_of_any_variable_stops_the_start_in_the_same_way() {
-    for variable in mainbox::config::VARIABLES {
+    for variable in mainbox::variables::VARIABLES {
         let (code, printed, error) = output(&mut mainbox(&[(variable.name, "?")]));
         assert_eq!((code, printed.as_str()), (Some(2), ""), "{}: {error}", variable.name);
         assert!(error.starts_with("mainbox: ") && error.contains(variable.name), "{error}");
@@ -498,7 +498,8 @@ fn sigterm_in_full_load_loses_no_request_and_refuses_new_connections() {
 #[test]
 fn every_request_is_one_line_as_cloud_logging_reads_it_and_without_its_content() {
     let mut command = mainbox(QUICK);
-    let server = Server::direct(command.env("GOOGLE_CLOUD_PROJECT", "box"));
+    // As on Cloud Run, where a proxy tells who calls.
+    let server = Server::direct(command.env("GOOGLE_CLOUD_PROJECT", "box").env("K_SERVICE", "box"));
     while server.get("/health").status != 200 {
         std::thread::sleep(Duration::from_millis(20));
     }

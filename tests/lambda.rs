@@ -140,13 +140,13 @@ fn every_event_of_the_folder_gets_its_answer() {
         (
             "broken-bare",
             invalid(
-                "The request is not valid: unknown field `sript`, expected one of `script`, `input`, `limits` at line 2 column 9",
+                "The request is not valid: unknown field `sript`, expected one of `script`, `input`, `files`, `limits` at line 2 column 9",
             ),
         ),
         (
             "other-sqs",
             invalid(
-                "The request is not valid: unknown field `Records`, expected one of `script`, `input`, `limits` at line 2 column 11",
+                "The request is not valid: unknown field `Records`, expected one of `script`, `input`, `files`, `limits` at line 2 column 11",
             ),
         ),
     ];

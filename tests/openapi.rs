@@ -67,7 +67,7 @@ fn every_example_fits_its_schema() {
             }
         }
     }
-    assert_eq!(seen, 24);
+    assert_eq!(seen, 27);
 }
 
 #[test]
@@ -107,6 +107,10 @@ fn real_answers_are_as_described() {
     let mut kinds = vec![];
     for (script, limits) in [
         ("def main(): return {'a': [1, 2.5, None]}", json!({})),
+        (
+            "def main():\n    open('outputs/a.txt', 'w').write('text')\n    open('outputs/raw', 'wb').write(b'\\xff')",
+            json!({}),
+        ),
         ("import sys\ndef main(): print('y' * 2_000_000); sys.stderr.write('x')", json!({})),
         ("def main() return 1", json!({})),
         ("x = 1", json!({})),
@@ -130,6 +134,7 @@ fn real_answers_are_as_described() {
     assert_eq!(
         kinds,
         [
+            "none",
             "none",
             "none",
             "syntax_error",
@@ -176,6 +181,15 @@ fn who_has_no_key_is_refused_as_described_and_before_anything_is_read() {
     let ran = output(run.arg("run").arg(&script));
     std::fs::remove_file(script).unwrap();
     assert_eq!(ran.1, "{\"result\":\"mine\",\"stdout\":\"\"}\n");
+}
+
+#[test]
+fn who_comes_too_often_is_refused_as_described() {
+    let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_RATE", "1/h")]);
+    assert_eq!(server.run("def main(): return 1").status, 200);
+    let refused = server.run("def main(): return 1");
+    assert_eq!(refused.status, 429);
+    is_described(&document(), "post", "/execute", &refused);
 }
 
 #[test]

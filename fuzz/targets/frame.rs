@@ -16,7 +16,7 @@ fuzz_target!(|sent: &[u8]| {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(sent).await.unwrap();
         drop(theirs);
-        receive(&ours, LIMIT).await
+        receive(&ours, |_| LIMIT).await
     });
     let Some((header, rest)) = sent.split_first_chunk::<5>() else {
         assert!(matches!(received, Err(FrameError::Closed)));

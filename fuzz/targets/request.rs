@@ -21,6 +21,12 @@ fuzz_target!(|body: &[u8]| {
         if let Some(input) = request.input {
             assert_eq!(plain["input"], serde_json::from_str::<Value>(input.get()).unwrap());
         }
+        for (name, content) in request.files.iter() {
+            assert!(name.split('/').all(|part| !matches!(part, "" | "." | "..")), "{name}");
+            if let Some(text) = plain["files"][name].as_str() {
+                assert_eq!(text.as_bytes(), content);
+            }
+        }
         assert!(
             request.timeout.is_none_or(|timeout| !timeout.is_zero() && timeout.as_secs() <= 300)
         );

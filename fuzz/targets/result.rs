@@ -4,10 +4,13 @@
 
 use libfuzzer_sys::fuzz_target;
 use mainbox::api::Kind;
-use mainbox::executor::outcome::of_frame;
+use mainbox::executor::outcome::{keep_file, of_frame};
 use mainbox::executor::protocol::Frame;
+use mainbox::files::Files;
 use serde_json::Value;
 use serde_json::de::Deserializer;
+
+const ROOM: usize = 1000;
 
 fn depth(value: &Value) -> usize {
     match value {
@@ -19,6 +22,13 @@ fn depth(value: &Value) -> usize {
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((kind, payload)) = bytes.split_first() else { return };
+    let mut files = Files::default();
+    let file = Frame { kind: *kind, payload: payload.to_vec() };
+    if let Some(room) = keep_file(file, &mut files, ROOM) {
+        let (name, content) = files.iter().next().unwrap();
+        assert_eq!(content.len() + room, ROOM);
+        assert!(payload[2..].starts_with(name.as_bytes()) && payload.ends_with(content));
+    }
     match of_frame(Frame { kind: *kind, payload: payload.to_vec() }, 64) {
         Ok(value) => {
             assert_eq!(*kind, b'V');

@@ -24,6 +24,7 @@ use self::protocol::ZygoteInfo;
 use self::selftest::Finding;
 use crate::api::{ExecuteRequest, Failure, Kind};
 use crate::config::{Config, Policy};
+use crate::files::Files;
 use crate::python::Python;
 use crate::sandbox::{Sandbox, sys};
 
@@ -37,6 +38,8 @@ pub struct Job {
     pub script: String,
     /// The argument of `main`, as raw JSON.
     pub input: Option<Box<RawValue>>,
+    /// What is laid in its working directory.
+    pub files: Files,
     /// Wall time.
     pub timeout: Duration,
     /// When time is up even before that.
@@ -54,6 +57,7 @@ impl Job {
         Job {
             script: request.script,
             input: request.input,
+            files: request.files,
             timeout: request.timeout.map_or(config.timeout, |asked| asked.min(config.timeout)),
             deadline: None,
             memory_bytes: memory

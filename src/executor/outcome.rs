@@ -7,15 +7,16 @@ use nix::sys::signal::Signal;
 use serde_json::value::RawValue;
 use tokio::net::unix::pipe;
 
-use super::protocol::{Frame, ScriptFailure, answer};
+use super::protocol::{Frame, ScriptFailure, answer, file_of};
 use crate::api::{Failure, Kind};
+use crate::files::Files;
 use crate::json;
 
 /// Everything that is known of a run.
 #[derive(Debug)]
 pub struct Execution {
-    /// What `main` returned, or why it did not.
-    pub outcome: Result<Box<RawValue>, Failure>,
+    /// What came back, or why nothing did.
+    pub outcome: Result<Returned, Failure>,
     /// What the script printed.
     pub stdout: Captured,
     /// What it wrote to stderr.
@@ -30,11 +31,20 @@ pub struct Execution {
     pub peak_memory: u64,
 }
 
+/// What comes back of a script whose `main` returned.
+#[derive(Debug)]
+pub struct Returned {
+    /// What it returned.
+    pub result: Box<RawValue>,
+    /// What was left in `outputs/`.
+    pub files: Files,
+}
+
 impl Execution {
     /// Bytes that an answer with all this has at least.
     pub fn bytes(&self) -> usize {
         let outcome = match &self.outcome {
-            Ok(result) => result.get().len(),
+            Ok(returned) => returned.result.get().len() + returned.files.bytes_as_json(),
             Err(failure) => failure.error.len() + failure.traceback.as_ref().map_or(0, String::len),
         };
         outcome + self.stdout.bytes.len() + self.stderr.bytes.len()
@@ -132,6 +142,15 @@ pub fn of_frame(frame: Frame, memory_mb: u64) -> Result<Box<RawValue>, Failure> 
     }
 }
 
+/// Keeps a file that a worker sends, if its name is one, nobody else's, and there is `room` bytes for it. Returns the room
+/// that is left.
+pub fn keep_file(frame: Frame, files: &mut Files, room: usize) -> Option<usize> {
+    let (name, content) = file_of(frame.payload)?;
+    let rest = room.checked_sub(content.len())?;
+    files.insert(name, content).ok()?;
+    Some(rest)
+}
+
 fn value(payload: Vec<u8>) -> Result<Box<RawValue>, Failure> {
     if !json::is_shallow(&payload) {
         let error = format!("The result is nested deeper than {} levels", json::MAX_DEPTH);
@@ -162,10 +181,9 @@ fn failure(payload: &[u8]) -> Failure {
             ) =>
         {
             Failure {
-                kind: failure.kind,
-                error: failure.error,
                 traceback: failure.traceback,
                 line: failure.line,
+                ..Failure::new(failure.kind, failure.error)
             }
         }
         _ => nonsense(),
@@ -252,6 +270,26 @@ mod tests {
         assert_eq!(frame(answer::VALUE, &"[".repeat(100_000)), Err(Kind::NotJson));
         let invalid = Frame { kind: answer::VALUE, payload: b"\"\xff\"".to_vec() };
         assert_eq!(of_frame(invalid, 64).unwrap_err().kind, Kind::NotJson);
+    }
+
+    #[test]
+    fn a_file_that_a_worker_could_not_have_sent_is_not_kept() {
+        let mut files = Files::default();
+        let mut keep = |name: &[u8], content: &[u8], room| {
+            let mut payload = (name.len() as u16).to_le_bytes().to_vec();
+            payload.extend_from_slice(name);
+            payload.extend_from_slice(content);
+            keep_file(Frame { kind: answer::FILE, payload }, &mut files, room)
+        };
+        assert_eq!(keep(b"a", b"1234", 5), Some(1));
+        assert_eq!(keep(b"b", b"1234", 3), None);
+        for name in [&b"a"[..], b"", b"../b", b"/b", b"a/b", b"\xff"] {
+            assert_eq!(keep(name, b"", 5), None, "{name:?}");
+        }
+        for payload in [&b""[..], b"\x01", b"\x02\0a", b"\xff\xffa"] {
+            let frame = Frame { kind: answer::FILE, payload: payload.to_vec() };
+            assert_eq!(keep_file(frame, &mut Files::default(), 5), None, "{payload:?}");
+        }
     }
 
     #[test]

@@ -104,8 +104,23 @@ pub struct Go<'a> {
     pub max_result_bytes: usize,
     /// Nesting of the result.
     pub max_depth: usize,
+    /// How much may be left in `outputs/`.
+    pub outputs: Outputs,
     /// By how much to lower limits before the script runs.
     pub lower: &'a [Limit],
+}
+
+/// What may be left in `outputs/`, so that it can be sent.
+#[derive(Serialize)]
+pub struct Outputs {
+    /// Bytes of all files together.
+    pub max_bytes: usize,
+    /// Their number.
+    pub max_files: usize,
+    /// Bytes of a name.
+    pub max_name_bytes: usize,
+    /// Directories in a name, and the file itself.
+    pub max_parts: usize,
 }
 
 /// Types of frames to a worker.
@@ -114,6 +129,8 @@ pub mod request {
     pub const SCRIPT: u8 = b'S';
     /// The argument of `main`, JSON.
     pub const INPUT: u8 = b'I';
+    /// A file of the request: two bytes of length (little-endian), the name, UTF-8, the content.
+    pub const FILE: u8 = b'D';
     /// [`super::Go`], JSON: the request is complete.
     pub const GO: u8 = b'G';
 }
@@ -124,6 +141,8 @@ pub mod answer {
     pub const READY: u8 = b'R';
     /// [`super::LockdownFailure`], JSON; the worker is gone.
     pub const LOCKDOWN: u8 = b'L';
+    /// A file that was left in `outputs/`, in the form of [`super::request::FILE`]; the result follows.
+    pub const FILE: u8 = b'D';
     /// What `main` returned, JSON.
     pub const VALUE: u8 = b'V';
     /// [`super::ScriptFailure`], JSON.
@@ -156,6 +175,25 @@ pub struct ScriptFailure {
 pub fn push_frame(buffer: &mut Vec<u8>, kind: u8, payload: &[u8]) {
     push_header(buffer, kind, payload.len());
     buffer.extend_from_slice(payload);
+}
+
+/// Bytes of the length of a name.
+pub const NAME_LENGTH_BYTES: usize = 2;
+
+/// Appends the frame of a file but for its `content`, which follows.
+pub fn push_file_header(buffer: &mut Vec<u8>, name: &str, content: usize) {
+    push_header(buffer, request::FILE, NAME_LENGTH_BYTES + name.len() + content);
+    buffer.extend_from_slice(&(name.len() as u16).to_le_bytes());
+    buffer.extend_from_slice(name.as_bytes());
+}
+
+/// Name and content of the file in the payload of a frame, if there is one.
+pub fn file_of(mut payload: Vec<u8>) -> Option<(String, Vec<u8>)> {
+    let (length, rest) = payload.split_first_chunk::<NAME_LENGTH_BYTES>()?;
+    let length = usize::from(u16::from_le_bytes(*length));
+    let name = String::from_utf8(rest.get(..length)?.to_vec()).ok()?;
+    payload.drain(..NAME_LENGTH_BYTES + length);
+    Some((name, payload))
 }
 
 /// Appends the header of a frame whose payload of `length` bytes follows.
@@ -195,16 +233,19 @@ const HEADER_BYTES: usize = 5;
 /// How much more is made room for at a time.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Waits for a frame with a payload of at most `limit` bytes. Memory grows with what has arrived, never with what a frame
+/// Waits for a frame with a payload of at most as many bytes as `limit` has for its kind. Memory grows with what has arrived, never with what a frame
 /// claims, and nothing beyond the frame is read.
 ///
 /// # Errors
 /// See [`FrameError`].
-pub async fn receive(channel: &UnixStream, limit: usize) -> Result<Frame, FrameError> {
+pub async fn receive(
+    channel: &UnixStream,
+    limit: impl FnOnce(u8) -> usize,
+) -> Result<Frame, FrameError> {
     let mut header = Vec::with_capacity(HEADER_BYTES);
     read_up_to(channel, &mut header, HEADER_BYTES).await?;
     let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
-    if length > limit {
+    if length > limit(header[0]) {
         return Err(FrameError::TooLong(length));
     }
     let mut payload = Vec::new();
@@ -244,7 +285,7 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(bytes).await.unwrap();
         drop(theirs);
-        receive(&ours, limit).await
+        receive(&ours, |_| limit).await
     }
 
     #[tokio::test]
@@ -255,7 +296,7 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(&bytes).await.unwrap();
         for (kind, payload) in [(b'V', b"[1]".to_vec()), (b'F', vec![])] {
-            assert_eq!(receive(&ours, 3).await.unwrap(), Frame { kind, payload });
+            assert_eq!(receive(&ours, |_| 3).await.unwrap(), Frame { kind, payload });
         }
     }
 
@@ -264,7 +305,7 @@ mod tests {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         ours.write_all(b"request").await.unwrap();
         drop(theirs);
-        assert!(matches!(receive(&ours, 3).await, Err(FrameError::Unread)));
+        assert!(matches!(receive(&ours, |_| 3).await, Err(FrameError::Unread)));
     }
 
     #[tokio::test]

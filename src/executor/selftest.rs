@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Execution, Job};
 use crate::config::{Config, Policy};
+use crate::files::Files;
 use crate::sandbox::Sandbox;
 use crate::sandbox::tier::Tier;
 
@@ -54,6 +55,7 @@ pub(super) fn job(config: &Config) -> Job {
     Job {
         script: String::from(SCRIPT),
         input: None,
+        files: Files::default(),
         timeout: Duration::from_secs(10),
         deadline: None,
         memory_bytes: config.memory_bytes,
@@ -64,7 +66,7 @@ pub(super) fn job(config: &Config) -> Job {
 /// What the run of the self-test shows. Without a tier nothing is promised, so nothing can fail.
 pub(super) fn findings(execution: &Execution, sandbox: &Sandbox) -> Vec<Finding> {
     let answers: BTreeMap<String, String> = match &execution.outcome {
-        Ok(value) => serde_json::from_str(value.get()).unwrap_or_default(),
+        Ok(returned) => serde_json::from_str(returned.result.get()).unwrap_or_default(),
         Err(failure) => {
             let answer = format!("the self-test did not run: {}", failure.error);
             return vec![Finding { promise: "run the self-test", held: false, answer }];

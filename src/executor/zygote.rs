@@ -30,16 +30,19 @@ const HARNESS: &[(&str, &str)] = &[
     ("mainbox_encoding", include_str!("../harness/encoding.py")),
     ("mainbox_validation", include_str!("../harness/validation.py")),
     ("mainbox_courtesy", include_str!("../harness/courtesy.py")),
+    (MEMORY, include_str!("../harness/memory.py")),
     (LIBRARY, include_str!("../harness/library.py")),
     (ARCHIVE, archive::SOURCE),
+    ("mainbox_files", include_str!("../harness/files.py")),
     ("mainbox_script", include_str!("../harness/script.py")),
     ("mainbox_rehearsal", include_str!("../harness/rehearsal.py")),
     ("mainbox_worker", include_str!("../harness/worker.py")),
     ("mainbox_zygote", include_str!("../harness/zygote.py")),
 ];
 
-/// The module that is of use only where scripts cannot open files.
+/// The modules that are of use only where scripts cannot open files.
 const LIBRARY: &str = "mainbox_library";
+const MEMORY: &str = "mainbox_memory";
 /// The module that is of use only with an archive.
 const ARCHIVE: &str = "mainbox_archive";
 
@@ -138,7 +141,7 @@ impl Zygote {
         let lockdown = &sandbox.lockdown();
         let archive = archive.filter(|_| !preload.is_empty());
         let wanted = |(name, _): &&(&str, &str)| match *name {
-            LIBRARY => !sandbox.opens_files(),
+            LIBRARY | MEMORY => !sandbox.opens_files(),
             ARCHIVE => archive.is_some(),
             _ => true,
         };

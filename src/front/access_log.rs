@@ -1,7 +1,6 @@
 //! The access log of the HTTP front: a line a request, in the fields that Google's Cloud Logging gives a meaning to
 //! (<https://cloud.google.com/logging/docs/structured-logging>), and ours. Never what a caller sent or got.
 
-use std::net::IpAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -10,6 +9,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
 
+use crate::client::Client;
 use crate::record::{Record, milliseconds};
 
 /// Bytes kept of what a client chooses freely.
@@ -28,18 +28,14 @@ pub(super) struct Access {
 }
 
 impl Access {
-    pub(super) fn of<B>(request: &Request<B>, peer: Option<IpAddr>) -> Access {
+    pub(super) fn of<B>(request: &Request<B>, client: Option<Client>) -> Access {
         let headers = request.headers();
-        // The last hop is the one that nobody but the proxy before us could write.
-        let forwarded = text(headers, "x-forwarded-for");
-        let forwarded =
-            forwarded.and_then(|hops| hops.rsplit(',').next().map(|hop| hop.trim().to_owned()));
         Access {
             began: Instant::now(),
             method: request.method().clone(),
             path: cut(request.uri().path()),
             agent: text(headers, USER_AGENT.as_str()),
-            client: forwarded.or_else(|| peer.map(|peer| peer.to_string())),
+            client: client.map(|client| client.0.to_string()),
             trace: Trace::of(headers),
         }
     }

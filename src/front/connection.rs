@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
 use super::access_log::Access;
+use crate::client::Client;
 use crate::handler::Handler;
 
 /// How long a client may take to send the head of a request.
@@ -50,10 +51,15 @@ pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let peer = stream.peer_addr().ok().map(|address| address.ip());
     let state = Arc::new(State::default());
     let observed = Observed { stream, state: Arc::clone(&state) };
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         let serving = Serving::begin(&state);
-        let access = Access::of(&request, peer);
         let shared = Arc::clone(&shared);
+        let proxies = shared.handler.config().proxies;
+        let client = Client::of(request.headers(), peer, proxies);
+        let access = Access::of(&request, client);
+        if let Some(client) = client {
+            request.extensions_mut().insert(client);
+        }
         async move {
             let mut response = shared.handler.handle(request).await;
             access.log(&response);

@@ -15,6 +15,7 @@ use lambda_http::aws_lambda_events::encodings::Body;
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 
+use crate::client::Client;
 use crate::handler::Trusted;
 
 /// The stage of an API whose name is not in its paths.
@@ -85,6 +86,7 @@ pub fn request(form: Form, event: &RawValue) -> Result<Request<Full<Bytes>>, Eve
 fn unwrap(event: ApiGatewayV2httpRequest) -> Result<Request<Full<Bytes>>, EventError> {
     let path = event.raw_path.as_deref().unwrap_or("/");
     let path = without_stage(path, event.request_context.stage.as_deref());
+    let client = event.request_context.http.source_ip.as_ref().and_then(|ip| ip.parse().ok());
     let body = event.body.unwrap_or_default();
     let body =
         if event.is_base64_encoded { BASE64_STANDARD.decode(body)? } else { body.into_bytes() };
@@ -92,6 +94,9 @@ fn unwrap(event: ApiGatewayV2httpRequest) -> Result<Request<Full<Bytes>>, EventE
     *request.method_mut() = event.request_context.http.method;
     *request.uri_mut() = path.parse()?;
     *request.headers_mut() = event.headers;
+    if let Some(client) = client {
+        request.extensions_mut().insert(Client(client));
+    }
     Ok(request)
 }
 

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from mainbox_failure import SCRIPT
-from mainbox_script import MODULE, answer
+from mainbox_script import MODULE, Request, answer
 
 GO: dict[str, Any] = {
     "refused": {"modules": ["no"], "os_functions": ["no"], "builtins": [], "needs_return": False},
@@ -42,5 +42,5 @@ def rehearse() -> None:
     """One run of each script that the preloaded packages allow. Leaves no trace that a script could see."""
     for package, script in ((None, PLAIN), ("numpy", NUMPY), ("pandas", PANDAS)):
         if package is None or package in sys.modules:
-            answer(script, [b"[1]"], GO, [])
+            answer(Request(script, [b"[1]"], []), GO, None, [])
     del sys.modules[MODULE], linecache.cache[SCRIPT]

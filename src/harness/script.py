@@ -8,11 +8,12 @@ import sys
 import types
 from collections.abc import Awaitable
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 from mainbox_courtesy import explain_late_limits
 from mainbox_encoding import to_json
 from mainbox_failure import SCRIPT, ScriptFailure, of_exception, of_exit
+from mainbox_files import Workplace, collect
 from mainbox_lockdown import libc, set_limits
 from mainbox_validation import NO_MAIN, check, imported, is_async
 
@@ -21,16 +22,40 @@ MODULE = "script"
 library: Any = sys.modules.get("mainbox_library")
 
 
-def answer(source: str, arguments: list[bytes], go: dict[str, Any], late_limits: list[dict[str, int]]) -> bytes:
-    """The JSON of what main returned. Raises ScriptFailure for everything else."""
-    checked = check(source, go["refused"])
+class Request(NamedTuple):
+    """What is to be run."""
+
+    source: str
+    # None, or that of main as JSON.
+    arguments: list[bytes]
+    # Each with its name.
+    files: list[tuple[str, bytes | bytearray]]
+
+
+class Answer(NamedTuple):
+    """What came of it."""
+
+    # The JSON of what main returned.
+    result: bytes
+    # What was left in outputs/, each with its name.
+    outputs: list[tuple[bytes, bytes]]
+
+
+def answer(
+    request: Request, go: dict[str, Any], workplace: Workplace | None, late_limits: list[dict[str, int]]
+) -> Answer:
+    """Runs the script. Raises ScriptFailure for everything but success."""
+    checked = check(request.source, go["refused"])
     if late_limits:
         library.prepare(list(imported(checked.tree)), is_async(checked.tree))
         set_limits(late_limits)
         explain_late_limits()
     try:
         try:
-            result = to_json(run(checked.code, source, arguments), go["max_depth"])
+            for name, content in request.files:
+                workplace.lay(name, content)
+            result = to_json(run(checked.code, request), go["max_depth"])
+            outputs = collect(workplace, go["outputs"]) if workplace else []
         except ScriptFailure:
             raise
         except SystemExit as error:
@@ -46,19 +71,20 @@ def answer(source: str, arguments: list[bytes], go: dict[str, Any], late_limits:
         raise ScriptFailure(
             "result_too_large", f"The result has {len(result)} bytes; the limit is {go['max_result_bytes']}"
         )
-    return result
+    return Answer(result, outputs)
 
 
-def run(code: CodeType, source: str, arguments: list[bytes]) -> object:
+def run(code: CodeType, request: Request) -> object:
     """Executes the script and its main, and waits for its threads."""
     module = types.ModuleType(MODULE)
     sys.modules[MODULE] = module
+    source = request.source
     linecache.cache[SCRIPT] = (len(source), None, source.splitlines(keepends=True), SCRIPT)
     exec(code, module.__dict__)
     main = module.__dict__.get("main")
     if not callable(main) or isinstance(main, type):
         raise ScriptFailure("missing_main", NO_MAIN)
-    result = main(*map(json.loads, arguments))
+    result = main(*map(json.loads, request.arguments))
     if isinstance(result, Awaitable):
         import asyncio  # as slow to import as all else together, and few scripts want it
 

@@ -5,18 +5,24 @@ import io
 import json
 import os
 import signal
+import struct
 import sys
 from typing import Any, NoReturn
 
 from mainbox_channel import Channel, ChannelClosed
 from mainbox_courtesy import install as install_courtesy
 from mainbox_failure import ScriptFailure
+from mainbox_files import OUTPUTS, Directory, Workplace
 from mainbox_lockdown import CHANNEL, RULESET, LockdownError, lock_down, lower_limits
 from mainbox_rehearsal import rehearse
-from mainbox_script import answer
+from mainbox_script import Request, answer
 
-SCRIPT, INPUT, GO = b"S", b"I", b"G"
+# Only there where scripts cannot open files.
+memory: Any = sys.modules.get("mainbox_memory")
+
+SCRIPT, INPUT, FILE, GO = b"S", b"I", b"D", b"G"
 READY, LOCKDOWN, VALUE, FAILURE = b"R", b"L", b"V", b"F"
+NAME_LENGTH = struct.Struct("<H")
 
 
 def live(order: dict[str, Any], descriptors: list[int], lockdown: dict[str, Any], zygote: int) -> NoReturn:
@@ -31,11 +37,12 @@ def live(order: dict[str, Any], descriptors: list[int], lockdown: dict[str, Any]
             channel.send(LOCKDOWN, json.dumps({"step": failure.step, "error": failure.error}).encode())
             os._exit(1)
         furnish(order["scratch"])
+        workplace = memory.Memory(OUTPUTS) if lockdown["late_limits"] else Directory(order["scratch"])
         if order["rehearse"]:
             rehearse()
         install_courtesy()
         channel.send(READY)
-        serve(channel, lockdown["late_limits"])
+        serve(channel, workplace, lockdown["late_limits"])
     except ChannelClosed:
         os._exit(0)
     finally:
@@ -77,19 +84,22 @@ def unbuffered(descriptor: int, errors: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(raw, encoding="utf-8", errors=errors, newline="\n", write_through=True)
 
 
-def serve(channel: Channel, late_limits: list[dict[str, int]]) -> NoReturn:
+def serve(channel: Channel, workplace: Workplace, late_limits: list[dict[str, int]]) -> NoReturn:
     """Reads the request, answers it, ends the process."""
-    source, arguments = "", []
+    source, arguments, files = "", [], []
     while True:
         kind, payload = channel.receive()
         if kind == SCRIPT:
             source = payload.decode()
         elif kind == INPUT:
             arguments.append(payload)
+        elif kind == FILE:
+            files.append(named(payload))
         elif kind == GO:
             break
     try:
-        channel.send(*run(source, arguments, json.loads(payload), late_limits))
+        for frame in run(Request(source, arguments, files), json.loads(payload), workplace, late_limits):
+            channel.send(*frame)
     except BaseException:
         # The script may have broken anything by now. Without its channel the worker counts as crashed; an exit would
         # look like the script's own.
@@ -97,16 +107,25 @@ def serve(channel: Channel, late_limits: list[dict[str, int]]) -> NoReturn:
     wait_to_be_killed()
 
 
+def named(payload: bytearray) -> tuple[str, bytearray]:
+    """Name and content of a file, as a frame has them."""
+    (length,) = NAME_LENGTH.unpack_from(payload)
+    start = NAME_LENGTH.size + length
+    return payload[NAME_LENGTH.size : start].decode(), payload[start:]
+
+
 def run(
-    source: str, arguments: list[bytes], go: dict[str, Any], late_limits: list[dict[str, int]]
-) -> tuple[bytes, bytes]:
-    """The one frame that answers the request."""
+    request: Request, go: dict[str, Any], workplace: Workplace, late_limits: list[dict[str, int]]
+) -> list[tuple[bytes, bytes]]:
+    """The frames that answer the request; the last is the result, or why there is none."""
     lower_limits(go["lower"])
     sys.setrecursionlimit(1000)
     try:
-        return VALUE, answer(source, arguments, go, late_limits)
+        result, outputs = answer(request, go, workplace, late_limits)
     except ScriptFailure as failure:
-        return FAILURE, failure.to_json()
+        return [(FAILURE, failure.to_json())]
+    frames = [(FILE, NAME_LENGTH.pack(len(name)) + name + content) for name, content in outputs]
+    return [*frames, (VALUE, result)]
 
 
 def wait_to_be_killed() -> NoReturn:

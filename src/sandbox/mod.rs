@@ -25,7 +25,7 @@ use self::rlimits::Limit;
 use self::scratch::{Scratch, ScratchError, ScratchRoot};
 use self::sweep::Sweeper;
 use self::tier::{Layer, Tier};
-use crate::config::Config;
+use crate::config::{Config, Platform};
 
 /// Why there is no sandbox, or none for a worker: one sentence each.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +126,8 @@ impl Sandbox {
         if !files {
             scratch::remove(probe.scratch.path()).map_err(SandboxError::Leftovers)?;
         }
-        if let (true, Some(Tier::Rlimits), Some(sweeper)) = (config.on_lambda, tier, &sweeper) {
+        let on_lambda = config.platform == Platform::Lambda;
+        if let (true, Some(Tier::Rlimits), Some(sweeper)) = (on_lambda, tier, &sweeper) {
             sweeper.clear().map_err(SandboxError::Leftovers)?;
         }
         let plan = probe.plan.filter(|_| tier == Some(Tier::Namespaces)).unwrap_or_default();

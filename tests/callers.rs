@@ -1,0 +1,150 @@
+//! Who calls: keys, rates, and pages of other origins.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
+mod common;
+
+use std::io::Write;
+
+use common::{Server, read_to_end};
+use serde_json::{Value, json};
+
+const FIRST_KEY: &str = "0123456789abcdef";
+const SECOND_KEY: &str = "fedcba9876543210";
+const ANSWER: &str = r#"{"result":1,"stdout":""}"#;
+
+/// Has a script run by a request with further `headers`: the head and the body of the answer.
+fn run(server: &Server, headers: &str) -> (String, String) {
+    let headers = format!("{headers}connection: close\r\n");
+    let answer = read_to_end(server.begin(&headers, &json!({"script": "def main(): return 1"})));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_ascii_lowercase(), body.to_owned())
+}
+
+#[track_caller]
+fn is_served(server: &Server, headers: &str) {
+    assert_eq!(run(server, headers).1, ANSWER);
+}
+
+#[track_caller]
+fn is_rate_limited(server: &Server, headers: &str, seconds: u64) {
+    let (head, body) = run(server, headers);
+    assert!(head.starts_with("http/1.1 429 too many requests\r\n"), "{head}");
+    assert!(head.contains(&format!("\r\nretry-after: {seconds}\r\n")), "{head}");
+    let error = format!("Too many requests; the next may come in {seconds} seconds");
+    let expected = json!({"error": error, "kind": "rate_limited", "stdout": ""});
+    assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), expected);
+}
+
+#[test]
+fn each_address_has_the_rate_for_itself_and_cannot_take_another_one() {
+    let server = Server::start(&[
+        ("MAINBOX_PRELOAD", ""),
+        ("MAINBOX_RATE", "2/h"),
+        ("MAINBOX_PROXIES", "1"),
+    ]);
+    for address in ["192.0.2.1", "192.0.2.2", "2001:db8::1"] {
+        let headers = format!("x-forwarded-for: {address}\r\n");
+        is_served(&server, &headers);
+        is_served(&server, &headers);
+        is_rate_limited(&server, &headers, 1800);
+    }
+    // What a client claims stands before what the proxy adds, and its network is one client.
+    is_rate_limited(&server, "x-forwarded-for: 192.0.2.77, 192.0.2.1\r\n", 1800);
+    is_rate_limited(&server, "x-forwarded-for: 192.0.2.77\r\nx-forwarded-for: 192.0.2.1\r\n", 1800);
+    is_rate_limited(&server, "x-forwarded-for: 2001:db8::2\r\n", 1800);
+    is_served(&server, "x-forwarded-for: 2001:db8:0:1::2\r\n");
+    for path in ["/health", "/about", "/"] {
+        assert_eq!(server.get(path).status, 200, "{path}");
+    }
+}
+
+#[test]
+fn without_a_proxy_nobody_is_believed_an_address_of_his_own_making() {
+    let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_RATE", "1/min")]);
+    is_served(&server, "x-forwarded-for: 192.0.2.1\r\n");
+    is_rate_limited(&server, "x-forwarded-for: 192.0.2.2\r\n", 60);
+}
+
+#[test]
+fn each_key_has_the_rate_for_itself_and_who_has_none_takes_nothing_of_it() {
+    let keys = format!("{FIRST_KEY},{SECOND_KEY}");
+    let server = Server::start(&[
+        ("MAINBOX_PRELOAD", ""),
+        ("MAINBOX_RATE", "1/h"),
+        ("MAINBOX_API_KEYS", &keys),
+    ]);
+    for _ in 0..3 {
+        let (head, _) = run(&server, "authorization: Bearer 0123456789abcdeX\r\n");
+        assert!(head.starts_with("http/1.1 401 unauthorized\r\n"), "{head}");
+    }
+    for key in [FIRST_KEY, SECOND_KEY] {
+        let headers = format!("authorization: Bearer {key}\r\n");
+        is_served(&server, &headers);
+        is_rate_limited(&server, &headers, 3600);
+    }
+}
+
+#[test]
+fn who_comes_too_often_is_told_before_anything_of_a_body_is_read() {
+    let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_RATE", "1/h")]);
+    is_served(&server, "");
+    let mut stream = server.connect();
+    write!(stream, "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: text/x-python\r\ncontent-length: 20\r\nconnection: close\r\n\r\n").unwrap();
+    assert!(read_to_end(stream).starts_with("HTTP/1.1 429 Too Many Requests\r\n"));
+}
+
+/// The head of the answer to a request that a browser makes before the one that a page wants.
+fn preflight(server: &Server, origin: &str) -> String {
+    let mut stream = server.connect();
+    write!(stream, "OPTIONS /execute HTTP/1.1\r\nhost: x\r\norigin: {origin}\r\naccess-control-request-method: POST\r\naccess-control-request-headers: authorization,content-type\r\nconnection: close\r\n\r\n").unwrap();
+    read_to_end(stream).to_ascii_lowercase()
+}
+
+#[test]
+fn pages_of_the_origins_that_are_named_may_call_and_others_may_not() {
+    let server = Server::start(&[
+        ("MAINBOX_PRELOAD", ""),
+        ("MAINBOX_API_KEYS", FIRST_KEY),
+        ("MAINBOX_CORS", "https://a.example, http://localhost:3000"),
+    ]);
+    let key = format!("authorization: Bearer {FIRST_KEY}\r\n");
+    for origin in ["https://a.example", "http://localhost:3000"] {
+        let head = preflight(&server, origin);
+        assert!(head.starts_with("http/1.1 200 ok\r\n"), "{head}");
+        for line in [
+            &format!("access-control-allow-origin: {origin}"),
+            "access-control-allow-methods: get,head,post",
+            "access-control-allow-headers: authorization,content-type",
+            "access-control-max-age: 3600",
+        ] {
+            assert!(head.contains(&format!("\r\n{line}\r\n")), "{line}: {head}");
+        }
+        let (head, body) = run(&server, &format!("{key}origin: {origin}\r\n"));
+        assert_eq!(body, ANSWER);
+        let allowed = format!("\r\naccess-control-allow-origin: {origin}\r\n");
+        assert!(head.contains(&allowed), "{head}");
+        let exposed = "\r\naccess-control-expose-headers: server-timing,mainbox-peak-memory,mainbox-isolation,retry-after\r\n";
+        assert!(head.contains(exposed), "{head}");
+        // A page may read why it was refused.
+        let (head, body) = run(&server, &format!("origin: {origin}\r\n"));
+        assert!(head.contains(&allowed) && body.contains("unauthorized"), "{head}{body}");
+    }
+    for origin in ["https://b.example", "https://a.example.evil", "null", "http://a.example"] {
+        assert!(!preflight(&server, origin).contains("access-control-allow-origin"), "{origin}");
+        let (head, _) = run(&server, &format!("{key}origin: {origin}\r\n"));
+        assert!(!head.contains("access-control-allow-origin"), "{origin}: {head}");
+    }
+    let all = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_CORS", "*")]);
+    assert!(
+        preflight(&all, "https://b.example").contains("\r\naccess-control-allow-origin: *\r\n")
+    );
+}
+
+#[test]
+fn without_origins_no_page_may_call() {
+    let server = Server::start(&[("MAINBOX_PRELOAD", "")]);
+    let head = preflight(&server, "https://a.example");
+    assert!(head.starts_with("http/1.1 405 method not allowed\r\n"), "{head}");
+    let (head, _) = run(&server, "origin: https://a.example\r\n");
+    assert!(!head.contains("access-control"), "{head}");
+}

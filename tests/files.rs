@@ -1,0 +1,218 @@
+//! Files that come with a request, and those that its script leaves in `outputs/`: the same in every world, also where no
+//! file can be opened.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
+mod common;
+
+use common::{Server, server};
+use serde_json::{Value, json};
+
+/// Runs `script` with `files` and expects a 200; its result and the files that came back.
+#[track_caller]
+fn runs(script: &str, files: &Value) -> (Value, Value) {
+    let answer = server().execute(&json!({"script": script, "files": files}));
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    (answer.json()["result"].clone(), answer.json()["files"].clone())
+}
+
+/// Runs `script` with `files` and expects a failure.
+#[track_caller]
+fn fails(script: &str, files: &Value, status: u16, kind: &str, error: &str) {
+    let answer = server().execute(&json!({"script": script, "files": files}));
+    assert_eq!(answer.failure(), (status, kind.to_owned(), error.to_owned()));
+    assert!(answer.json()["files"].is_null());
+}
+
+#[test]
+fn files_are_there_before_the_script_starts() {
+    let script = r#"
+import csv, glob, json, os, pathlib
+import numpy as np
+import pandas as pd
+AT_THE_TOP = open("note.txt").read()
+def main():
+    with open("data/table.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    frame = pd.read_csv("data/table.csv")
+    return [
+        AT_THE_TOP, rows, frame.to_dict("list"), np.loadtxt("data/table.csv", delimiter=",", skiprows=1),
+        pathlib.Path("raw").read_bytes(), list(open("raw", "rb").read()), json.load(open("deep/er/a.json")),
+        sorted(os.listdir(".")), sorted(glob.glob("data/*.csv")), os.path.getsize("note.txt"), os.path.isdir("deep/er"),
+        sorted(path.name for path in pathlib.Path("deep").iterdir()), open(os.path.abspath("note.txt")).readline(),
+        sorted(map(str, pathlib.Path(".").rglob("*.json"))), [folder for folder, _, _ in os.walk("deep")],
+    ]
+"#;
+    let files = json!({
+        "note.txt": "é\nline", "data/table.csv": "a,b\n1,2\n3,4\n", "raw": {"base64": "AP+A"}, "deep/er/a.json": "{\"x\": 1}",
+    });
+    let expected = json!([
+        "é\nline", [["a", "b"], ["1", "2"], ["3", "4"]], {"a": [1, 3], "b": [2, 4]}, [[1.0, 2.0], [3.0, 4.0]],
+        "AP+A", [0, 255, 128], {"x": 1}, ["data", "deep", "note.txt", "outputs", "raw"], ["data/table.csv"], 7, true,
+        ["er"], "é\n", ["deep/er/a.json"], ["deep", "deep/er"],
+    ]);
+    assert_eq!(runs(script, &files), (expected, Value::Null));
+}
+
+#[test]
+fn what_is_left_in_outputs_comes_back_and_nothing_else() {
+    let script = r#"
+import os, pathlib
+import pandas as pd
+def main():
+    pd.DataFrame({"a": [1]}).to_csv("outputs/table.csv", index=False)
+    pathlib.Path("outputs/text").write_text("é")
+    with open("outputs/raw", "wb") as file: file.write(bytes([0, 255]))
+    os.makedirs("outputs/plots/new")
+    open("outputs/plots/new/empty", "x").close()
+    os.mkdir("outputs/nothing")
+    open("beside.txt", "w").write("stays")
+    open("outputs/gone", "w").write("")
+    os.remove("outputs/gone")
+    return os.path.exists("beside.txt")
+"#;
+    let files = json!({"outputs/given": "is left too", "read.me": ""});
+    let left = json!({
+        "given": "is left too", "plots/new/empty": "", "raw": {"base64": "AP8="}, "table.csv": "a\n1\n", "text": "é",
+    });
+    assert_eq!(runs(script, &files), (json!(true), left));
+    let answer = server().run("def main(): open('outputs/a', 'w').write('b'); print('c')");
+    assert_eq!(answer.body, r#"{"result":null,"stdout":"c\n","files":{"a":"b"}}"#);
+    let answer = server().run("def main(): open('outputs/a', 'w').write('b'); raise ValueError");
+    assert_eq!((answer.status, &answer.json()["files"]), (400, &Value::Null));
+}
+
+#[test]
+fn files_behave_as_files_do() {
+    let script = r#"
+import io, os, zipfile
+def attempt(act):
+    try: return act()
+    except Exception as error: return type(error).__name__
+def main():
+    with open("a", "w") as file: print("one", file=file)
+    with open("a", "a") as file: file.write("two")
+    with open("a", "r+") as file: file.seek(1); file.write("N"); file.seek(0); whole = file.read()
+    with open("b", "wb+") as file:
+        file.write(b"0123456789"); file.seek(-3, io.SEEK_END); end = file.read(); file.truncate(4); file.seek(6); file.write(b"x")
+    os.rename("b", "c")
+    with zipfile.ZipFile("outputs/z.zip", "w") as archive: archive.writestr("inside", "packed")
+    unbuffered = open("u", "wb", buffering=0); unbuffered.write(b"at once")
+    return [
+        whole, end, open("c", "rb").read(), os.path.exists("b"), zipfile.ZipFile("outputs/z.zip").read("inside").decode(),
+        open("u").read(), os.stat("c").st_size, list(os.scandir("outputs"))[0].name, open("a").mode, open("a", "rb").readable(),
+        [attempt(lambda: open("none")), attempt(lambda: open("a", "x")), attempt(lambda: open("outputs")),
+         attempt(lambda: os.listdir("none")), attempt(lambda: os.listdir("a")), attempt(lambda: os.mkdir("outputs")),
+         attempt(lambda: os.remove("none")), attempt(lambda: open("a").write("")), attempt(lambda: open("a", "q"))],
+    ]
+"#;
+    let (result, _) = runs(script, &json!({}));
+    let expected = json!([
+        "oNe\ntwo",
+        "Nzg5",
+        "MDEyMwAAeA==",
+        false,
+        "packed",
+        "at once",
+        7,
+        "z.zip",
+        "r",
+        true,
+        [
+            "FileNotFoundError",
+            "FileExistsError",
+            "IsADirectoryError",
+            "FileNotFoundError",
+            "NotADirectoryError",
+            "FileExistsError",
+            "FileNotFoundError",
+            "UnsupportedOperation",
+            "ValueError"
+        ],
+    ]);
+    assert_eq!(result, expected);
+}
+
+#[test]
+fn names_that_could_leave_the_directory_are_refused() {
+    let rule = "it must be relative, with parts that are neither empty nor `.` nor `..`, without control characters and backslashes, of at most 255 bytes and 8 parts";
+    for name in ["", "../a", "/etc/passwd", "a/../../b", "a//b", "./a", "a\u{0}", "a\\b"] {
+        let answer =
+            server().execute(&json!({"script": "def main(): return 1", "files": {name: "x"}}));
+        let (status, kind, error) = answer.failure();
+        assert_eq!((status, kind.as_str()), (400, "invalid_request"), "{name}");
+        let expected = format!(
+            "The request is not valid: files: `{name}` is no name of a file: {rule} at line "
+        );
+        assert!(error.starts_with(&expected), "{error}");
+    }
+    let body = r#"{"script": "def main(): return 1", "files": {"a": "", "a/b": ""}}"#;
+    assert_eq!(
+        server().post("application/json", body.as_bytes()).failure().2,
+        "The request is not valid: files: `a/b` is there twice, or is a file and a directory at once at line 1 column 64"
+    );
+}
+
+#[test]
+fn more_than_its_limit_is_told_by_the_name_of_the_file() {
+    let none = json!({});
+    let most = server().get("/about").json()["limits"]["max_files_bytes"].as_u64().unwrap();
+    fails(
+        &format!(
+            "def main():\n    for name in 'ab': open(f'outputs/{{name}}', 'wb').write(bytes({most} - 9))"
+        ),
+        &none,
+        400,
+        "result_too_large",
+        &format!("outputs/b does not fit; all files together may have {most} bytes"),
+    );
+    fails(
+        "def main():\n    for number in range(101): open(f'outputs/{number:03}', 'w')",
+        &none,
+        400,
+        "result_too_large",
+        "outputs/100 is one too many; the limit is 100 files",
+    );
+    fails(
+        "import os\ndef main(): os.makedirs('outputs' + '/d' * 8); open('outputs' + '/d' * 8 + '/e', 'w')",
+        &none,
+        400,
+        "result_too_large",
+        "outputs/d/d/d/d/d/d/d/d is nested too deeply",
+    );
+    fails(
+        "def main(): open('outputs/a\\nb', 'w')",
+        &none,
+        400,
+        "not_json",
+        "outputs/a\nb has a name that cannot be sent",
+    );
+    let all = format!("def main(): open('outputs/all', 'w').write('x' * {most})");
+    let (_, files) = runs(&all, &none);
+    assert_eq!(files["all"].as_str().unwrap().len() as u64, most);
+}
+
+#[test]
+fn large_files_pass_whole_and_what_the_directory_cannot_hold_is_refused_before_anything_runs() {
+    let text = "0123456789abcdef".repeat(1 << 18);
+    let script = "import hashlib\ndef main():\n    data = open('large', 'rb').read()\n    return [len(data), hashlib.sha256(data).hexdigest()]";
+    let (result, _) = runs(script, &json!({"large": text}));
+    let digest = "3cab7815c40973b8fb036c7a2a69b3649882622a4a0a2f1a980efa4ef8545577";
+    assert_eq!(result, json!([4 << 20, digest]));
+    let small = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_SCRATCH_MB", "1")]);
+    let answer = small.execute(
+        &json!({"script": "def main(): return 1", "files": {"a": "x".repeat(1 << 20), "b": "y"}}),
+    );
+    let error = "The files take 1052672 bytes; the scratch directory has 1048576";
+    assert_eq!(answer.failure(), (413, String::from("payload_too_large"), String::from(error)));
+}
+
+#[test]
+fn the_next_request_has_its_own_files_only() {
+    let list = "import os\ndef main(): return sorted(os.listdir('.'))";
+    let leave =
+        "import os\ndef main(): open('left', 'w').write('x'); return sorted(os.listdir('.'))";
+    assert_eq!(runs(leave, &json!({"mine": ""})).0, json!(["left", "mine", "outputs"]));
+    for _ in 0..3 {
+        assert_eq!(runs(list, &json!({})), (json!(["outputs"]), Value::Null));
+    }
+}
