@@ -317,6 +317,9 @@ pub struct Success<'a> {
     /// The streams that were cut at their limit.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub truncated: Vec<&'static str>,
+    /// What is wrong with the service as it is set up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<&'static str>,
 }
 
 /// The body of everything else.
@@ -340,6 +343,9 @@ pub struct Error<'a> {
     /// The streams that were cut at their limit.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub truncated: Vec<&'static str>,
+    /// What is wrong with the service as it is set up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<&'static str>,
 }
 
 #[cfg(test)]

@@ -3,12 +3,15 @@
 //!
 //! The way of a request: [`front`] -> [`handler`] -> [`executor`] -> a worker in the [`sandbox`] -> outcome -> response.
 
+pub mod answer;
 pub mod api;
 pub mod archive;
+pub mod body;
 pub mod budget;
 pub mod client;
 pub mod config;
 pub mod cors;
+pub mod emf;
 pub mod executor;
 pub mod files;
 pub mod front;

@@ -1,65 +1,153 @@
-//! Metrics of executions, from their records.
+//! What `GET /metrics` tells, in Prometheus' text format.
 
-use std::time::SystemTime;
+use std::fmt;
 
-use serde_json::json;
+use prometheus_client::encoding::{EncodeLabelSet, prometheus_text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
 
-use crate::record::{Record, milliseconds};
+use crate::record::Record;
 
-/// A line of CloudWatch's embedded metric format, which CloudWatch makes metrics of when it meets it in a log:
-/// <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>.
-pub fn emf(record: &Record, function: &str, now: SystemTime) -> String {
-    let metric = |name: &str, unit: &str| json!({"Name": name, "Unit": unit});
-    let timestamp = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-    json!({
-        "_aws": {
-            "Timestamp": timestamp as u64,
-            "CloudWatchMetrics": [{
-                "Namespace": "mainbox",
-                "Dimensions": [["FunctionName"], ["FunctionName", "Outcome"]],
-                "Metrics": [
-                    metric("Executions", "Count"),
-                    metric("Queue", "Milliseconds"),
-                    metric("Run", "Milliseconds"),
-                    metric("Cpu", "Milliseconds"),
-                    metric("PeakMemory", "Bytes"),
-                ],
-            }],
-        },
-        "FunctionName": function,
-        "Outcome": record.outcome(),
-        "Executions": 1,
-        "Queue": milliseconds(record.queue),
-        "Run": milliseconds(record.run),
-        "Cpu": milliseconds(record.cpu),
-        "PeakMemory": record.peak_memory,
-    })
-    .to_string()
+/// The media type of the text: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// From what a trivial script takes to the longest that is allowed, seconds.
+const SECONDS: [f64; 16] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+/// The smallest of eleven steps that double: up to a gigabyte.
+const LEAST_MEMORY_BYTES: f64 = (1 << 20) as f64;
+
+/// What became of a request to have a script run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    /// `ok`, or the kind of the failure.
+    kind: &'static str,
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
+/// Which of the zygotes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Zygote {
+    /// `bare` or `preloaded`.
+    pub zygote: &'static str,
+}
 
-    use super::*;
-    use crate::api::Kind;
+/// All that is counted in this process.
+pub struct Metrics {
+    registry: Registry,
+    executions: Family<Outcome, Counter>,
+    queue_seconds: Histogram,
+    run_seconds: Histogram,
+    cpu_seconds: Counter<f64, std::sync::atomic::AtomicU64>,
+    peak_memory_bytes: Histogram,
+    /// Scripts that run now.
+    pub running: Gauge,
+    /// Requests that wait for their turn now.
+    pub waiting: Gauge,
+    /// Workers that wait for a request now.
+    pub spares: Family<Zygote, Gauge>,
+    /// Zygotes that took the place of one that had died, or could not be started.
+    pub zygote_restarts: Family<Zygote, Counter>,
+    /// Workers that did not lock themselves down, and were given no request.
+    pub lockdown_failures: Counter,
+}
 
-    #[test]
-    fn every_metric_that_is_declared_has_a_value() {
-        let record = Record {
-            kind: Some(Kind::Timeout),
-            queue: Duration::from_micros(1500),
-            run: Duration::from_secs(1),
-            cpu: Duration::from_millis(999),
-            peak_memory: 4096,
+impl Metrics {
+    /// Nothing counted yet, in a process with this tier in force.
+    pub fn new(isolation: &'static str) -> Metrics {
+        let seconds = || Histogram::new(SECONDS);
+        let mut registry = Registry::with_prefix("mainbox");
+        let build = [("version", env!("CARGO_PKG_VERSION")), ("isolation", isolation)];
+        registry.register(
+            "build",
+            "Version, and the isolation in force",
+            Info::new(build.to_vec()),
+        );
+        let metrics = Metrics {
+            executions: Family::default(),
+            queue_seconds: seconds(),
+            run_seconds: seconds(),
+            cpu_seconds: Counter::default(),
+            peak_memory_bytes: Histogram::new(exponential_buckets(LEAST_MEMORY_BYTES, 2.0, 11)),
+            running: Gauge::default(),
+            waiting: Gauge::default(),
+            spares: Family::default(),
+            zygote_restarts: Family::default(),
+            lockdown_failures: Counter::default(),
+            registry: Registry::default(),
         };
-        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
-        let line: serde_json::Value = serde_json::from_str(&emf(&record, "box", now)).unwrap();
-        assert_eq!(line["_aws"]["Timestamp"], 1_700_000_000_123_u64);
-        let declared = line["_aws"]["CloudWatchMetrics"][0]["Metrics"].as_array().unwrap();
-        let values: Vec<_> =
-            declared.iter().map(|metric| &line[metric["Name"].as_str().unwrap()]).collect();
-        assert_eq!(values, [&json!(1), &json!(1.5), &json!(1000.0), &json!(999.0), &json!(4096)]);
-        assert_eq!((&line["FunctionName"], &line["Outcome"]), (&json!("box"), &json!("timeout")));
+        registry.register(
+            "executions",
+            "Requests to run a script, by what became of them",
+            metrics.executions.clone(),
+        );
+        let (seconds, bytes) = (Unit::Seconds, Unit::Bytes);
+        registry.register_with_unit(
+            "queue",
+            "Wait for a turn and a worker",
+            seconds.clone(),
+            metrics.queue_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "run",
+            "Wall time of scripts",
+            seconds.clone(),
+            metrics.run_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "cpu",
+            "CPU time of scripts",
+            seconds,
+            metrics.cpu_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "peak_memory",
+            "Largest size of scripts on top of the preloaded interpreter",
+            bytes,
+            metrics.peak_memory_bytes.clone(),
+        );
+        registry.register("running", "Scripts that run now", metrics.running.clone());
+        registry.register(
+            "waiting",
+            "Requests that wait for their turn now",
+            metrics.waiting.clone(),
+        );
+        registry.register("spares", "Workers that wait for a request now", metrics.spares.clone());
+        registry.register(
+            "zygote_restarts",
+            "Zygotes that took another's place",
+            metrics.zygote_restarts.clone(),
+        );
+        registry.register(
+            "lockdown_failures",
+            "Workers that did not lock themselves down, and were given no request",
+            metrics.lockdown_failures.clone(),
+        );
+        Metrics { registry, ..metrics }
+    }
+
+    /// Counts a request to have a script run.
+    pub fn count(&self, record: &Record) {
+        self.executions.get_or_create(&Outcome { kind: record.outcome() }).inc();
+        if record.ran {
+            self.queue_seconds.observe(record.queue.as_secs_f64());
+            self.run_seconds.observe(record.run.as_secs_f64());
+            self.cpu_seconds.inc_by(record.cpu.as_secs_f64());
+            self.peak_memory_bytes.observe(record.peak_memory as f64);
+        }
+    }
+
+    /// All of it as text.
+    ///
+    /// # Errors
+    /// Never, as long as numbers can be written.
+    pub fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        prometheus_text::encode(&mut text, &self.registry)?;
+        Ok(text)
     }
 }

@@ -8,6 +8,8 @@ use crate::executor::outcome::Execution;
 /// What one execution cost and what came of it. The handler attaches it to its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
+    /// Whether a script was run at all.
+    pub ran: bool,
     /// Why there is no result; `None` when there is one.
     pub kind: Option<Kind>,
     /// Waited for a turn and a worker.
@@ -24,6 +26,7 @@ impl Record {
     /// Of a script that was run.
     pub fn of(execution: &Execution) -> Record {
         Record {
+            ran: true,
             kind: execution.outcome.as_ref().err().map(|failure| failure.kind),
             queue: execution.queue,
             run: execution.run,
@@ -35,6 +38,7 @@ impl Record {
     /// Of a request that was not run.
     pub fn refused(failure: &Failure) -> Record {
         Record {
+            ran: false,
             kind: Some(failure.kind),
             queue: Duration::ZERO,
             run: Duration::ZERO,

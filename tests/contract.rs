@@ -198,7 +198,10 @@ fn the_index_lists_the_endpoints() {
     let index = server().get("/").json();
     let endpoints: Vec<&str> =
         index["endpoints"].as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(endpoints, ["GET /about", "GET /health", "GET /openapi.yaml", "POST /execute"]);
+    assert_eq!(
+        endpoints,
+        ["GET /about", "GET /health", "GET /metrics", "GET /openapi.yaml", "POST /execute"]
+    );
     assert_eq!(server().get("/health").body, r#"{"status":"healthy"}"#);
 }
 

@@ -130,6 +130,33 @@ fn the_floor_none_serves_and_says_so() {
 }
 
 #[test]
+fn without_a_floor_every_answer_carries_a_warning() {
+    let calls = [libc::SYS_prctl, libc::SYS_seccomp, libc::SYS_unshare];
+    let settings = [("MAINBOX_FLOOR", "none"), ("MAINBOX_PRELOAD", ""), ("PORT", "0")];
+    let unsandboxed = Server::direct(&mut without(&calls, &settings));
+    let sandboxed = Server::direct(&mut mainbox(&settings));
+    for (server, isolation, warning) in [
+        (
+            unsandboxed,
+            "none",
+            "No sandbox is in force: the script had the rights of the service. MAINBOX_FLOOR=none is for development",
+        ),
+        (
+            sandboxed,
+            "namespaces",
+            "MAINBOX_FLOOR=none is for development: scripts would run without a sandbox too. One is in force now",
+        ),
+    ] {
+        let answer = server.run("def main(): return 1");
+        assert_eq!(answer.header("mainbox-isolation"), isolation);
+        assert_eq!(answer.json(), json!({"result": 1, "stdout": "", "warning": warning}));
+        for script in ["def main(): raise ValueError", "x = 1", ""] {
+            assert_eq!(server.run(script).json()["warning"], warning, "{script}");
+        }
+    }
+}
+
+#[test]
 fn links_and_pipes_in_outputs_are_left_there_even_without_a_sandbox() {
     let calls = [libc::SYS_prctl, libc::SYS_seccomp, libc::SYS_unshare];
     let settings = [("MAINBOX_FLOOR", "none"), ("MAINBOX_PRELOAD", ""), ("PORT", "0")];

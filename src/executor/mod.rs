@@ -25,6 +25,7 @@ use self::selftest::Finding;
 use crate::api::{ExecuteRequest, Failure, Kind};
 use crate::config::{Config, Policy};
 use crate::files::Files;
+use crate::metrics::Metrics;
 use crate::python::Python;
 use crate::sandbox::{Sandbox, sys};
 
@@ -111,6 +112,7 @@ pub struct Executor {
     turns: usize,
     running: Arc<Semaphore>,
     waiting: Semaphore,
+    metrics: Arc<Metrics>,
 }
 
 impl Executor {
@@ -118,7 +120,11 @@ impl Executor {
     pub fn start(config: Arc<Config>, sandbox: Arc<Sandbox>, python: Python) -> Arc<Executor> {
         let turns = if sandbox.one_at_a_time() { 1 } else { config.concurrency };
         // As many as can run: where workers are not kept apart, none waits beside the one that runs.
-        let pool = |preload| Pool::new(Arc::clone(&config), Arc::clone(&sandbox), preload, turns);
+        let metrics = Arc::new(Metrics::new(sandbox.tier_name()));
+        let pool = |preload| {
+            let (config, sandbox, metrics) = (&config, &sandbox, &metrics);
+            Pool::new(Arc::clone(config), Arc::clone(sandbox), Arc::clone(metrics), preload, turns)
+        };
         let two = sandbox.opens_files() && !config.preload.is_empty();
         let executor = Arc::new(Executor {
             turns,
@@ -126,6 +132,7 @@ impl Executor {
             waiting: Semaphore::new(config.queue),
             bare: two.then(|| pool(vec![])),
             preloaded: pool(config.preload.clone()),
+            metrics,
             config,
             sandbox,
         });
@@ -328,6 +335,15 @@ impl Executor {
     /// What the preloaded zygote said of itself, once there is one.
     pub fn zygote(&self) -> Option<Arc<ZygoteInfo>> {
         self.preloaded.info()
+    }
+
+    /// What is counted, with what is true at this moment.
+    pub fn metrics(&self) -> &Metrics {
+        let taken = |there: usize, free: usize| (there - free) as i64;
+        self.metrics.running.set(taken(self.turns, self.running.available_permits()));
+        self.metrics.waiting.set(taken(self.config.queue, self.waiting.available_permits()));
+        self.pools().for_each(|pool| pool.count_spares());
+        &self.metrics
     }
 
     /// The sandbox that workers run in.

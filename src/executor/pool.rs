@@ -12,6 +12,7 @@ use super::selftest::Finding;
 use super::worker::{StartError, Worker};
 use super::zygote::{Life, Zygote};
 use crate::config::Config;
+use crate::metrics::{self, Metrics};
 use crate::python::Python;
 use crate::sandbox::Sandbox;
 
@@ -31,6 +32,7 @@ pub(super) const ANSWER_FIRST: Duration = Duration::from_millis(1);
 pub(super) struct Pool {
     config: Arc<Config>,
     sandbox: Arc<Sandbox>,
+    metrics: Arc<Metrics>,
     preload: Vec<String>,
     /// How many spares there are to be under load.
     most: usize,
@@ -64,12 +66,14 @@ impl Pool {
     pub(super) fn new(
         config: Arc<Config>,
         sandbox: Arc<Sandbox>,
+        metrics: Arc<Metrics>,
         preload: Vec<String>,
         most: usize,
     ) -> Arc<Pool> {
         Arc::new(Pool {
             config,
             sandbox,
+            metrics,
             preload,
             most,
             last_taken: Mutex::new(Instant::now()),
@@ -92,6 +96,7 @@ impl Pool {
             self.live_with_zygote(&python).await;
             self.current.send_replace(None);
             self.spares().clear();
+            self.metrics.zygote_restarts.get_or_create(&self.label()).inc();
             tokio::time::sleep(RETRY * self.failures_counted()).await;
         }
     }
@@ -211,6 +216,18 @@ impl Pool {
         }
     }
 
+    /// Tells how many spares there are.
+    pub(super) fn count_spares(&self) {
+        let spares = self.spares().len() as i64;
+        self.metrics.spares.get_or_create(&self.label()).set(spares);
+        // Told from the beginning, so that the first restart is a change.
+        let _ = self.metrics.zygote_restarts.get_or_create(&self.label());
+    }
+
+    fn label(&self) -> metrics::Zygote {
+        metrics::Zygote { zygote: if self.preload.is_empty() { "bare" } else { "preloaded" } }
+    }
+
     fn count_failure(&self) {
         self.failures.send_modify(|failures| *failures += 1);
     }
@@ -295,6 +312,9 @@ impl Pool {
                 self.changed.notify_waiters();
             }
             Err(error) => {
+                if matches!(error, StartError::Lockdown(_)) {
+                    self.metrics.lockdown_failures.inc();
+                }
                 // A zygote that dies is counted by itself, once.
                 if !matches!(error, StartError::ZygoteGone) {
                     self.count_failure();

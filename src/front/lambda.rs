@@ -18,9 +18,9 @@ use serde_json::value::RawValue;
 use super::event;
 use crate::api::{Failure, Kind, invalid};
 use crate::config::{LAMBDA_ANSWER_BYTES, Metrics};
+use crate::emf;
 use crate::executor::Executor;
-use crate::handler::{Deadline, Handler, refusal};
-use crate::metrics;
+use crate::handler::{Deadline, Handler};
 use crate::record::{Record, milliseconds};
 
 /// How long the first request may be kept waiting for everything to be ready. Lambda allows 10 seconds for an
@@ -81,7 +81,7 @@ async fn invoke(
             request.extensions_mut().insert(deadline(&context));
             handler.handle(request).await
         }
-        Err(error) => refusal(&invalid(error.to_string())),
+        Err(error) => handler.answers().refused(&invalid(error.to_string())),
     };
     log(&handler, &context, &response);
     let answer = event::answer(form, buffered(response).await);
@@ -93,7 +93,7 @@ async fn invoke(
         "The answer has {length} bytes as AWS Lambda wraps it, which takes {LAMBDA_ANSWER_BYTES}"
     );
     let failure = Failure::new(Kind::ResultTooLarge, error);
-    Ok(event::answer(form, buffered(refusal(&failure)).await))
+    Ok(event::answer(form, buffered(handler.answers().failed(&failure)).await))
 }
 
 async fn buffered(response: Response<Full<Bytes>>) -> Response<Vec<u8>> {
@@ -124,7 +124,7 @@ fn log(handler: &Handler, context: &Context, response: &Response<Full<Bytes>>) {
         "request"
     );
     if let (Some(record), Metrics::Emf) = (record, handler.config().metrics) {
-        let line = metrics::emf(record, &context.env_config.function_name, SystemTime::now());
+        let line = emf::line(record, &context.env_config.function_name, SystemTime::now());
         if let Err(error) = writeln!(std::io::stdout(), "{line}") {
             tracing::warn!(%error, "metrics could not be written");
         }
