@@ -244,6 +244,7 @@ impl Handler {
                 "version": env!("CARGO_PKG_VERSION"),
                 "python": zygote.as_ref().map(|zygote| &zygote.python),
                 "packages": zygote.as_ref().map(|zygote| &zygote.packages),
+                "installed": zygote.as_ref().map(|zygote| &zygote.installed),
                 "isolation": {"tier": sandbox.tier_name(), "layers": sandbox.layers},
                 "limits": {
                     "timeout_seconds": config.timeout.as_secs_f64(),

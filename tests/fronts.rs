@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::{
-    Server, SlowPython, children, load_until_refused, mainbox, output, read_to_end, scratch_roots,
+    OwnPython, Server, children, load_until_refused, mainbox, output, read_to_end, scratch_roots,
     server,
 };
 use nix::sys::signal::{Signal, kill};
@@ -213,8 +213,33 @@ fn connections_are_kept_alive_and_h2c_is_spoken_on_the_same_port() {
 }
 
 #[test]
+fn preloaded_packages_have_a_home_while_they_are_imported_and_half_of_one_is_forgotten() {
+    let homely = "import os, pathlib, tempfile\n\
+        pathlib.Path.home().joinpath('cache/fonts').mkdir(parents=True)\n\
+        pathlib.Path.home().joinpath('cache/fonts/list').write_text('all')\n\
+        TEMPORARY = tempfile.mkdtemp()\nWHERE = os.environ['HOME']\n";
+    let python = OwnPython::with(&[
+        ("homely.py", homely),
+        ("half/__init__.py", "from half import first, second\n"),
+        ("half/first.py", ""),
+        ("half/second.py", "raise RuntimeError('not today')"),
+        ("homely-1.2.dist-info/METADATA", ""),
+    ]);
+    let server =
+        Server::start(&[("MAINBOX_PYTHON", &python.python), ("MAINBOX_PRELOAD", "homely,half")]);
+    let script = "import homely, os, sys, tempfile\ndef main():\n    \
+        return [os.path.exists(homely.TEMPORARY), os.path.exists(homely.WHERE + '/cache'), tempfile.gettempdir() == os.getcwd(), \
+        sorted(name for name in sys.modules if name.startswith('half')), 'homely' in sys.modules]";
+    let answer = server.run(script);
+    assert_eq!(answer.json()["result"], json!([false, false, true, [], true]), "{}", answer.body);
+    let half = server.run("import half\ndef main(): pass");
+    assert_eq!(half.failure().2, "RuntimeError: not today");
+    assert_eq!(server.get("/about").json()["installed"], json!({"homely": "1.2"}));
+}
+
+#[test]
 fn a_script_without_heavy_imports_is_served_while_the_heavy_ones_are_loading() {
-    let slow = SlowPython::make(4);
+    let slow = OwnPython::slow(4);
     let began = Instant::now();
     let settings = [("MAINBOX_PRELOAD", "slow"), ("MAINBOX_PYTHON", slow.python.as_str())];
     let server = Server::start_unready(&settings);

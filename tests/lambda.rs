@@ -12,7 +12,7 @@ use std::process::Child;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{Server, SlowPython, children, declared_tier, mainbox, output, status, status_kib};
+use common::{OwnPython, Server, children, declared_tier, mainbox, output, status, status_kib};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -623,7 +623,7 @@ fn a_snapshot_has_a_warm_zygote_and_no_worker_and_workers_come_after_the_restore
 
 #[test]
 fn an_initialisation_that_nears_its_limit_goes_on_and_requests_wait() {
-    let slow = SlowPython::make(10);
+    let slow = OwnPython::slow(10);
     let api = RuntimeApi::start();
     let began = Instant::now();
     let _runtime = api.runtime(&[("MAINBOX_PRELOAD", "slow"), ("MAINBOX_PYTHON", &slow.python)]);

@@ -93,6 +93,8 @@ pub struct ZygoteInfo {
     pub missing: BTreeMap<String, String>,
     /// The modules that every interpreter of this version has.
     pub standard: BTreeSet<String>,
+    /// Distributions that scripts can import from, and their versions.
+    pub installed: BTreeMap<String, String>,
 }
 
 /// The last frame of a request: how to run the script.

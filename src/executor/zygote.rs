@@ -26,6 +26,7 @@ use crate::sandbox::sys::{self, Program, SpawnError};
 const HARNESS: &[(&str, &str)] = &[
     ("mainbox_channel", include_str!("../harness/channel.py")),
     ("mainbox_lockdown", include_str!("../harness/lockdown.py")),
+    ("mainbox_home", include_str!("../harness/home.py")),
     ("mainbox_failure", include_str!("../harness/failure.py")),
     ("mainbox_encoding", include_str!("../harness/encoding.py")),
     ("mainbox_validation", include_str!("../harness/validation.py")),

@@ -17,6 +17,7 @@ RULESET = 4
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
+MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_SECCOMP = 22
@@ -103,8 +104,19 @@ def lock_down(lockdown: dict[str, Any], order: dict[str, Any], zygote: int) -> N
 def mount_scratch(place: str, options: str) -> None:
     """Mounts a tmpfs that nobody else sees and that goes with us."""
     unshare(CLONE_NEWNS)
+    mount(place, options)
+
+
+def mount(place: str, options: str) -> None:
+    """Mounts a tmpfs."""
     flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
     if libc.mount(b"tmpfs", place.encode(), b"tmpfs", ctypes.c_ulong(flags), options.encode()) != 0:
+        raise_errno()
+
+
+def unmount(place: str) -> None:
+    """Takes away what is mounted there."""
+    if libc.umount2(place.encode(), MNT_DETACH) != 0:
         raise_errno()
 
 

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import mainbox_worker
+from mainbox_home import home
 from mainbox_lockdown import PR_SET_DUMPABLE, Filter, prctl
 from mainbox_rehearsal import rehearse
 from mainbox_script import library
@@ -22,6 +23,8 @@ archived: Any = getattr(sys.modules.get("mainbox_archive"), "archived", None)
 CONTROL = 3
 MESSAGE_BYTES = 1 << 16
 MOST_DESCRIPTORS = 8
+# So many fit into a message, with all else that it tells.
+MOST_INSTALLED = 500
 # So long must nobody have wanted anything before the zygote does what can wait.
 QUIET_MS = 20
 # What many scripts import, and no start needs.
@@ -56,7 +59,7 @@ class Zygote:
 
     def serve(self, preload: list[str], archive: str | None) -> None:
         """Imports, says that it is ready, and serves until the supervisor is gone."""
-        with archived(archive) if archive else nullcontext():
+        with home(self.lockdown["home"]) if preload else nullcontext(), archived(archive) if archive else nullcontext():
             packages, missing = import_all(preload)
         if self.lockdown["late_limits"]:
             library.take_into_memory(packages)
@@ -65,7 +68,9 @@ class Zygote:
         gc.freeze()
         python = sys.version.split()[0]
         standard = sorted(sys.stdlib_module_names)
-        self.report("ready", python=python, packages=packages, missing=missing, standard=standard)
+        self.report(
+            "ready", python=python, packages=packages, missing=missing, standard=standard, installed=installed()
+        )
         try:
             self.listen()
         except ConnectionError:
@@ -147,6 +152,19 @@ def improve() -> None:
     gc.freeze()
 
 
+def forget(package: str) -> None:
+    """Drops what was imported of a package that could not be: half of it would be in the way of the next try."""
+    for name in [name for name in sys.modules if name == package or name.startswith(package + ".")]:
+        del sys.modules[name]
+
+
+def installed() -> dict[str, str]:
+    """The distributions that scripts can import from, and their versions, by the names of their metadata."""
+    names = (name for path in sys.path if os.path.isdir(path) for name in os.listdir(path))
+    stems = sorted(name.removesuffix(".dist-info") for name in names if name.endswith(".dist-info"))
+    return dict(stem.split("-", 1) for stem in stems[:MOST_INSTALLED] if "-" in stem)
+
+
 def import_all(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Imports each module; returns the versions of those that are there, and why the others are not."""
     packages, missing = {}, {}
@@ -155,6 +173,7 @@ def import_all(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
             module = importlib.import_module(name)
         except Exception as error:
             missing[name] = f"{type(error).__name__}: {error}"
+            forget(name.partition(".")[0])
         else:
             packages[name] = str(getattr(module, "__version__", ""))
     return packages, missing

@@ -91,6 +91,8 @@ pub struct Lockdown {
     pub prctl: bool,
     /// Whether workers enter a user namespace of their own.
     pub user_namespace: bool,
+    /// Where a zygote can mount a file system for the time of its imports, if it can.
+    pub home: Option<&'static str>,
     /// Limits to set when the script is read, its imports are done, and its first line is not run yet.
     pub late_limits: Vec<Limit>,
 }
@@ -182,6 +184,7 @@ impl Sandbox {
             own_process: policy::OWN_PROCESS,
             prctl: self.prctl,
             user_namespace: self.plan.has_user_namespace(),
+            home: (self.plan.mounts == Some(Mounts::Full)).then_some(namespaces::SCRATCH),
             late_limits: if self.tier == Some(Tier::Rlimits) {
                 rlimits::late_limits()
             } else {

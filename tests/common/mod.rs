@@ -418,18 +418,24 @@ fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// An interpreter with a module `slow` that takes its time to be imported.
-pub struct SlowPython {
+/// An interpreter with modules of its own.
+pub struct OwnPython {
     pub python: String,
     folder: PathBuf,
 }
 
-impl SlowPython {
-    pub fn make(seconds: u32) -> SlowPython {
+impl OwnPython {
+    /// With a module `slow` that takes its time to be imported.
+    pub fn slow(seconds: u32) -> OwnPython {
+        OwnPython::with(&[("slow.py", &format!("import time\ntime.sleep({seconds})\n"))])
+    }
+
+    /// With these files, by their paths from where packages are.
+    pub fn with(files: &[(&str, &str)]) -> OwnPython {
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let folder =
-            std::env::temp_dir().join(format!("mainbox-slow-{}-{number}", std::process::id()));
+            std::env::temp_dir().join(format!("mainbox-python-{}-{number}", std::process::id()));
         let python = std::env::var("MAINBOX_PYTHON").unwrap_or(String::from("python3"));
         let mut venv = Command::new(python);
         venv.args(["-m", "venv", "--without-pip"]).arg(&folder);
@@ -437,13 +443,16 @@ impl SlowPython {
         let python = folder.join("bin/python3").to_string_lossy().into_owned();
         let find = "import site; print(site.getsitepackages()[0], end='')";
         let packages = PathBuf::from(output(Command::new(&python).args(["-c", find])).1);
-        let module = format!("import time\ntime.sleep({seconds})\n");
-        std::fs::write(packages.join("slow.py"), module).unwrap();
-        SlowPython { python, folder }
+        for (path, content) in files {
+            let path = packages.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        OwnPython { python, folder }
     }
 }
 
-impl Drop for SlowPython {
+impl Drop for OwnPython {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.folder);
     }
