@@ -3,6 +3,7 @@
 PYTHON ?= python3
 RUFF := ruff==0.17.5
 DENY := cargo-deny@0.20.2
+PLAYWRIGHT := playwright==1.65.2
 SCHEMATHESIS := schemathesis==4.32.5
 FUZZ := cargo-fuzz@0.13.2
 FUZZ_TARGETS := request frame result event
@@ -16,7 +17,7 @@ IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
 WORLDS := host user rootless docker uid bare small old gvisor lambda
 
-.PHONY: run build test lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 soak fuzz schemathesis cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: run build test lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page extra soak fuzz schemathesis cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 run: .venv/installed build   ## Serve on PORT (8080)
 	exec target/release/mainbox
@@ -29,6 +30,9 @@ build:                       ## The binary: target/release/mainbox
 	$(PYTHON) -m venv --clear --without-pip .venv
 	$(PYTHON) -m pip --python .venv/bin/python3 install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	touch $@
+
+extra: .venv/installed       ## The optional packages of requirements-extra.txt too, for `make run`: matplotlib, scipy
+	$(PYTHON) -m pip --python .venv/bin/python3 install --quiet --disable-pip-version-check -r requirements-extra.txt
 
 test: .venv/installed        ## Every test but the slow suites
 	cargo test --locked
@@ -60,6 +64,19 @@ deploy-lambda: .sam/installed ## Build and deploy template.yaml to AWS, as samco
 
 aarch64:                     ## The other architecture compiles
 	cargo check --locked --target aarch64-unknown-linux-musl
+
+page: .page/installed         ## The page to try it, in headless Chromium; needs Debian's chromium, or CHROMIUM=/path/of/one
+	cargo build --locked
+	PAGE_PYTHON=$(CURDIR)/.page/scripts/bin/python3 .page/bin/python3 tests/page/test_page.py
+
+# Beside the driver of the browser an interpreter with all packages, for the scripts of the page.
+.page/installed: requirements.txt requirements-extra.txt Makefile
+	$(PYTHON) -m venv --clear --without-pip .page
+	$(PYTHON) -m pip --python .page/bin/python3 install --quiet --disable-pip-version-check $(PLAYWRIGHT)
+	$(PYTHON) -m venv --without-pip .page/scripts
+	$(PYTHON) -m pip --python .page/scripts/bin/python3 install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(PYTHON) -m pip --python .page/scripts/bin/python3 install --quiet --disable-pip-version-check -r requirements-extra.txt
+	touch $@
 
 soak: .venv/installed        ## Faults that need root, and many requests of which a third are hostile: make soak SOAK=100000
 	SOAK=$(SOAK) cargo test --locked --test faults --test soak -- --include-ignored --nocapture --test-threads 1
@@ -130,4 +147,4 @@ lock:                        ## Compile requirements.in into requirements.txt (n
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --quiet --upgrade requirements.in -o requirements.txt
 
 clean:
-	rm -rf target .venv .tools .sam .aws-sam .cargo-deny
+	rm -rf target .venv .tools .sam .aws-sam .cargo-deny .page

@@ -90,6 +90,8 @@ pub struct Config {
     pub proxies: usize,
     /// Which pages may call from a browser, if any.
     pub cors: Option<CorsLayer>,
+    /// Whether browsers get a page to try it.
+    pub page: bool,
     /// Modules that the zygote imports.
     pub preload: Vec<String>,
     /// Where their bytecode is, if it is in one file.
@@ -213,6 +215,7 @@ impl Config {
             rate: values.rate()?,
             proxies: values.number("MAINBOX_PROXIES", proxies, 0, 10)? as usize,
             cors: values.cors()?,
+            page: values.page()?,
             preload: values.preload()?,
             archive: values.archive()?,
             timeout: values.timeout()?,
@@ -349,6 +352,14 @@ impl Values {
         self.get(NAME).map(read).transpose()
     }
 
+    fn page(&self) -> Result<bool, ConfigError> {
+        match self.get("MAINBOX_PAGE") {
+            None | Some("on") => Ok(true),
+            Some("off") => Ok(false),
+            Some(other) => Err(bad("MAINBOX_PAGE", "on or off", other)),
+        }
+    }
+
     fn metrics(&self) -> Result<Metrics, ConfigError> {
         match self.get("MAINBOX_METRICS") {
             None | Some("off") => Ok(Metrics::Off),
@@ -456,6 +467,7 @@ mod tests {
             ("MAINBOX_RATE", "60"),
             ("MAINBOX_PROXIES", "11"),
             ("MAINBOX_CORS", "example.com"),
+            ("MAINBOX_PAGE", "yes"),
             ("MAINBOX_PYTHON", ""),
             ("MAINBOX_PRELOAD", "numpy;pandas"),
             ("MAINBOX_PRELOAD", "os.path.,x"),

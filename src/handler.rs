@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, EXPECT};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{ACCEPT, AUTHORIZATION, EXPECT, VARY};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
 use serde_json::json;
@@ -22,6 +22,7 @@ use crate::executor::outcome::Execution;
 use crate::executor::{Executor, Health, Job};
 use crate::files::{Files, MAX_FILES};
 use crate::metrics;
+use crate::page;
 use crate::rate::{Caller, RateLimit};
 
 /// Bytes of all requests together that are held at a time; what comes on top is `busy`.
@@ -168,7 +169,7 @@ impl Handler {
             "/about" => self.about(),
             "/metrics" => self.metrics(),
             "/openapi.yaml" => document(YAML, OPENAPI),
-            _ => index(),
+            _ => self.root(request.headers()),
         }
     }
 
@@ -220,6 +221,13 @@ impl Handler {
         let job =
             Job { deadline: deadline.map(|deadline| deadline.0), ..Job::new(request, config) };
         self.executor.execute(job).await
+    }
+
+    fn root(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
+        let wanted = self.config().page && page::is_wanted(headers);
+        let mut response = if wanted { page::page() } else { index() };
+        response.headers_mut().insert(VARY, HeaderValue::from_name(ACCEPT));
+        response
     }
 
     fn health(&self) -> Response<Full<Bytes>> {

@@ -20,6 +20,7 @@ pub mod json;
 pub mod keys;
 pub mod log;
 pub mod metrics;
+pub mod page;
 pub mod python;
 pub mod rate;
 pub mod record;

@@ -39,6 +39,11 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "origins whose pages may call from a browser, separated by commas, or `*` for all",
     },
     Variable {
+        name: "MAINBOX_PAGE",
+        default: "on",
+        meaning: "`off`: browsers get the index of `GET /` too, and no page to try it",
+    },
+    Variable {
         name: "MAINBOX_PYTHON",
         default: ".venv/bin/python3, else python3 on PATH",
         meaning: "the interpreter, CPython 3.11 or newer",

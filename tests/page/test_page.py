@@ -1,0 +1,327 @@
+"""The page to try it, in headless Chromium: `make page`. Screenshots go to target/page."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import tempfile
+import threading
+import unittest
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SHOTS = REPOSITORY / "target" / "page"
+KEY = "0123456789abcdef"
+# Without the last ones Chromium asks hosts of its own making for things that it wants.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+class Server:
+    """A server of its own, healthy."""
+
+    def __init__(self, **settings: str) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MAINBOX_")}
+        environment |= {"PORT": "0", "MAINBOX_PYTHON": os.environ["PAGE_PYTHON"], **settings}
+        self.process = subprocess.Popen(
+            [REPOSITORY / "target/debug/mainbox"], env=environment, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
+        )
+        self.url = ""
+        for line in self.process.stderr:
+            if address := re.search(r'"address":"0\.0\.0\.0:(\d+)"', line):
+                self.url = f"http://127.0.0.1:{address[1]}/"
+                break
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+        health = ["target/debug/mainbox", "health"]
+        for _ in range(300):
+            told = subprocess.run(
+                health,
+                check=False,
+                env=environment | {"PORT": self.url.split(":")[2][:-1]},
+                capture_output=True,
+                cwd=REPOSITORY,
+            )
+            if told.returncode == 0:
+                return
+            threading.Event().wait(0.1)
+        raise RuntimeError("the server is not healthy")
+
+    def end(self) -> None:
+        """Ends it."""
+        self.process.terminate()
+        self.process.wait()
+        self.process.stderr.close()
+
+
+class PageTest(unittest.TestCase):
+    """What somebody does who has found the page."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """One server and one browser for all."""
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        cls.server = Server()
+        cls.addClassCleanup(cls.server.end)
+        cls.playwright = cls.enterClassContext(sync_playwright())
+        path = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+        cls.browser = cls.playwright.chromium.launch(executable_path=path, args=FLAGS)
+        cls.addClassCleanup(cls.browser.close)
+
+    @contextmanager
+    def context(self, **options: object) -> Iterator[BrowserContext]:
+        """A browser that has been nowhere; whatever it asks elsewhere, or is not allowed to do, is a failure."""
+        context = self.browser.new_context(**options)
+        problems: list[str] = []
+        context.on("request", lambda request: problems.append(request.url) if self.is_elsewhere(request.url) else None)
+        context.on("console", lambda message: problems.append(message.text) if self.is_problem(message) else None)
+        context.on("weberror", lambda error: problems.append(str(error.error)))
+        try:
+            yield context
+        finally:
+            context.close()
+        self.assertEqual(problems, [])
+
+    @staticmethod
+    def is_elsewhere(url: str) -> bool:
+        """Whether a request leaves this machine."""
+        return not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
+
+    @staticmethod
+    def is_problem(message: object) -> bool:
+        """Whether the console tells of something. It tells of every answer that is none of 200."""
+        return message.type in ("error", "warning") and "the server responded with a status of" not in message.text
+
+    @contextmanager
+    def page(self, url: str | None = None, **options: object) -> Iterator[Page]:
+        """The page, loaded."""
+        with self.context(**options) as context:
+            page = context.new_page()
+            page.goto(url or self.server.url)
+            yield page
+
+    def run_script(self, page: Page, script: str) -> None:
+        """Has a script run by the keyboard alone."""
+        page.get_by_label("Python script").fill(script)
+        page.keyboard.press("Control+Enter")
+
+    def test_every_example_that_is_offered_shows_what_it_promises(self) -> None:
+        """Runs each; only the one about an error fails."""
+        with self.page() as page:
+            expect(page.locator("#about")).to_contain_text("isolation: namespaces")
+            options = page.locator("#example option").all_text_contents()
+            self.assertEqual(len(options), 8)
+            for option in options:
+                page.get_by_label("Example").select_option(option)
+                page.get_by_role("button", name="Run", exact=True).click()
+                expect(page.locator("#status")).to_contain_text("exception" if "error" in option else "ok")
+                expect(page.locator("#status")).to_contain_text("run ")
+                page.locator("#status").evaluate("element => element.replaceChildren()")
+
+    def test_a_result_is_a_tree_that_unfolds(self) -> None:
+        """Opens what is folded; numbers stay as they were written."""
+        script = "def main(): return {'deep': {'er': [[1, 'two', None]]}, 'big': 2**70, 'html': '<img src=x onerror=alert(1)>'}"
+        with self.page() as page:
+            self.run_script(page, script)
+            tree = page.locator(".tree")
+            expect(tree).to_contain_text("1180591620717411303424")
+            expect(tree).to_contain_text("<img src=x onerror=alert(1)>")
+            expect(tree.locator("img")).to_have_count(0)
+            expect(tree).not_to_contain_text("two")
+            tree.locator("summary", has_text="er").last.click()
+            tree.locator("summary", has_text="0").last.click()
+            expect(tree).to_contain_text('"two"')
+            self.run_script(page, "def main(): return list(range(1000))")
+            top = page.locator(".tree > details > summary")
+            expect(top).to_have_text("[1000]")
+            top.click()
+            page.get_by_role("button", name="800 more").click()
+            expect(page.get_by_role("button", name="600 more")).to_be_visible()
+
+    def test_an_error_marks_its_line_and_editing_takes_the_mark_away(self) -> None:
+        """The line is the script's own."""
+        with self.page() as page:
+            self.run_script(page, "def main():\n    print('before')\n    return 1 / 0\n")
+            expect(page.locator(".sentence")).to_have_text("ZeroDivisionError: division by zero")
+            expect(page.locator("#status")).to_contain_text("exception")
+            expect(page.locator(".row.bad")).to_have_text("    return 1 / 0")
+            expect(page.locator("#blocks")).to_contain_text("before")
+            expect(page.locator("#blocks")).to_contain_text('File "script.py", line 3, in main')
+            page.get_by_role("button", name="line 3").click()
+            page.keyboard.type("#")
+            expect(page.locator(".row.bad")).to_have_count(0)
+            self.assertEqual(page.get_by_label("Python script").input_value().split("\n")[2], "#    return 1 / 0")
+
+    def test_the_editor_helps_to_write_python(self) -> None:
+        """Indents, colours, and lets the keyboard out again."""
+        with self.page() as page:
+            page.get_by_label("Python script").fill("")
+            page.keyboard.type("def main():\nif True:\nreturn '''a\n")
+            page.keyboard.type("b''' # no comment")
+            script = page.get_by_label("Python script")
+            self.assertEqual(
+                script.input_value(), "def main():\n    if True:\n        return '''a\n        b''' # no comment"
+            )
+            rows = page.locator("#highlight .row")
+            expect(rows.nth(0).locator(".definition")).to_have_text("main")
+            expect(rows.nth(1).locator(".keyword")).to_have_text(["if", "True"])
+            expect(rows.nth(3).locator(".string")).to_have_text("        b'''")
+            expect(rows.nth(3).locator(".comment")).to_have_text("# no comment")
+            page.keyboard.press("Tab")
+            self.assertTrue(script.input_value().endswith("# no comment    "))
+            page.keyboard.press("Escape")
+            page.keyboard.press("Tab")
+            expect(page.get_by_label("Input, JSON")).to_be_focused()
+
+    def test_input_and_files_reach_the_script_and_outputs_come_back(self) -> None:
+        """With a picture, a download, and a number that JavaScript would round."""
+        script = """import base64
+def main(n):
+    open("outputs/dot.png", "wb").write(open("dot.png", "rb").read())
+    open("outputs/note.txt", "w").write("é")
+    return n + 1
+"""
+        dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+        with self.page() as page, tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "dot.png"
+            file.write_bytes(base64.b64decode(dot))
+            page.get_by_label("Files for the working directory").set_input_files(file)
+            expect(page.get_by_role("button", name="dot.png")).to_be_visible()
+            page.get_by_label("Input, JSON").fill("9007199254740993")
+            self.run_script(page, script)
+            expect(page.locator(".tree")).to_have_text("9007199254740994")
+            picture = page.get_by_role("img", name="dot.png")
+            self.assertEqual(picture.evaluate("image => image.decode().then(() => image.naturalWidth)"), 1)
+            with page.expect_download() as download:
+                page.get_by_role("link", name="note.txt").click()
+            self.assertEqual(Path(download.value.path()).read_text(), "é")
+            page.get_by_label("Input, JSON").fill("{")
+            page.get_by_role("button", name="Run", exact=True).click()
+            expect(page.locator("#status")).to_contain_text("The input is not JSON")
+
+    def test_a_run_can_be_stopped(self) -> None:
+        """The button says how long it has been running."""
+        with self.page() as page:
+            self.run_script(page, "import time\ndef main(): time.sleep(9)")
+            expect(page.get_by_role("button", name="Stop, 1 s")).to_be_visible()
+            page.get_by_role("button", name="Stop").click()
+            expect(page.locator("#status")).to_contain_text("Stopped")
+
+    def test_hostile_outputs_are_shown_and_do_nothing(self) -> None:
+        """Names, pictures and text of a script are text; nothing of it runs here."""
+        script = """def main():
+    open("outputs/x.svg", "w").write('<svg xmlns="http://www.w3.org/2000/svg" onload="parent.hurt = 1"><script>parent.hurt = 1</script></svg>')
+    open("outputs/<b>.html", "w").write("<script>opener.hurt = 1</script>")
+    print("<script>hurt = 1</script>")
+    return {"</script><script>hurt = 1</script>": 1, "__proto__": {"hurt": 1}}
+"""
+        with self.page() as page:
+            self.run_script(page, script)
+            expect(page.locator("#status")).to_contain_text("ok")
+            expect(page.locator("#blocks")).to_contain_text("<b>.html")
+            expect(page.locator("#blocks script, #blocks b")).to_have_count(0)
+            self.assertIsNone(page.evaluate("window.hurt ?? {}.hurt ?? null"))
+
+    def test_a_key_is_asked_for_and_kept_for_the_tab(self) -> None:
+        """Without one nothing runs."""
+        server = Server(MAINBOX_API_KEYS=KEY, MAINBOX_PRELOAD="")
+        self.addCleanup(server.end)
+        with self.page(server.url) as page:
+            expect(page.get_by_label("API key")).to_be_visible()
+            self.run_script(page, "def main(): return 'open'")
+            expect(page.locator("#status")).to_contain_text("unauthorized")
+            expect(page.get_by_label("API key")).to_be_focused()
+            page.keyboard.type(KEY)
+            page.keyboard.press("Control+Enter")
+            expect(page.locator(".tree")).to_have_text('"open"')
+            page.reload()
+            self.run_script(page, "def main(): return 'again'")
+            expect(page.locator(".tree")).to_have_text('"again"')
+
+    def test_examples_of_packages_that_are_not_there_are_not_offered(self) -> None:
+        """Of an interpreter with nothing installed."""
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run(["python3", "-m", "venv", "--without-pip", folder], check=True)
+            server = Server(MAINBOX_PYTHON=f"{folder}/bin/python3", MAINBOX_PRELOAD="")
+            self.addCleanup(server.end)
+            with self.page(server.url) as page:
+                expect(page.locator("#example option")).to_have_count(5)
+                self.assertNotIn("matplotlib", page.locator("#example").inner_text())
+
+    def test_programs_get_the_index_and_so_does_everybody_when_the_page_is_off(self) -> None:
+        """By what they accept."""
+        server = Server(MAINBOX_PAGE="off", MAINBOX_PRELOAD="")
+        self.addCleanup(server.end)
+        with self.context() as context:
+            for url, accept, media in [
+                (self.server.url, "text/html,application/xhtml+xml,*/*;q=0.8", "text/html; charset=utf-8"),
+                (self.server.url, "*/*", "application/json"),
+                (self.server.url, "application/json", "application/json"),
+                (server.url, "text/html", "application/json"),
+            ]:
+                response = context.request.get(url, headers={"Accept": accept})
+                self.assertEqual((response.headers["content-type"], response.headers["vary"]), (media, "accept"))
+            html = context.request.get(self.server.url, headers={"Accept": "text/html"})
+            policy = html.headers["content-security-policy"]
+            self.assertTrue(policy.startswith("default-src 'none'; script-src 'sha256-"), policy)
+            self.assertNotIn("unsafe", policy)
+            self.assertLess(len(html.body()), 64 * 1024)
+
+    def test_it_looks_right_in_both_themes_and_on_a_phone(self) -> None:
+        """Nothing is wider than the window; the pictures are for people to look at."""
+        for scheme in ("light", "dark"):
+            for width, height in ((1280, 800), (390, 844)):
+                with self.page(color_scheme=scheme, viewport={"width": width, "height": height}) as page:
+                    expect(page.locator("#about")).to_contain_text("isolation")
+                    for name, example in (("plot", "matplotlib: a plot"), ("error", "An error, with its line")):
+                        page.get_by_label("Example").select_option(example)
+                        page.get_by_role("button", name="Run", exact=True).click()
+                        expect(page.locator("#status")).to_contain_text("exception" if name == "error" else "ok")
+                        expect(page.locator("#status")).to_be_in_viewport()
+                        wide = page.evaluate("document.documentElement.scrollWidth")
+                        self.assertLessEqual(wide, width, f"{name} at {width}")
+                        page.screenshot(path=SHOTS / f"{name}-{scheme}-{width}.png", full_page=True)
+
+    def test_text_is_readable_in_both_themes(self) -> None:
+        """Every colour of text has at least the contrast that WCAG's AA asks for, 4.5."""
+        measure = """() => {
+            const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
+            const luminance = (color) => {
+                const [r, g, b] = numbers(color).map((part) => part / 255).map((part) => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+                return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+            };
+            const paper = (element) => {
+                const color = getComputedStyle(element).backgroundColor;
+                return numbers(color)[3] === 0 ? paper(element.parentElement) : color;
+            };
+            const low = [];
+            const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+            while (walker.nextNode()) {
+                const element = walker.currentNode.parentElement;
+                if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest("script, textarea, select")) continue;
+                const pair = [getComputedStyle(element).color, paper(element)].map(luminance).sort((a, b) => b - a);
+                const contrast = (pair[0] + 0.05) / (pair[1] + 0.05);
+                if (contrast < 4.5) low.push([element.className || element.tagName, walker.currentNode.data.slice(0, 20), contrast]);
+            }
+            return low;
+        }"""
+        for scheme in ("light", "dark"):
+            with self.page(color_scheme=scheme) as page:
+                for example in ("An error, with its line", "pandas, already in memory", "Files in, files out"):
+                    page.get_by_label("Example").select_option(example)
+                    page.get_by_role("button", name="Run", exact=True).click()
+                    expect(page.locator("#status")).to_contain_text("run ")
+                    self.assertEqual(json.dumps(page.evaluate(measure)), "[]", f"{scheme} {example}")
+
+
+if __name__ == "__main__":
+    unittest.main()
