@@ -18,7 +18,7 @@ use crate::body::{MAX_BODY_BYTES, Media, media_type, read};
 use crate::budget::Budget;
 use crate::client::Client;
 use crate::config::Config;
-use crate::executor::outcome::Execution;
+use crate::executor::outcome::{Execution, Live};
 use crate::executor::{Executor, Health, Job};
 use crate::files::{Files, MAX_FILES};
 use crate::metrics;
@@ -209,7 +209,8 @@ impl Handler {
         let config = self.executor.config();
         let media = media_type(request.headers())?;
         let asked_first = request.headers().contains_key(EXPECT);
-        let deadline = request.extensions().get::<Deadline>().copied();
+        let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
+        let live = request.extensions().get::<Live>().cloned();
         let mut held = self.requests.nothing();
         let body = read(request.into_body(), asked_first, &mut held).await?;
         let request = match media {
@@ -218,8 +219,7 @@ impl Handler {
         };
         drop(body);
         check_room(&request.files, config)?;
-        let job =
-            Job { deadline: deadline.map(|deadline| deadline.0), ..Job::new(request, config) };
+        let job = Job { deadline, live, ..Job::new(request, config) };
         self.executor.execute(job).await
     }
 

@@ -4,10 +4,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use mainbox::archive;
 use mainbox::config::{Config, Platform};
 use mainbox::executor::Executor;
-use mainbox::front::shell::{Arguments, Command};
+use mainbox::front::shell::Arguments;
 use mainbox::front::{http, lambda, shell};
 use mainbox::handler::Handler;
 use mainbox::log;
@@ -24,6 +23,11 @@ const EXIT_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    match shell::obey_at_once(arguments.command.as_ref()) {
+        Ok(true) => return ExitCode::SUCCESS,
+        Ok(false) => {}
+        Err(error) => return stop(&error, EXIT_FAILURE),
+    }
     let config = match Config::from_env() {
         Ok(config) => config,
         Err(error) => return stop(&error, EXIT_CONFIGURATION),
@@ -48,13 +52,10 @@ fn stop(error: &dyn std::error::Error, code: u8) -> ExitCode {
 
 /// The sandbox is probed before the runtime exists, while the process has one thread.
 fn start(config: Config, arguments: Arguments) -> Result<bool, Failure> {
-    if let Some(Command::Health) = arguments.command {
-        return Ok(shell::health(config.port)?);
+    if let Some(succeeded) = shell::obey_alone(arguments.command.as_ref(), &config)? {
+        return Ok(succeeded);
     }
     let python = Python::find(&config.python)?;
-    if let Some(Command::Archive { file }) = &arguments.command {
-        return Ok(archive::make(&python, &config.preload, file).map(|()| true)?);
-    }
     let serves_http = arguments.command.is_none() && config.platform != Platform::Lambda;
     let listener = serves_http.then(|| http::listen(config.port)).transpose()?;
     let sandbox = Sandbox::establish(&config, Probe::of_host(&config, &python)?)?;

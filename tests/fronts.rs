@@ -26,99 +26,6 @@ fn script(name: &str, source: &str) -> String {
 const QUICK: &[(&str, &str)] = &[("MAINBOX_PRELOAD", "")];
 
 #[test]
-fn run_prints_the_body_and_exits_0() {
-    let path = script("ok", "def main(x=None):\n    print('hi')\n    return {'x': x}");
-    assert_eq!(
-        output(mainbox(QUICK).args(["run", &path])),
-        (Some(0), String::from("{\"result\":{\"x\":null},\"stdout\":\"hi\\n\"}\n"), String::new())
-    );
-    assert_eq!(
-        output(mainbox(QUICK).args(["run", &path, "--input", "[1, 2.50]"])).1,
-        "{\"result\":{\"x\":[1,2.5]},\"stdout\":\"hi\\n\"}\n"
-    );
-    std::fs::remove_file(path).unwrap();
-}
-
-#[test]
-fn run_reads_standard_input_and_exits_1_on_failure() {
-    let mut process = mainbox(QUICK)
-        .args(["run", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    process.stdin.take().unwrap().write_all(b"def main(): raise ValueError('no')").unwrap();
-    let output = process.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let body: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(body["kind"], "exception");
-}
-
-#[test]
-fn an_interrupted_run_leaves_nothing() {
-    let path = script("long", "import time\ndef main(): time.sleep(9)");
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let mut process =
-            mainbox(QUICK).args(["run", &path]).stderr(Stdio::piped()).spawn().unwrap();
-        let pid = process.id() as i32;
-        let started = Instant::now();
-        while !children(pid).into_iter().any(is_python) {
-            assert!(started.elapsed() < Duration::from_secs(10), "it does not start");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        kill(Pid::from_raw(pid), signal).unwrap();
-        assert_eq!(process.wait().unwrap().code(), Some(1));
-        assert!(scratch_roots(pid).is_empty());
-    }
-    std::fs::remove_file(path).unwrap();
-}
-
-#[test]
-fn run_says_what_is_wrong_with_its_arguments() {
-    let (code, _, error) = output(mainbox(QUICK).args(["run", "/nowhere.py"]));
-    assert_eq!(code, Some(1));
-    assert_eq!(
-        error,
-        "mainbox: /nowhere.py cannot be read: No such file or directory (os error 2)\n"
-    );
-    let path = script("input", "def main(x): return x");
-    let (code, _, error) = output(mainbox(QUICK).args(["run", &path, "--input", "{"]));
-    assert_eq!(code, Some(1));
-    assert_eq!(
-        error,
-        "mainbox: --input is not valid JSON: EOF while parsing an object at line 1 column 1\n"
-    );
-    std::fs::remove_file(path).unwrap();
-    assert_eq!(output(mainbox(QUICK).arg("frobnicate")).0, Some(2));
-}
-
-#[test]
-fn help_and_version_are_as_people_expect() {
-    let version = format!("mainbox {}\n", env!("CARGO_PKG_VERSION"));
-    assert_eq!(output(mainbox(QUICK).arg("--version")), (Some(0), version, String::new()));
-    let (code, help, _) = output(mainbox(QUICK).arg("--help"));
-    assert_eq!(code, Some(0));
-    for word in ["run", "doctor", "--version"] {
-        assert!(help.contains(word), "{help}");
-    }
-}
-
-#[test]
-fn the_doctor_finds_everything_held() {
-    let (code, text, _) = output(mainbox(QUICK).arg("doctor"));
-    assert_eq!(code, Some(0), "{text}");
-    for line in [
-        "host       Linux",
-        "python     3.",
-        "isolation  ",
-        "  ok   open a network socket: refused",
-    ] {
-        assert!(text.contains(line), "{text}");
-    }
-    assert!(!text.contains("  BAD  "), "{text}");
-}
-
-#[test]
 fn bad_configuration_stops_the_start_with_one_sentence_and_code_2() {
     for (name, value, error) in [
         (
@@ -368,12 +275,6 @@ fn an_archive_of_another_python_is_refused_and_the_log_says_why() {
     server.log_line(sentence, 1);
 }
 
-/// Whether a process is a zygote, and not a child that probes the host.
-fn is_python(process: i32) -> bool {
-    let name = std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
-    name.starts_with("python")
-}
-
 #[test]
 fn a_body_over_its_limit_is_a_413() {
     let body = json!({"script": "def main(x): return 1", "input": "x".repeat(9 << 20)});
@@ -569,19 +470,4 @@ fn on_a_terminal_the_log_is_for_people() {
     let text = output(terminal.stdin(Stdio::null())).1;
     assert!(text.contains("INFO") && text.contains("serving address="), "{text}");
     assert!(!text.contains('{'), "{text}");
-}
-
-#[test]
-fn the_health_command_says_how_the_service_is() {
-    let server = Server::start(QUICK);
-    let port = server.port().to_string();
-    let ask = |port: &str| output(mainbox(&[]).env("PORT", port).arg("health"));
-    assert_eq!(ask(&port), (Some(0), String::from("{\"status\":\"healthy\"}\n"), String::new()));
-    drop(server);
-    let (code, text, error) = ask(&port);
-    assert_eq!((code, text.as_str()), (Some(1), ""));
-    let expected = format!(
-        "mainbox: the service on port {port} does not answer: Connection refused (os error 111)\n"
-    );
-    assert_eq!(error, expected);
 }

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use self::outcome::Execution;
+use self::outcome::{Execution, Live};
 use self::pool::Pool;
 use self::protocol::ZygoteInfo;
 use self::selftest::Finding;
@@ -43,6 +43,8 @@ pub struct Job {
     pub files: Files,
     /// Wall time.
     pub timeout: Duration,
+    /// Who looks on.
+    pub live: Option<Live>,
     /// When time is up even before that.
     pub deadline: Option<Instant>,
     /// Bytes on top of the preloaded interpreter.
@@ -60,6 +62,7 @@ impl Job {
             input: request.input,
             files: request.files,
             timeout: request.timeout.map_or(config.timeout, |asked| asked.min(config.timeout)),
+            live: None,
             deadline: None,
             memory_bytes: memory
                 .map_or(config.memory_bytes, |asked| asked.min(config.memory_bytes)),

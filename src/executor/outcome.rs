@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::value::RawValue;
 use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
 
 use super::protocol::{Frame, ScriptFailure, answer, file_of};
 use crate::api::{Failure, Kind};
@@ -51,6 +52,10 @@ impl Execution {
     }
 }
 
+/// Where what a script prints goes as it comes, as far as it is kept. A front sets it as an extension of its request.
+#[derive(Clone, Debug)]
+pub struct Live(pub mpsc::UnboundedSender<Vec<u8>>);
+
 /// The beginning of a stream, and whether there was more.
 #[derive(Debug, Default)]
 pub struct Captured {
@@ -66,6 +71,7 @@ pub struct Capture {
     pipe: pipe::Receiver,
     captured: Captured,
     limit: usize,
+    live: Option<Live>,
     closed: bool,
 }
 
@@ -73,9 +79,9 @@ pub struct Capture {
 const READ_BYTES: usize = 64 * 1024;
 
 impl Capture {
-    /// Captures at most `limit` bytes of what comes through `pipe`.
-    pub fn new(pipe: pipe::Receiver, limit: usize) -> Capture {
-        Capture { pipe, captured: Captured::default(), limit, closed: false }
+    /// Captures at most `limit` bytes of what comes through `pipe`, and tells `live`, if somebody looks on.
+    pub fn new(pipe: pipe::Receiver, limit: usize, live: Option<Live>) -> Capture {
+        Capture { pipe, captured: Captured::default(), limit, live, closed: false }
     }
 
     /// Waits for output and takes it; never returns once the stream has ended.
@@ -110,7 +116,12 @@ impl Capture {
             }
             Ok(length) => {
                 let room = self.limit - self.captured.bytes.len();
-                self.captured.bytes.extend_from_slice(&chunk[..length.min(room)]);
+                let kept = &chunk[..length.min(room)];
+                self.captured.bytes.extend_from_slice(kept);
+                if let Some(Live(sender)) = &self.live {
+                    // Fails when nobody looks on any more.
+                    let _ = sender.send(kept.to_vec());
+                }
                 self.captured.truncated |= length > room;
                 true
             }

@@ -57,6 +57,7 @@ pub(super) fn job(config: &Config) -> Job {
         input: None,
         files: Files::default(),
         timeout: Duration::from_secs(10),
+        live: None,
         deadline: None,
         memory_bytes: config.memory_bytes,
         policy: Policy::Off,

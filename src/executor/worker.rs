@@ -181,8 +181,8 @@ impl Worker {
         let own_end = started + job.timeout;
         let deadline = job.deadline.map_or(own_end, |end| own_end.min(Instant::from_std(end)));
         let cpu_before = self.process.cpu_time();
-        let mut stdout = Capture::new(self.stdout, config.max_stdout_bytes);
-        let mut stderr = Capture::new(self.stderr, config.max_stdout_bytes);
+        let mut stdout = Capture::new(self.stdout, config.max_stdout_bytes, job.live.clone());
+        let mut stderr = Capture::new(self.stderr, config.max_stdout_bytes, job.live.clone());
         let ending = {
             let mut life = self.process.zygote.life();
             let conversation = converse(&mut self.channel, job, config);

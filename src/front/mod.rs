@@ -5,4 +5,7 @@ mod connection;
 pub mod event;
 pub mod http;
 pub mod lambda;
+mod manual;
+mod run;
 pub mod shell;
+mod terminal;

@@ -1,21 +1,22 @@
-//! The shell front: one script through the same handler, and the doctor.
+//! The shell front: what mainbox does as a command.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use clap::{Parser, Subcommand};
-use http::header::CONTENT_TYPE;
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full};
-use serde_json::json;
-use serde_json::value::RawValue;
+use clap_complete::Shell;
 
+use super::manual;
+use super::run::{RunArguments, run};
+use crate::archive;
+use crate::config::Config;
 use crate::executor::{Executor, Health};
-use crate::handler::{Handler, Trusted};
+use crate::files::FileError;
+use crate::handler::Handler;
+use crate::python::Python;
 
 /// How long a service may take to say how it is.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,13 +38,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Runs one script and prints the response body; exit code 0 on success, 1 otherwise.
-    Run {
-        /// The script, or `-` for standard input.
-        script: PathBuf,
-        /// JSON that is passed to main().
-        #[arg(long, value_name = "JSON")]
-        input: Option<String>,
-    },
+    Run(RunArguments),
     /// Says which isolation this host gives and proves it; exit code 1 below the floor.
     Doctor,
     /// Writes the bytecode of everything that the modules of MAINBOX_PRELOAD import to one file, for MAINBOX_ARCHIVE. For
@@ -54,15 +49,33 @@ pub enum Command {
     },
     /// Asks the service on PORT of this host how it is; exit code 0 when it is healthy, 1 otherwise.
     Health,
+    /// Prints a script by which a shell completes mainbox's command line.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Prints the manual page, mainbox(1), with all settings.
+    Man,
 }
 
 /// Why a script could not be run: one sentence each.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShellError {
-    /// The script could not be read.
+    /// The script, or a file for it, could not be read.
     #[error("{path} cannot be read: {source}")]
-    Script {
+    Unreadable {
+        /// Where it was to be.
+        path: PathBuf,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+    /// A file that cannot be among the others.
+    #[error("--file: {0}")]
+    File(#[from] FileError),
+    /// What the script left cannot be kept.
+    #[error("--outputs: {path}: {source}")]
+    Outputs {
         /// Where it was to be.
         path: PathBuf,
         /// What the system answered.
@@ -94,10 +107,46 @@ pub async fn obey(
     handler: &Handler,
 ) -> Result<bool, ShellError> {
     match command {
-        Command::Run { script, input } => run(handler, &script, input).await,
+        Command::Run(arguments) => run(handler, arguments).await,
         Command::Doctor => doctor(executor).await,
         // Done already: they need no executor.
-        Command::Health | Command::Archive { .. } => Ok(true),
+        Command::Health | Command::Archive { .. } | Command::Completions { .. } | Command::Man => {
+            Ok(true)
+        }
+    }
+}
+
+/// Does what `command` says, where that needs neither settings nor Python. Returns whether it was such a command.
+///
+/// # Errors
+/// When nothing can be printed.
+pub fn obey_at_once(command: Option<&Command>) -> Result<bool, ShellError> {
+    let out = &mut std::io::stdout().lock();
+    match command {
+        Some(Command::Completions { shell }) => manual::completions(*shell, out),
+        Some(Command::Man) => manual::manual(out),
+        _ => return Ok(false),
+    }
+    .map_err(ShellError::Output)?;
+    Ok(true)
+}
+
+/// Does what `command` says, where that needs no sandbox. Returns whether it succeeded, or nothing when it was no such
+/// command.
+///
+/// # Errors
+/// See [`ShellError`], [`PythonError`](crate::python::PythonError) and [`ArchiveError`](archive::ArchiveError).
+pub fn obey_alone(
+    command: Option<&Command>,
+    config: &Config,
+) -> Result<Option<bool>, Box<dyn std::error::Error>> {
+    match command {
+        Some(Command::Health) => Ok(Some(health(config.port)?)),
+        Some(Command::Archive { file }) => {
+            archive::make(&Python::find(&config.python)?, &config.preload, file)?;
+            Ok(Some(true))
+        }
+        _ => Ok(None),
     }
 }
 
@@ -105,7 +154,7 @@ pub async fn obey(
 ///
 /// # Errors
 /// When it does not answer in time.
-pub fn health(port: u16) -> Result<bool, ShellError> {
+fn health(port: u16) -> Result<bool, ShellError> {
     let failed = |source| ShellError::Health { port, source };
     let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(failed)?;
     stream.set_read_timeout(Some(HEALTH_TIMEOUT)).map_err(failed)?;
@@ -119,43 +168,9 @@ pub fn health(port: u16) -> Result<bool, ShellError> {
     Ok(head.starts_with("HTTP/1.1 200 "))
 }
 
-/// Runs the script at `path` and prints the response body. Returns whether `main` returned.
-///
-/// # Errors
-/// When the script or the input cannot be read, or nothing can be printed.
-async fn run(handler: &Handler, path: &Path, input: Option<String>) -> Result<bool, ShellError> {
-    let script =
-        read_script(path).map_err(|source| ShellError::Script { path: path.to_owned(), source })?;
-    let mut body = json!({ "script": script }).to_string();
-    if let Some(input) = input {
-        let input = RawValue::from_string(input).map_err(ShellError::Input)?;
-        body.truncate(body.len() - 1);
-        body.push_str(&format!(",\"input\":{input}}}"));
-    }
-    let mut request = Request::new(Full::new(Bytes::from(body)));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = http::Uri::from_static("/execute");
-    request.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    request.extensions_mut().insert(Trusted);
-    let response = handler.handle(request).await;
-    let succeeded = response.status() == StatusCode::OK;
-    let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    print(&format!("{}\n", String::from_utf8_lossy(&body)))?;
-    Ok(succeeded)
-}
-
-fn print(text: &str) -> Result<(), ShellError> {
+pub(super) fn print(text: &str) -> Result<(), ShellError> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(ShellError::Output)
-}
-
-fn read_script(path: &Path) -> std::io::Result<String> {
-    if path == Path::new("-") {
-        let mut script = String::new();
-        std::io::stdin().read_to_string(&mut script)?;
-        return Ok(script);
-    }
-    std::fs::read_to_string(path)
 }
 
 /// Prints host, tier, layers and the findings of the self-test. Returns whether everything that is promised holds.

@@ -586,3 +586,9 @@ pub fn read_to_end(mut stream: TcpStream) -> String {
     let _ = stream.read_to_string(&mut text);
     text
 }
+
+/// Whether a process is a zygote, and not a child that probes the host.
+pub fn is_python(process: i32) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+    name.starts_with("python")
+}

@@ -1,0 +1,257 @@
+//! mainbox as a command in a shell: what it prints, where, and how it ends.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Server, children, is_python, mainbox, output, scratch_roots};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A script in a file of its own.
+fn script(name: &str, source: &str) -> String {
+    let path = std::env::temp_dir().join(format!("mainbox-test-{}-{name}.py", std::process::id()));
+    std::fs::write(&path, source).unwrap();
+    path.to_string_lossy().into_owned()
+}
+
+const QUICK: &[(&str, &str)] = &[("MAINBOX_PRELOAD", "")];
+
+#[test]
+fn run_prints_the_body_and_exits_0() {
+    let path = script("ok", "def main(x=None):\n    print('hi')\n    return {'x': x}");
+    assert_eq!(
+        output(mainbox(QUICK).args(["run", &path])),
+        (Some(0), String::from("{\"result\":{\"x\":null},\"stdout\":\"hi\\n\"}\n"), String::new())
+    );
+    assert_eq!(
+        output(mainbox(QUICK).args(["run", &path, "--input", "[1, 2.50]"])).1,
+        "{\"result\":{\"x\":[1,2.5]},\"stdout\":\"hi\\n\"}\n"
+    );
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn run_reads_standard_input_and_exits_1_on_failure() {
+    let mut process = mainbox(QUICK)
+        .args(["run", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    process.stdin.take().unwrap().write_all(b"def main(): raise ValueError('no')").unwrap();
+    let output = process.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let body: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(body["kind"], "exception");
+}
+
+#[test]
+fn an_interrupted_run_leaves_nothing() {
+    let path = script("long", "import time\ndef main(): time.sleep(9)");
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut process =
+            mainbox(QUICK).args(["run", &path]).stderr(Stdio::piped()).spawn().unwrap();
+        let pid = process.id() as i32;
+        let started = Instant::now();
+        while !children(pid).into_iter().any(is_python) {
+            assert!(started.elapsed() < Duration::from_secs(10), "it does not start");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        kill(Pid::from_raw(pid), signal).unwrap();
+        assert_eq!(process.wait().unwrap().code(), Some(1));
+        assert!(scratch_roots(pid).is_empty());
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn run_says_what_is_wrong_with_its_arguments() {
+    let (code, _, error) = output(mainbox(QUICK).args(["run", "/nowhere.py"]));
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        error,
+        "mainbox: /nowhere.py cannot be read: No such file or directory (os error 2)\n"
+    );
+    let path = script("input", "def main(x): return x");
+    let (code, _, error) = output(mainbox(QUICK).args(["run", &path, "--input", "{"]));
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        error,
+        "mainbox: --input is not valid JSON: EOF while parsing an object at line 1 column 1\n"
+    );
+    std::fs::remove_file(path).unwrap();
+    assert_eq!(output(mainbox(QUICK).arg("frobnicate")).0, Some(2));
+}
+
+#[test]
+fn help_and_version_are_as_people_expect() {
+    let version = format!("mainbox {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(output(mainbox(QUICK).arg("--version")), (Some(0), version, String::new()));
+    let (code, help, _) = output(mainbox(QUICK).arg("--help"));
+    assert_eq!(code, Some(0));
+    for word in ["run", "doctor", "--version"] {
+        assert!(help.contains(word), "{help}");
+    }
+}
+
+#[test]
+fn the_doctor_finds_everything_held() {
+    let (code, text, _) = output(mainbox(QUICK).arg("doctor"));
+    assert_eq!(code, Some(0), "{text}");
+    for line in [
+        "host       Linux",
+        "python     3.",
+        "isolation  ",
+        "  ok   open a network socket: refused",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    assert!(!text.contains("  BAD  "), "{text}");
+}
+
+#[test]
+fn the_health_command_says_how_the_service_is() {
+    let server = Server::start(QUICK);
+    let port = server.port().to_string();
+    let ask = |port: &str| output(mainbox(&[]).env("PORT", port).arg("health"));
+    assert_eq!(ask(&port), (Some(0), String::from("{\"status\":\"healthy\"}\n"), String::new()));
+    drop(server);
+    let (code, text, error) = ask(&port);
+    assert_eq!((code, text.as_str()), (Some(1), ""));
+    let expected = format!(
+        "mainbox: the service on port {port} does not answer: Connection refused (os error 111)\n"
+    );
+    assert_eq!(error, expected);
+}
+
+/// A directory of its own, gone with this value.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn make(name: &str) -> Folder {
+        let folder = std::env::temp_dir().join(format!("mainbox-{name}-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        Folder(folder)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).to_string_lossy().into_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn run_takes_files_and_keeps_what_is_left_in_outputs() {
+    let folder = Folder::make("files");
+    let source = "import os\ndef main():\n    os.mkdir('outputs/deep')\n    \
+        open('outputs/deep/b', 'wb').write(open('a.bin', 'rb').read() * 2)\n    return sorted(os.listdir('.'))";
+    let (script, input) = (folder.path("job.py"), folder.path("a.bin"));
+    std::fs::write(&script, source).unwrap();
+    std::fs::write(&input, b"\xff\0").unwrap();
+    let run = |outputs: &str| {
+        output(mainbox(QUICK).args(["run", &script, "--file", &input, "--outputs", outputs]))
+    };
+    let body = "{\"result\":[\"a.bin\",\"outputs\"],\"stdout\":\"\",\"files\":{\"deep/b\":{\"base64\":\"/wD/AA==\"}}}\n";
+    let outputs = folder.path("new/outputs");
+    assert_eq!(run(&outputs), (Some(0), String::from(body), String::new()));
+    assert_eq!(std::fs::read(folder.path("new/outputs/deep/b")).unwrap(), b"\xff\0\xff\0");
+    let error = format!("mainbox: --outputs: {outputs}: it is not empty\n");
+    assert_eq!(run(&outputs), (Some(1), String::new(), error));
+    let twice = output(mainbox(QUICK).args(["run", &script, "--file", &input, "--file", &input]));
+    let error = "mainbox: --file: `a.bin` is there twice, or is a file and a directory at once\n";
+    assert_eq!(twice, (Some(1), String::new(), String::from(error)));
+}
+
+/// Runs a script in a terminal, with standard output elsewhere: what the terminal got, with times, and the body.
+fn in_a_terminal(folder: &Folder, source: &str) -> (Vec<(Duration, String)>, String) {
+    let (job, body) = (folder.path("job.py"), folder.path("body"));
+    std::fs::write(&job, source).unwrap();
+    let binary = mainbox(&[]).get_program().to_string_lossy().into_owned();
+    // `script` gives it one.
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &format!("{binary} run {job} >{body}"), "/dev/null"]);
+    terminal.env("MAINBOX_PRELOAD", "").stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut terminal = terminal.spawn().unwrap();
+    let mut screen = terminal.stdout.take().unwrap();
+    let began = Instant::now();
+    let (mut pieces, mut buffer) = (Vec::new(), [0; 4096]);
+    while let Ok(length @ 1..) = screen.read(&mut buffer) {
+        let piece = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        pieces.push((began.elapsed(), piece));
+    }
+    assert!(terminal.wait().unwrap().success());
+    (pieces, std::fs::read_to_string(body).unwrap())
+}
+
+#[test]
+fn who_looks_on_sees_the_output_as_it_comes_and_a_spinner() {
+    let folder = Folder::make("terminal");
+    let source = "import time\ndef main():\n    print('first')\n    time.sleep(2.5)\n    print('half', end='')\n    return 1";
+    let (pieces, body) = in_a_terminal(&folder, source);
+    assert_eq!(body, "{\"result\":1,\"stdout\":\"first\\nhalf\"}\n");
+    let (last, _) = pieces.last().unwrap();
+    let (first, _) = pieces.iter().find(|(_, piece)| piece.contains("first")).unwrap();
+    assert!(*last - *first > Duration::from_secs(2), "{pieces:?}");
+    let screen: String = pieces.into_iter().map(|(_, piece)| piece).collect();
+    assert!(screen.starts_with("first\r\n\r\u{1b}[K"), "{screen:?}");
+    assert!(screen.contains(" 1 s") && screen.contains(" 2 s"), "{screen:?}");
+    assert!(screen.ends_with("\r\u{1b}[Khalf\r\n"), "{screen:?}");
+}
+
+#[test]
+fn a_script_cannot_control_the_terminal() {
+    let folder = Folder::make("hostile");
+    let source = "import sys\nSAY = '\\x1b]0;owned\\x07\\x9b31m\\x7f'\ndef main():\n    print(SAY)\n    print(SAY, file=sys.stderr)\n    return SAY";
+    let (pieces, body) = in_a_terminal(&folder, source);
+    let screen: String = pieces.into_iter().map(|(_, piece)| piece).collect();
+    assert!(screen.contains("\u{241b}]0;owned\u{2407}\u{fffd}31m\u{2421}"), "{screen:?}");
+    for text in [screen, body] {
+        assert!(!text.contains(['\u{1b}', '\u{7}', '\u{9b}', '\u{7f}']), "{text:?}");
+    }
+}
+
+#[test]
+fn a_short_script_and_one_that_nobody_looks_at_leave_standard_error_alone() {
+    let folder = Folder::make("quiet");
+    let (pieces, body) = in_a_terminal(&folder, "def main(): return 1");
+    assert_eq!((pieces.len(), body.as_str()), (0, "{\"result\":1,\"stdout\":\"\"}\n"));
+    let job = folder.path("slow.py");
+    std::fs::write(&job, "import time\ndef main(): print('x'); time.sleep(1.2)").unwrap();
+    let ran = output(mainbox(QUICK).args(["run", &job]));
+    assert_eq!(
+        ran,
+        (Some(0), String::from("{\"result\":null,\"stdout\":\"x\\n\"}\n"), String::new())
+    );
+}
+
+#[test]
+fn completions_and_the_manual_need_no_settings_and_name_everything() {
+    let nonsense = &[("MAINBOX_NONSENSE", "1"), ("MAINBOX_PYTHON", "/nowhere")];
+    let commands = ["run", "doctor", "archive", "health", "completions", "man"];
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (code, text, error) = output(mainbox(nonsense).args(["completions", shell]));
+        assert_eq!((code, error.as_str()), (Some(0), ""));
+        assert!(commands.iter().all(|command| text.contains(command)), "{shell}");
+        assert!(text.contains("outputs"), "{shell}");
+    }
+    let (code, manual, error) = output(mainbox(nonsense).arg("man"));
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert!(manual.contains(".TH mainbox 1"), "{manual}");
+    let plain = manual.replace('\\', "");
+    for name in commands {
+        assert!(plain.contains(&format!("mainbox {name}")), "{name}");
+    }
+    for variable in mainbox::variables::VARIABLES {
+        assert!(plain.contains(variable.name), "{}", variable.name);
+    }
+}
