@@ -8,6 +8,7 @@ mod offenders;
 use std::process::Command;
 
 use mainbox::api::Kind;
+use mainbox::config::{Config, Platform};
 use mainbox::variables::VARIABLES;
 use offenders::Offender;
 
@@ -84,13 +85,23 @@ fn the_table_of_promises_is_that_of_the_offenders() {
 fn every_curl_answers_what_the_readme_says() {
     let readme = document("README.md");
     let url = &common::server().url;
+    let folder = std::env::temp_dir().join(format!("mainbox-readme-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
     let mut curls = 0;
     let mut lines = readme.lines().peekable();
     while let Some(line) = lines.next() {
+        if let Some(name) = line.strip_prefix("$ cat ") {
+            let mut content = String::new();
+            while !lines.peek().unwrap().starts_with("$ ") {
+                content += &format!("{}\n", lines.next().unwrap());
+            }
+            std::fs::write(folder.join(name), content).unwrap();
+        }
         let Some(command) = line.strip_prefix("$ curl ") else { continue };
         let expected = *lines.peek().unwrap();
         let command = format!("curl {}", command.replace("localhost:8080", url));
-        let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+        let mut shell = Command::new("sh");
+        let output = shell.args(["-c", &command]).current_dir(&folder).output().unwrap();
         let answer = String::from_utf8(output.stdout).unwrap();
         match expected.strip_suffix("...") {
             Some(beginning) => assert!(answer.starts_with(beginning), "{command}: {answer}"),
@@ -98,7 +109,57 @@ fn every_curl_answers_what_the_readme_says() {
         }
         curls += 1;
     }
-    assert_eq!(curls, 7);
+    assert_eq!(curls, 8);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn the_python_of_the_readme_runs_a_script() {
+    let readme = document("README.md");
+    let snippet = readme.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
+    assert_eq!(snippet.lines().count(), 5);
+    let snippet = snippet.replace("http://localhost:8080", &common::server().url);
+    let call = "print(execute('def main(x): return x * 2', input=21))";
+    let mut python = Command::new("python3");
+    let output = common::output(python.args(["-c", &format!("{snippet}\n{call}")]));
+    assert_eq!(output, (Some(0), String::from("42\n"), String::new()));
+}
+
+#[test]
+fn settings_that_behave_like_other_services_are_settings() {
+    let mut rows = 0;
+    for row in table("docs/compatibility.md", "| set up as | settings |") {
+        let settings = row[1].split('`').nth(1).unwrap();
+        let variables = settings.split(' ').map(|setting| {
+            let (name, value) = setting.split_once('=').unwrap();
+            (name.to_owned(), value.replace("...", "0123456789abcdef"))
+        });
+        Config::from_variables(variables.collect(), Platform::Elsewhere).unwrap();
+        rows += 1;
+    }
+    assert_eq!(rows, 9);
+}
+
+#[test]
+fn links_of_the_documents_lead_somewhere() {
+    let documents = [
+        "README.md",
+        "SECURITY.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "docs/deploy.md",
+        "docs/compatibility.md",
+        "docs/reliability.md",
+        "docs/benchmarks.md",
+    ];
+    for name in documents {
+        let folder = std::path::Path::new(name).parent().unwrap().to_owned();
+        let text = document(name);
+        let links = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+        for link in links.filter(|link| !link.starts_with("http")) {
+            assert!(folder.join(link).exists(), "{name}: {link}");
+        }
+    }
 }
 
 #[test]

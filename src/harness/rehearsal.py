@@ -6,12 +6,14 @@ import sys
 from typing import Any
 
 from mainbox_failure import SCRIPT
+from mainbox_files import Workplace
 from mainbox_script import MODULE, Request, answer
 
 GO: dict[str, Any] = {
     "refused": {"modules": ["no"], "os_functions": ["no"], "builtins": [], "needs_return": False},
     "max_depth": 9,
     "max_result_bytes": 1 << 20,
+    "outputs": {"max_bytes": 0, "max_files": 0, "max_name_bytes": 0, "max_parts": 1},
 }
 
 PLAIN = """
@@ -38,9 +40,9 @@ def main(x):
 """
 
 
-def rehearse() -> None:
+def rehearse(workplace: Workplace | None) -> None:
     """One run of each script that the preloaded packages allow. Leaves no trace that a script could see."""
     for package, script in ((None, PLAIN), ("numpy", NUMPY), ("pandas", PANDAS)):
         if package is None or package in sys.modules:
-            answer(Request(script, [b"[1]"], []), GO, None, [])
+            answer(Request(script, [b"[1]"], []), GO, workplace, [])
     del sys.modules[MODULE], linecache.cache[SCRIPT]

@@ -39,7 +39,7 @@ def live(order: dict[str, Any], descriptors: list[int], lockdown: dict[str, Any]
         furnish(order["scratch"])
         workplace = memory.Memory(OUTPUTS) if lockdown["late_limits"] else Directory(order["scratch"])
         if order["rehearse"]:
-            rehearse()
+            rehearse(workplace)
         install_courtesy()
         channel.send(READY)
         serve(channel, workplace, lockdown["late_limits"])

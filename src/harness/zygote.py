@@ -64,7 +64,7 @@ class Zygote:
         if self.lockdown["late_limits"]:
             library.take_into_memory(packages)
             improve()  # frozen between requests, it would be at work during one
-        rehearse()
+        rehearse(None)
         gc.freeze()
         python = sys.version.split()[0]
         standard = sorted(sys.stdlib_module_names)

@@ -231,6 +231,16 @@ def main(n):
             expect(page.locator("#blocks script, #blocks b")).to_have_count(0)
             self.assertIsNone(page.evaluate("window.hurt ?? {}.hurt ?? null"))
 
+    def test_the_javascript_of_the_readme_runs_a_script(self) -> None:
+        """As a page of the same origin."""
+        snippet = (REPOSITORY / "README.md").read_text().split("```javascript\n")[1].split("```")[0]
+        self.assertEqual(len(snippet.splitlines()), 5)
+        with self.page() as page:
+            call = "execute('def main(x): return x * 2', 21, 'execute')"
+            self.assertEqual(page.evaluate(f"async () => {{ {snippet} return {call} }}"), 42)
+            call = "execute('def main(x): raise ValueError', 21, 'execute').catch((error) => error.kind)"
+            self.assertEqual(page.evaluate(f"async () => {{ {snippet} return {call} }}"), "exception")
+
     def test_a_key_is_asked_for_and_kept_for_the_tab(self) -> None:
         """Without one nothing runs."""
         server = Server(MAINBOX_API_KEYS=KEY, MAINBOX_PRELOAD="")
