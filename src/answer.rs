@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
+use http_body::Body;
 use http_body_util::Full;
 use serde::Serialize;
 
@@ -46,11 +47,6 @@ impl Answers {
 
     /// To a request whose script was run.
     pub fn executed(&self, execution: &Execution) -> Response<Full<Bytes>> {
-        let mut held = self.held.nothing();
-        if !held.grow(execution.bytes()) {
-            let error = "Too many answers wait for their clients to take them";
-            return self.refused(&Failure::new(Kind::Busy, error));
-        }
         let truncated = [("stdout", &execution.stdout), ("stderr", &execution.stderr)]
             .into_iter()
             .filter(|(_, captured)| captured.truncated)
@@ -79,6 +75,14 @@ impl Answers {
                 },
             ),
         };
+        // What it has really become: escaped, a byte can be six.
+        let mut held = self.held.nothing();
+        if !held.grow(response.body().size_hint().exact().unwrap_or_default() as usize) {
+            let error = "Too many answers wait for their clients to take them";
+            let failure = Failure::new(Kind::Busy, error);
+            let record = Record { kind: Some(Kind::Busy), ..Record::of(execution) };
+            return self.recorded(self.failed(&failure), record);
+        }
         let timing = format!(
             "queue;dur={:.3}, run;dur={:.3}, cpu;dur={:.3}",
             milliseconds(execution.queue),

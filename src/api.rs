@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::config::timeout_from_seconds;
-use crate::files::Files;
+use crate::files::{Files, OUTPUTS};
 use crate::json;
 
 /// Header of an execution: milliseconds in the queue, of the run, and of CPU.
@@ -253,6 +253,11 @@ impl ExecuteRequest {
             .transpose()?;
         if body.limits.memory_mb == Some(0) {
             return Err(invalid("limits.memory_mb must be at least 1"));
+        }
+        if body.files.contains(OUTPUTS) {
+            return Err(invalid(format!(
+                "files: `{OUTPUTS}` is the directory for what comes back"
+            )));
         }
         let script = check_script(body.script, max_script_bytes)?;
         Ok(ExecuteRequest {

@@ -1,6 +1,6 @@
 //! Who a request comes from, as far as it can be known.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::HeaderMap;
 
@@ -16,9 +16,10 @@ impl Client {
     /// or where they have not, the `peer`. What stands further ahead in the header, a client could have written itself.
     pub fn of(headers: &HeaderMap, peer: Option<IpAddr>, proxies: usize) -> Option<Client> {
         let forwarded = || {
+            // As bytes: what a client wrote ahead need not be text.
             let values = headers.get_all(FORWARDED).iter().rev();
-            let mut hops = values.flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
-            hops.nth(proxies.checked_sub(1)?)?.trim().parse().ok()
+            let mut hops = values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+            address(hops.nth(proxies.checked_sub(1)?)?)
         };
         forwarded().or(peer).map(|address: IpAddr| Client(address.to_canonical()))
     }
@@ -34,6 +35,12 @@ impl Client {
     }
 }
 
+/// An address as a proxy writes it, with a port or without.
+fn address(hop: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(hop).ok()?.trim();
+    text.parse().or_else(|_| text.parse().map(|with_port: SocketAddr| with_port.ip())).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
@@ -43,7 +50,7 @@ mod tests {
     fn client(forwarded: &[&'static str], proxies: usize) -> String {
         let mut headers = HeaderMap::new();
         for value in forwarded {
-            headers.append(FORWARDED, HeaderValue::from_static(value));
+            headers.append(FORWARDED, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         Client::of(&headers, Some([10, 0, 0, 1].into()), proxies).unwrap().0.to_string()
     }
@@ -63,6 +70,9 @@ mod tests {
         }
         assert_eq!(client(&[], 1), "10.0.0.1");
         assert_eq!(client(&["nonsense"], 1), "10.0.0.1");
+        assert_eq!(client(&["é, 3.3.3.3"], 1), "3.3.3.3");
+        assert_eq!(client(&["3.3.3.3:5678"], 1), "3.3.3.3");
+        assert_eq!(client(&["[2001:db8::1]:5678"], 1), "2001:db8::1");
         assert_eq!(client(&["::ffff:5.5.5.5"], 1), "5.5.5.5");
         assert_eq!(Client::of(&HeaderMap::new(), None, 0), None);
     }

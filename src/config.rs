@@ -21,9 +21,12 @@ const LAMBDA: &str = "AWS_LAMBDA_RUNTIME_API";
 const LAMBDA_SETS: [&str; 3] =
     ["AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_VERSION", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE"];
 
-/// The name by which Cloud Run and Knative tell a container which service it is:
-/// <https://cloud.google.com/run/docs/container-contract#env-vars>.
-const KNATIVE: &str = "K_SERVICE";
+/// The name by which Cloud Run tells a container which service it is:
+/// <https://cloud.google.com/run/docs/container-contract#env-vars>. So does Knative, where it is for whoever set it up to
+/// know how many proxies there are.
+const CLOUD_RUN: &str = "K_SERVICE";
+/// What is set in every container of a Kubernetes, and so of a Knative that is not Google's.
+const KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
 
 /// Bytes of an answer that AWS Lambda takes: <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
 pub const LAMBDA_ANSWER_BYTES: usize = 6 * MIB as usize;
@@ -67,8 +70,8 @@ pub enum Metrics {
 pub enum Platform {
     /// AWS Lambda: it calls us, instead of HTTP clients.
     Lambda,
-    /// Cloud Run or Knative: a proxy in front tells who calls.
-    Knative,
+    /// Cloud Run: a proxy in front tells who calls.
+    CloudRun,
     /// A laptop, a container, anything else.
     Elsewhere,
 }
@@ -175,8 +178,8 @@ impl Config {
         let is_set = |name: &str| std::env::var_os(name).is_some();
         let platform = if is_set(LAMBDA) {
             Platform::Lambda
-        } else if is_set(KNATIVE) {
-            Platform::Knative
+        } else if is_set(CLOUD_RUN) && !is_set(KUBERNETES) {
+            Platform::CloudRun
         } else {
             Platform::Elsewhere
         };
@@ -206,7 +209,7 @@ impl Config {
         // An environment of Lambda's gets one request at a time.
         let cpus = if on_lambda { 1 } else { available_cpus() };
         let (stdout, files) = if on_lambda { (MIB / 2, MIB / 2) } else { (MIB, 4 * MIB) };
-        let proxies = u64::from(platform == Platform::Knative);
+        let proxies = u64::from(platform == Platform::CloudRun);
         let config = Config {
             platform,
             port: values.number("PORT", 8080, 0, 65535)? as u16,
@@ -439,7 +442,7 @@ mod tests {
     fn behind_cloud_run_there_is_a_proxy() {
         let proxies = |platform| Config::from_variables(BTreeMap::new(), platform).unwrap().proxies;
         assert_eq!(
-            [Platform::Knative, Platform::Lambda, Platform::Elsewhere].map(proxies),
+            [Platform::CloudRun, Platform::Lambda, Platform::Elsewhere].map(proxies),
             [1, 0, 0]
         );
     }

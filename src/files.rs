@@ -68,6 +68,11 @@ impl Files {
         Ok(())
     }
 
+    /// Whether one has this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -83,7 +88,7 @@ impl Files {
         self.0.values().map(|content| (content.len() as u64).next_multiple_of(PAGE_BYTES)).sum()
     }
 
-    /// Bytes that they have as JSON at least.
+    /// Bytes that they have as JSON, about.
     pub fn bytes_as_json(&self) -> usize {
         self.0.iter().map(|(name, content)| name.len() + content.len() / 3 * 4 + 16).sum()
     }

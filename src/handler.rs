@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::executor::outcome::{Execution, Live};
 use crate::executor::{Executor, Health, Job};
 use crate::files::{Files, MAX_FILES};
-use crate::metrics;
+use crate::metrics::{self, Metrics};
 use crate::page;
 use crate::rate::{Caller, RateLimit};
 
@@ -52,8 +52,20 @@ pub struct Handler {
     answers: Answers,
 }
 
+/// What answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Execute,
+    Root,
+    Health,
+    About,
+    Metrics,
+    OpenApi,
+}
+
 /// What can be asked.
 struct Endpoint {
+    route: Route,
     path: &'static str,
     /// `GET` stands for `HEAD` too.
     method: &'static str,
@@ -65,31 +77,36 @@ struct Endpoint {
 
 const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
+        route: Route::Execute,
         path: "/execute",
         method: "POST",
         guarded: true,
         purpose: "runs main() of a Python script and answers with its JSON and what it printed",
     },
-    Endpoint { path: "/", method: "GET", guarded: false, purpose: "" },
+    Endpoint { route: Route::Root, path: "/", method: "GET", guarded: false, purpose: "" },
     Endpoint {
+        route: Route::Health,
         path: "/health",
         method: "GET",
         guarded: false,
         purpose: "whether scripts can be run",
     },
     Endpoint {
+        route: Route::About,
         path: "/about",
         method: "GET",
         guarded: true,
         purpose: "versions, limits and the isolation in force",
     },
     Endpoint {
+        route: Route::Metrics,
         path: "/metrics",
         method: "GET",
         guarded: true,
         purpose: "what is counted, for Prometheus",
     },
     Endpoint {
+        route: Route::OpenApi,
         path: "/openapi.yaml",
         method: "GET",
         guarded: false,
@@ -154,22 +171,24 @@ impl Handler {
         };
         let caller = match self.admit(&request, endpoint) {
             Ok(caller) => caller,
-            Err(failure) if path == "/execute" => return self.answers.refused(&failure),
+            Err(failure) if endpoint.route == Route::Execute => {
+                return self.answers.refused(&failure);
+            }
             Err(failure) => return self.answers.failed(&failure),
         };
         if !endpoint.takes(request.method()) {
             return self.answers.method_not_allowed(endpoint.allowed());
         }
-        match path {
-            "/execute" => match self.execute(request, caller).await {
+        match endpoint.route {
+            Route::Execute => match self.execute(request, caller).await {
                 Ok(execution) => self.answers.executed(&execution),
                 Err(failure) => self.answers.refused(&failure),
             },
-            "/health" => self.health(),
-            "/about" => self.about(),
-            "/metrics" => self.metrics(),
-            "/openapi.yaml" => document(YAML, OPENAPI),
-            _ => self.root(request.headers()),
+            Route::Root => self.root(request.headers()),
+            Route::Health => self.health(),
+            Route::About => self.about(),
+            Route::Metrics => self.metrics(),
+            Route::OpenApi => document(YAML, OPENAPI),
         }
     }
 
@@ -190,7 +209,7 @@ impl Handler {
             return Ok(Some(Caller::Key(key)));
         }
         let client = request.extensions().get::<Client>();
-        Ok(Some(client.map_or(Caller::Others, |client| Caller::Address(client.network()))))
+        Ok(Some(client.map_or(Caller::Others(0), |client| Caller::Address(client.network()))))
     }
 
     /// Before anything of the body is read: who comes too often must not fill the memory.
@@ -220,7 +239,10 @@ impl Handler {
         drop(body);
         check_room(&request.files, config)?;
         let job = Job { deadline, live, ..Job::new(request, config) };
-        self.executor.execute(job).await
+        let left = Left(Some(self.executor.metrics()));
+        let execution = self.executor.execute(job).await;
+        left.stayed();
+        execution
     }
 
     fn root(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
@@ -273,7 +295,7 @@ impl Handler {
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
-        match self.executor.metrics().text() {
+        match self.executor.measured().text() {
             Ok(text) => document(HeaderValue::from_static(metrics::MEDIA_TYPE), text),
             Err(error) => {
                 tracing::error!(%error, "metrics cannot be written");
@@ -284,8 +306,25 @@ impl Handler {
     }
 }
 
+/// Counts a request as left by its client, if it is dropped as it is.
+struct Left<'a>(Option<&'a Metrics>);
+
+impl Left<'_> {
+    fn stayed(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        if let Some(metrics) = self.0 {
+            metrics.count_left();
+        }
+    }
+}
+
 fn rate_limited(wait: Duration) -> Failure {
-    let seconds = wait.as_secs_f64().ceil() as u64;
+    let seconds = (wait.as_secs_f64().ceil() as u64).max(1);
     let error = format!("Too many requests; the next may come in {seconds} seconds");
     Failure { retry_after: Some(seconds), ..Failure::new(Kind::RateLimited, error) }
 }

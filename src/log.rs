@@ -1,7 +1,7 @@
 //! The log: lines for people on a terminal, JSON elsewhere. It goes to stderr.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -62,7 +62,7 @@ fn for_people(level: &str) {
         .fmt_fields(fields)
         .with_env_filter(asked_for().unwrap_or_else(|| EnvFilter::new(level)))
         .with_target(false)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Lossy)
         .init();
 }
 
@@ -71,8 +71,23 @@ fn for_programs(level: &'static str, filter: EnvFilter) {
         .fmt_fields(DefaultFields::new())
         .event_format(Json { level })
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Lossy)
         .init();
+}
+
+/// Standard error, whose reader may be gone: then lines are lost. That a line was not written would be told on the same
+/// stream, and be the end of us.
+struct Lossy;
+
+impl io::Write for Lossy {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let _ = io::Write::write_all(&mut io::stderr(), line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// One object a line: `timestamp`, the level under a name of the reader's, `message`, and the fields of the event.

@@ -1,5 +1,6 @@
 //! Reads the configuration, establishes the sandbox, makes the executor, picks the front.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -46,7 +47,8 @@ fn main() -> ExitCode {
 }
 
 fn stop(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    eprintln!("mainbox: {error}");
+    // Whoever read it may be gone.
+    let _ = writeln!(std::io::stderr(), "mainbox: {error}");
     ExitCode::from(code)
 }
 

@@ -22,10 +22,13 @@ const SECONDS: [f64; 16] = [
 /// The smallest of eleven steps that double: up to a gigabyte.
 const LEAST_MEMORY_BYTES: f64 = (1 << 20) as f64;
 
+/// The word for a request whose client did not wait for its answer.
+const LEFT: &str = "left";
+
 /// What became of a request to have a script run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
-    /// `ok`, or the kind of the failure.
+    /// `ok`, the kind of the failure, or `left`.
     kind: &'static str,
 }
 
@@ -139,6 +142,11 @@ impl Metrics {
             self.cpu_seconds.inc_by(record.cpu.as_secs_f64());
             self.peak_memory_bytes.observe(record.peak_memory as f64);
         }
+    }
+
+    /// Counts a request whose client has left while its script was waiting or running, which ended it.
+    pub fn count_left(&self) {
+        self.executions.get_or_create(&Outcome { kind: LEFT }).inc();
     }
 
     /// All of it as text.

@@ -17,7 +17,12 @@ use crate::answer::document;
 
 const TEMPLATE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
-const SCRIPT: &str = include_str!("page/page.js");
+const SCRIPT: &str = concat!(
+    include_str!("page/page.js"),
+    include_str!("page/editor.js"),
+    include_str!("page/examples.js"),
+    include_str!("page/start.js")
+);
 
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 

@@ -30,7 +30,7 @@ pub const VARIABLES: &[Variable] = &[
     },
     Variable {
         name: "MAINBOX_PROXIES",
-        default: "0; on Cloud Run and Knative 1",
+        default: "0; on Cloud Run 1",
         meaning: "proxies in front that append to X-Forwarded-For, and so tell the address of a client, 0 to 10",
     },
     Variable {

@@ -206,11 +206,21 @@ fn further_packages_are_a_build_argument() {
     ];
     let directory = env!("CARGO_MANIFEST_DIR");
     said(Command::new("docker").args(build).current_dir(directory));
-    let script = "import scipy.optimize\nimport pandas as pd\ndef main(): return [round(scipy.optimize.brentq(lambda x: x * x - 4, 0, 9), 6), int(pd.Series([1]).sum())]";
+    let script = "import matplotlib.pyplot as plt, scipy.optimize\nimport pandas as pd\ndef main():\n    \
+        pd.Series([1, 4, 9]).plot().figure.savefig('outputs/plot.png')\n    \
+        return round(scipy.optimize.brentq(lambda x: x * x - 4, 0, 9), 6)";
     let mut run = Command::new("docker");
-    run.args(["run", "--rm", "--interactive", "mainbox-extra", "run", "-"]);
-    let mut process = run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    run.args(["run", "--rm", "--interactive", "--read-only", "--tmpfs", "/tmp"])
+        .args(["--env", "MAINBOX_PRELOAD=numpy,pandas,scipy,matplotlib.pyplot"])
+        .args(["mainbox-extra", "run", "-"]);
+    run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = run.spawn().unwrap();
     process.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     let output = process.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "{\"result\":[2.0,1],\"stdout\":\"\"}\n");
+    // What could not be preloaded would be named there.
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    let body: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&body["result"], &body["stdout"]), (&2.0.into(), &"".into()), "{body}");
+    let plot = body["files"]["plot.png"]["base64"].as_str().unwrap();
+    assert!(plot.starts_with("iVBORw0KGgo") && plot.len() > 5000, "{body}");
 }

@@ -82,9 +82,17 @@ def main():
 }
 
 #[test]
+fn what_a_script_has_not_closed_is_written_all_the_same() {
+    let script = "import sys\nLOG = open('outputs/log', 'w')\ndef main():\n    LOG.write('kept open')\n    \
+        sys.stdout = open('outputs/printed', 'w')\n    print('into a file')";
+    let left = json!({"log": "kept open", "printed": "into a file\n"});
+    assert_eq!(runs(script, &json!({})), (Value::Null, left));
+}
+
+#[test]
 fn files_behave_as_files_do() {
     let script = r#"
-import io, os, zipfile
+import io, os, shutil, zipfile
 def attempt(act):
     try: return act()
     except Exception as error: return type(error).__name__
@@ -97,9 +105,13 @@ def main():
     os.rename("b", "c")
     with zipfile.ZipFile("outputs/z.zip", "w") as archive: archive.writestr("inside", "packed")
     unbuffered = open("u", "wb", buffering=0); unbuffered.write(b"at once")
+    shutil.copy("u", "copy"); os.makedirs("x/y"); os.rmdir("x/y"); os.rename(src="copy", dst="x/copied")
+    with zipfile.ZipFile("packed.zip", "w") as archive: archive.write("u")
     return [
         whole, end, open("c", "rb").read(), os.path.exists("b"), zipfile.ZipFile("outputs/z.zip").read("inside").decode(),
         open("u").read(), os.stat("c").st_size, list(os.scandir("outputs"))[0].name, open("a").mode, open("a", "rb").readable(),
+        open("x/copied").read(), os.path.samefile("a", "u"), os.path.samefile("u", "./u"), os.access("x", os.W_OK), os.access("no", os.R_OK),
+        os.stat("u").st_mtime > 1.6e9, attempt(lambda: os.rmdir("x")),
         [attempt(lambda: open("none")), attempt(lambda: open("a", "x")), attempt(lambda: open("outputs")),
          attempt(lambda: os.listdir("none")), attempt(lambda: os.listdir("a")), attempt(lambda: os.mkdir("outputs")),
          attempt(lambda: os.remove("none")), attempt(lambda: open("a").write("")), attempt(lambda: open("a", "q"))],
@@ -117,6 +129,13 @@ def main():
         "z.zip",
         "r",
         true,
+        "at once",
+        false,
+        true,
+        true,
+        false,
+        true,
+        "OSError",
         [
             "FileNotFoundError",
             "FileExistsError",
@@ -145,6 +164,13 @@ fn names_that_could_leave_the_directory_are_refused() {
         );
         assert!(error.starts_with(&expected), "{error}");
     }
+    fails(
+        "def main(): return 1",
+        &json!({"outputs": ""}),
+        400,
+        "invalid_request",
+        "files: `outputs` is the directory for what comes back",
+    );
     let body = r#"{"script": "def main(): return 1", "files": {"a": "", "a/b": ""}}"#;
     assert_eq!(
         server().post("application/json", body.as_bytes()).failure().2,

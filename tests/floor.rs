@@ -101,6 +101,29 @@ fn a_scratch_directory_that_cannot_be_made_is_named() {
 }
 
 #[test]
+fn an_ordinary_user_gets_what_the_host_gives_to_users() {
+    let folder = std::env::temp_dir().join(format!("mainbox-ordinary-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let binary = folder.join("mainbox");
+    std::fs::copy(mainbox(&[]).get_program(), &binary).unwrap();
+    let ordinary = |program: &std::ffi::OsStr| {
+        let mut command = Command::new(program);
+        command.uid(1000).gid(1000).current_dir("/").env_clear().env("PATH", "/usr/bin:/bin");
+        command
+    };
+    let mut unshare = ordinary("unshare".as_ref());
+    let has_namespaces = output(unshare.args(["--user", "--map-root-user", "true"])).0 == Some(0);
+    let mut doctor = ordinary(binary.as_os_str());
+    // That of the system, since others may be root's alone.
+    doctor.arg("doctor").env("MAINBOX_PYTHON", "/usr/bin/python3").env("MAINBOX_PRELOAD", "");
+    let (code, text, error) = output(&mut doctor);
+    std::fs::remove_dir_all(&folder).unwrap();
+    let tier = if has_namespaces { "namespaces" } else { "seccomp" };
+    assert!(text.contains(&format!("isolation  {tier}\n")), "{text}{error}");
+    assert_eq!((code, text.contains("  BAD  ")), (Some(0), false), "{text}{error}");
+}
+
+#[test]
 fn where_no_other_uid_is_mapped_workers_get_user_namespaces_instead() {
     let server_binary = mainbox(&[]).get_program().to_owned();
     let mut command = Command::new("unshare");

@@ -129,16 +129,24 @@ fn preloaded_packages_have_a_home_while_they_are_imported_and_half_of_one_is_for
         ("homely.py", homely),
         ("half/__init__.py", "from half import first, second\n"),
         ("half/first.py", ""),
+        ("whole/__init__.py", "LOADED = []\n"),
         ("half/second.py", "raise RuntimeError('not today')"),
         ("homely-1.2.dist-info/METADATA", ""),
     ]);
-    let server =
-        Server::start(&[("MAINBOX_PYTHON", &python.python), ("MAINBOX_PRELOAD", "homely,half")]);
+    let server = Server::start(&[
+        ("MAINBOX_PYTHON", &python.python),
+        ("MAINBOX_PRELOAD", "homely,whole,half,whole.missing"),
+    ]);
     let script = "import homely, os, sys, tempfile\ndef main():\n    \
         return [os.path.exists(homely.TEMPORARY), os.path.exists(homely.WHERE + '/cache'), tempfile.gettempdir() == os.getcwd(), \
-        sorted(name for name in sys.modules if name.startswith('half')), 'homely' in sys.modules]";
+        sorted(name for name in sys.modules if name.startswith(('half', 'whole'))), 'homely' in sys.modules]";
     let answer = server.run(script);
-    assert_eq!(answer.json()["result"], json!([false, false, true, [], true]), "{}", answer.body);
+    assert_eq!(
+        answer.json()["result"],
+        json!([false, false, true, ["whole"], true]),
+        "{}",
+        answer.body
+    );
     let half = server.run("import half\ndef main(): pass");
     assert_eq!(half.failure().2, "RuntimeError: not today");
     assert_eq!(server.get("/about").json()["installed"], json!({"homely": "1.2"}));
@@ -359,6 +367,48 @@ fn a_client_that_does_not_take_its_answer_is_given_up() {
     assert!(taken < 50_000_000, "all was sent to a client that took nothing for 24 seconds");
 }
 
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [head.as_slice(), payload].concat()
+}
+
+#[test]
+fn a_client_that_gives_no_window_for_its_answers_is_given_up_too() {
+    const INITIAL_WINDOW_SIZE: [u8; 6] = [0, 4, 0, 0, 0, 0];
+    let server = Server::start(QUICK);
+    let body = json!({"script": "def main(): return 'x' * 100_000"}).to_string();
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/execute"),
+        (":authority", "x"),
+        ("content-type", "application/json"),
+    ];
+    let mut head = vec![];
+    for (name, value) in fields {
+        head.extend([0, name.len() as u8]);
+        head.extend(name.bytes());
+        head.push(value.len() as u8);
+        head.extend(value.bytes());
+    }
+    let mut stream = server.connect();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    stream.write_all(&frame(4, 0, 0, &INITIAL_WINDOW_SIZE)).unwrap();
+    stream.write_all(&frame(1, 4, 1, &head)).unwrap();
+    stream.write_all(&frame(0, 1, 1, body.as_bytes())).unwrap();
+    let started = Instant::now();
+    let (mut received, mut buffer) = (0, [0; 4096]);
+    while let Ok(length @ 1..) = stream.read(&mut buffer) {
+        received += length;
+    }
+    let took = started.elapsed();
+    // 20 seconds, and one for a hundred kilobytes.
+    assert!((Duration::from_secs(20)..Duration::from_secs(28)).contains(&took), "{took:?}");
+    assert!((50..2000).contains(&received), "{received}");
+}
+
 #[test]
 fn when_all_places_are_taken_an_idle_connection_makes_room() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -458,6 +508,26 @@ fn every_request_is_one_line_as_cloud_logging_reads_it_and_without_its_content()
         );
     }
     assert!(!server.log().contains("sesame"), "{}", server.log());
+}
+
+#[test]
+fn a_log_that_nobody_reads_any_more_costs_no_answer() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let mut command = mainbox(QUICK);
+    command.env("PORT", port.to_string()).stdout(Stdio::null()).stderr(writer);
+    let mut process = command.spawn().unwrap();
+    drop((command, reader));
+    let url = format!("http://127.0.0.1:{port}/execute");
+    let ask = || common::request("POST", &url, Some("text/x-python"), b"def main(): return 1");
+    let started = Instant::now();
+    while ask().is_err() {
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}", process.try_wait());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(ask().unwrap().body, r#"{"result":1,"stdout":""}"#);
+    kill(Pid::from_raw(process.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(0));
 }
 
 #[test]

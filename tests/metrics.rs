@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use common::{Server, children};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 
 /// Every sample by its name and labels.
 fn samples(server: &Server) -> BTreeMap<String, f64> {
@@ -84,15 +85,14 @@ fn what_runs_waits_and_is_spare_is_told() {
         becomes(&server, &format!("mainbox_spares{{zygote=\"{zygote}\"}}"), 2.0);
         becomes(&server, &format!("mainbox_zygote_restarts_total{{zygote=\"{zygote}\"}}"), 0.0);
     }
-    std::thread::scope(|scope| {
-        for _ in 0..5 {
-            scope.spawn(|| server.run("import time\ndef main(): time.sleep(0.5)"));
-        }
-        becomes(&server, "mainbox_running", 2.0);
-        becomes(&server, "mainbox_waiting", 3.0);
-    });
+    let sleep = json!({"script": "import time\ndef main(): time.sleep(9)"});
+    let requests: Vec<_> = (0..5).map(|_| server.begin("", &sleep)).collect();
+    becomes(&server, "mainbox_running", 2.0);
+    becomes(&server, "mainbox_waiting", 3.0);
+    drop(requests);
     becomes(&server, "mainbox_running", 0.0);
     becomes(&server, "mainbox_waiting", 0.0);
+    becomes(&server, "mainbox_executions_total{kind=\"left\"}", 5.0);
 }
 
 #[test]

@@ -340,8 +340,13 @@ impl Executor {
         self.preloaded.info()
     }
 
-    /// What is counted, with what is true at this moment.
+    /// Where executions are counted.
     pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// What is counted, with what is true at this moment.
+    pub fn measured(&self) -> &Metrics {
         let taken = |there: usize, free: usize| (there - free) as i64;
         self.metrics.running.set(taken(self.turns, self.running.available_permits()));
         self.metrics.waiting.set(taken(self.config.queue, self.waiting.available_permits()));

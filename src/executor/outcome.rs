@@ -42,7 +42,7 @@ pub struct Returned {
 }
 
 impl Execution {
-    /// Bytes that an answer with all this has at least.
+    /// Bytes that an answer with all this has, but for what escaping adds.
     pub fn bytes(&self) -> usize {
         let outcome = match &self.outcome {
             Ok(returned) => returned.result.get().len() + returned.files.bytes_as_json(),
@@ -118,7 +118,7 @@ impl Capture {
                 let room = self.limit - self.captured.bytes.len();
                 let kept = &chunk[..length.min(room)];
                 self.captured.bytes.extend_from_slice(kept);
-                if let Some(Live(sender)) = &self.live {
+                if let (Some(Live(sender)), false) = (&self.live, kept.is_empty()) {
                     // Fails when nobody looks on any more.
                     let _ = sender.send(kept.to_vec());
                 }

@@ -248,6 +248,7 @@ async fn converse(channel: &mut UnixStream, job: &Job, config: &Config) -> Endin
     loop {
         let limit = |kind| match kind {
             answer::FILE => NAME_LENGTH_BYTES + MAX_NAME_BYTES + room,
+            answer::FAILURE => MAX_FAILURE_BYTES,
             _ => config.max_result_bytes.max(MAX_FAILURE_BYTES),
         };
         let frame = match receive(channel, limit).await {

@@ -1,16 +1,20 @@
 //! One connection: what it is doing, how long it may take over that, and how it is brought to an end.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -18,6 +22,7 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::access_log::Access;
 use crate::client::Client;
@@ -27,6 +32,9 @@ use crate::handler::Handler;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take nothing of an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How fast a client must take an answer on the whole, bytes a second, beyond the time that it may take none of it. One
+/// that reads a byte now and then, or by HTTP/2 gives no window, would hold memory that others need.
+const LEAST_RATE: u64 = 64 * 1024;
 /// How long a connection may wait for its next request: longer than load balancers keep theirs, so that they never use
 /// one that we are just closing. Google's keep them for 600 seconds:
 /// <https://cloud.google.com/load-balancing/docs/https#timeout-keepalive-backends>.
@@ -61,8 +69,9 @@ pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
             request.extensions_mut().insert(client);
         }
         async move {
-            let mut response = shared.handler.handle(request).await;
+            let response = shared.handler.handle(request).await;
             access.log(&response);
+            let mut response = taken_in_time(response, &serving.state);
             if *shared.draining.borrow() && !serving.state.http2.load(Ordering::Relaxed) {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -81,6 +90,7 @@ pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
                 return;
             }
             () = overdue(&state) => return,
+            () = untaken(&state) => return,
             () = told_to_end(&state, &shared), if !ending => {
                 ending = true;
                 connection.as_mut().graceful_shutdown();
@@ -104,6 +114,9 @@ enum Phase {
 
 struct State {
     phase: watch::Sender<Phase>,
+    /// Until when each answer must be taken, the first first.
+    answers: watch::Sender<BTreeSet<(Instant, u64)>>,
+    answered: AtomicU64,
     http2: AtomicBool,
     /// The first bytes, while they may still be those of HTTP/2.
     beginning: AtomicBool,
@@ -113,6 +126,8 @@ impl Default for State {
     fn default() -> State {
         State {
             phase: watch::Sender::new(Phase::Idle),
+            answers: watch::Sender::default(),
+            answered: AtomicU64::new(0),
             http2: AtomicBool::new(false),
             beginning: AtomicBool::new(true),
         }
@@ -182,6 +197,58 @@ async fn overdue(state: &State) {
         if tokio::time::timeout(patience, phase.changed()).await.is_err() {
             return;
         }
+    }
+}
+
+/// Ends when an answer has not been taken in time.
+async fn untaken(state: &State) {
+    let mut answers = state.answers.subscribe();
+    loop {
+        let first = answers.borrow_and_update().first().map(|(end, _)| *end);
+        let in_time = match first {
+            Some(end) => tokio::time::timeout_at(end, answers.changed()).await.is_ok(),
+            None => answers.changed().await.is_ok(),
+        };
+        if !in_time {
+            return;
+        }
+    }
+}
+
+/// The same answer, of which the connection knows until it is gone: handed to the kernel to its last byte.
+fn taken_in_time(response: Response<Full<Bytes>>, state: &Arc<State>) -> Response<Full<Bytes>> {
+    let length = response.body().size_hint().exact().unwrap_or_default();
+    let patience = WRITE_TIMEOUT + Duration::from_secs(length / LEAST_RATE);
+    let number = state.answered.fetch_add(1, Ordering::Relaxed);
+    let key = (Instant::now() + patience, number);
+    state.answers.send_modify(|answers| {
+        answers.insert(key);
+    });
+    let state = Arc::clone(state);
+    response.map(|body| {
+        let body = body.into_inner().unwrap_or_default();
+        Full::new(Bytes::from_owner(Answer { body, key, state }))
+    })
+}
+
+/// The body of an answer that is not taken yet.
+struct Answer {
+    body: Bytes,
+    key: (Instant, u64),
+    state: Arc<State>,
+}
+
+impl AsRef<[u8]> for Answer {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.state.answers.send_modify(|answers| {
+            answers.remove(&self.key);
+        });
     }
 }
 

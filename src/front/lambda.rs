@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 
 use super::event;
 use crate::api::{Failure, Kind, invalid};
+use crate::client::Client;
 use crate::config::{LAMBDA_ANSWER_BYTES, Metrics};
 use crate::emf;
 use crate::executor::Executor;
@@ -79,6 +80,11 @@ async fn invoke(
     let response = match event::request(form, &event) {
         Ok(mut request) => {
             request.extensions_mut().insert(deadline(&context));
+            let caller = request.extensions().get().map(|Client(address)| *address);
+            let client = Client::of(request.headers(), caller, handler.config().proxies);
+            if let Some(client) = client {
+                request.extensions_mut().insert(client);
+            }
             handler.handle(request).await
         }
         Err(error) => handler.answers().refused(&invalid(error.to_string())),

@@ -72,16 +72,16 @@ pub(super) async fn run(handler: &Handler, arguments: RunArguments) -> Result<bo
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     request.extensions_mut().insert(Trusted);
     let response = if io::stderr().is_terminal() {
-        watched(handler, request).await.map_err(ShellError::Output)?
+        watched(handler, request).await.map_err(ShellError::Terminal)?
     } else {
         handler.handle(request).await
     };
     let succeeded = response.status() == StatusCode::OK;
     let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    print(&escaped(&String::from_utf8_lossy(&body)))?;
     if let Some(outputs) = &arguments.outputs {
         keep(outputs, &body)?;
     }
-    print(&escaped(&String::from_utf8_lossy(&body)))?;
     Ok(succeeded)
 }
 
@@ -90,7 +90,8 @@ fn escaped(json: &str) -> String {
     let mut line = String::with_capacity(json.len() + 1);
     for character in json.chars() {
         match character {
-            // Only strings have them, and of the other control characters JSON has none as they are.
+            // White space between values: in strings they are escaped already.
+            '\0'..='\x1f' => line.push(' '),
             '\u{7f}'..='\u{9f}' => line += &format!("\\u{:04x}", character as u32),
             _ => line.push(character),
         }
@@ -157,8 +158,8 @@ fn make_empty(directory: &Path) -> Result<(), ShellError> {
 }
 
 fn keep(directory: &Path, body: &[u8]) -> Result<(), ShellError> {
-    // An answer that is none of ours has no files either.
-    let Ok(left) = serde_json::from_slice::<Left>(body) else { return Ok(()) };
+    let left: Left =
+        serde_json::from_slice(body).expect("BUG: answers are JSON, and files have names");
     for (name, content) in left.files.iter() {
         let path = directory.join(name);
         let parent = path.parent().unwrap_or(directory);

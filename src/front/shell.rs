@@ -92,6 +92,9 @@ pub enum ShellError {
         /// What happened instead.
         source: std::io::Error,
     },
+    /// The terminal is gone.
+    #[error("standard error: {0}")]
+    Terminal(std::io::Error),
     /// Standard output is gone.
     #[error("standard output: {0}")]
     Output(std::io::Error),

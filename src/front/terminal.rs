@@ -87,7 +87,11 @@ fn harmless(character: char) -> char {
         '\n' | '\r' | '\t' => character,
         '\0'..='\x1f' => char::from_u32(0x2400 + character as u32).unwrap_or('\u{fffd}'),
         '\x7f' => '\u{2421}',
-        '\u{80}'..='\u{9f}' => '\u{fffd}',
+        // Also what changes the direction of text, and with it what it seems to say.
+        '\u{80}'..='\u{9f}'
+        | '\u{200e}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2066}'..='\u{2069}' => '\u{fffd}',
         _ => character,
     }
 }

@@ -21,9 +21,9 @@ class Channel:
         kind, length = HEADER.unpack(self._read(HEADER.size))
         return bytes([kind]), self._read(length)
 
-    def send(self, kind: bytes, payload: bytes = b"") -> None:
-        """Sends a frame."""
-        rest = [memoryview(HEADER.pack(kind[0], len(payload))), memoryview(payload)]
+    def send(self, kind: bytes, *payload: bytes) -> None:
+        """Sends a frame, whose payload may be in parts."""
+        rest = [memoryview(HEADER.pack(kind[0], sum(map(len, payload)))), *map(memoryview, payload)]
         while rest:
             sent = os.writev(self.descriptor, rest)
             while rest and sent >= len(rest[0]):

@@ -1,10 +1,12 @@
 """The files of a request, laid in the working directory, and those that its script leaves in `outputs/`."""
 
 import errno
+import gc
 import os
 import stat
 from collections.abc import Iterator
-from io import SEEK_END, FileIO, RawIOBase
+from contextlib import suppress
+from io import SEEK_END, FileIO, IOBase, RawIOBase
 from typing import Any, Protocol
 
 from mainbox_failure import fail
@@ -19,7 +21,7 @@ NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 class Workplace(Protocol):
     """Where a script finds its files and leaves its own."""
 
-    def lay(self, name: str, content: bytes | bytearray) -> None:
+    def lay(self, name: str, content: memoryview) -> None:
         """Puts a file there."""
 
     def outputs(self, max_parts: int) -> Iterator[tuple[str, RawIOBase]]:
@@ -34,7 +36,7 @@ class Directory:
         self.home = os.stat(path)
         os.mkdir(os.path.join(path, OUTPUTS))
 
-    def lay(self, name: str, content: bytes | bytearray) -> None:
+    def lay(self, name: str, content: memoryview) -> None:
         """Puts a file there, in the directories that its name has."""
         path = os.path.join(self.path, name)
         if "/" in name:
@@ -63,12 +65,28 @@ def regular_files(directory: int, prefix: str, max_parts: int) -> Iterator[tuple
             if stat.S_ISDIR(kind):
                 if max_parts == 1:
                     fail("result_too_large", f"{OUTPUTS}/{prefix}{name} is nested too deeply")
-                below = os.open(name, READ | os.O_DIRECTORY, dir_fd=directory)
+                below = opened(name, os.O_DIRECTORY, directory, prefix)
                 yield from regular_files(below, f"{prefix}{name}/", max_parts - 1)
             elif stat.S_ISREG(kind):
-                yield prefix + name, FileIO(os.open(name, READ, dir_fd=directory))
+                yield prefix + name, FileIO(opened(name, 0, directory, prefix))
     finally:
         os.close(directory)
+
+
+def opened(name: str, flags: int, directory: int, prefix: str) -> int:
+    """Opens what is in an open directory; that it cannot be is the script's doing."""
+    try:
+        return os.open(name, READ | flags, dir_fd=directory)
+    except OSError as error:
+        fail("exception", f"{OUTPUTS}/{prefix}{name} cannot be read: {error.strerror}")
+
+
+def flush_files() -> None:
+    """Writes what a script has not closed, as its interpreter would at its end."""
+    for thing in gc.get_objects():
+        if issubclass(type(thing), IOBase):
+            with suppress(Exception):  # read-only, closed, or of a class of the script's own
+                thing.flush()
 
 
 def collect(workplace: Workplace, limits: dict[str, Any]) -> list[tuple[bytes, bytes]]:
@@ -77,6 +95,8 @@ def collect(workplace: Workplace, limits: dict[str, Any]) -> list[tuple[bytes, b
     room = limits["max_bytes"]
     for name, file in workplace.outputs(limits["max_parts"]):
         with file:
+            if not collected:
+                flush_files()
             if len(collected) == limits["max_files"]:
                 fail("result_too_large", f"{OUTPUTS}/{name} is one too many; the limit is {limits['max_files']} files")
             length = file.seek(0, SEEK_END)

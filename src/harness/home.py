@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from mainbox_lockdown import mount, unmount
 
@@ -24,7 +24,7 @@ def home(mount_point: str | None) -> Iterator[None]:
         yield
     finally:
         for name in VARIABLES:
-            del os.environ[name]
+            os.environ.pop(name, None)
         if (tempfile := sys.modules.get("tempfile")) is not None:
             tempfile.tempdir = None  # it remembers the directory that it found
         remove(path, mount_point)
@@ -36,7 +36,8 @@ def make(mount_point: str | None) -> str:
         mount(mount_point, OPTIONS)
         return mount_point
     parent = "/tmp" if os.path.isdir("/tmp") else "/"
-    path = os.path.join(parent, f"mainbox-home-{os.urandom(8).hex()}")
+    # Named as scratch roots are: should we be killed, the next service removes it with those.
+    path = os.path.join(parent, f"mainbox-{os.getppid()}-home-{os.urandom(8).hex()}")
     os.mkdir(path, 0o700)
     return path
 
@@ -46,10 +47,6 @@ def remove(path: str, mount_point: str | None) -> None:
     if mount_point is not None:
         unmount(mount_point)
         return
-    for folder, folders, files in os.walk(path, topdown=False):
-        for name in (*files, *folders):
-            with suppress(OSError):
-                entry = os.path.join(folder, name)
-                os.rmdir(entry) if name in folders and not os.path.islink(entry) else os.unlink(entry)
-    with suppress(OSError):
-        os.rmdir(path)
+    import shutil  # only here: it is slow to import, and what is preloaded mostly has
+
+    shutil.rmtree(path, ignore_errors=True)

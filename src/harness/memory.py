@@ -7,8 +7,10 @@ numpy, zipfile. Paths outside the working directory are the kernel's, which refu
 import builtins
 import errno
 import io
+import itertools
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, ClassVar
@@ -19,13 +21,25 @@ ROOT = ""
 MODES = ("r", "w", "a", "x")
 
 
+class Node:
+    """A file, open or not."""
+
+    numbers = itertools.count(2)
+
+    def __init__(self, content: bytes | bytearray | memoryview = b"") -> None:
+        self.content = bytearray(content)
+        self.number = next(Node.numbers)
+        self.changed = time.time()
+
+
 class MemoryFile(io.RawIOBase):
     """An open file. Its content is shared with every other that is open on it."""
 
-    def __init__(self, name: str, content: bytearray, mode: str) -> None:
+    def __init__(self, name: str, node: Node, mode: str) -> None:
         self.name = name
         self.mode = mode
-        self.content = content
+        self.node = node
+        self.content = node.content
         self.position = 0
 
     def readable(self) -> bool:
@@ -58,6 +72,7 @@ class MemoryFile(io.RawIOBase):
             self.position = len(self.content)
         if self.position > len(self.content):
             self.content.extend(bytes(self.position - len(self.content)))
+        self.node.changed = time.time()
         self.content[self.position : self.position + len(data)] = data
         self.position += len(data)
         return len(data)
@@ -151,15 +166,15 @@ class Memory:
         self.home = os.getcwd()
         self.outputs_folder = outputs
         self.folders = {ROOT, outputs}
-        self.files: dict[str, bytearray] = {}
+        self.files: dict[str, Node] = {}
 
-    def lay(self, name: str, content: bytes | bytearray) -> None:
+    def lay(self, name: str, content: memoryview) -> None:
         """Puts a file there, in the directories that its name has."""
         folder, _ = os.path.split(name)
         while folder:
             self.folders.add(folder)
             folder, _ = os.path.split(folder)
-        self.files[name] = bytearray(content)
+        self.files[name] = Node(content)
 
     def outputs(self, max_parts: int) -> Iterator[tuple[str, io.RawIOBase]]:
         """Opens the files below `outputs/`, one after the other, with their names from there."""
@@ -194,10 +209,10 @@ class Memory:
             raise failure(errno.EEXIST, path)
         if kinds == ["r"] and place not in self.files:
             raise failure(errno.ENOENT, path)
-        content = self.files.setdefault(place, bytearray())
+        node = self.files.setdefault(place, Node())
+        raw = MemoryFile(path, node, mode)
         if kinds == ["w"]:
-            del content[:]
-        raw = MemoryFile(path, content, mode)
+            raw.truncate(0)
         if kinds == ["a"]:
             raw.seek(0, io.SEEK_END)
         if buffering == 0:
@@ -215,13 +230,14 @@ class Memory:
 
     def stat(self, place: str, path: Any) -> os.stat_result:
         """As os.stat, as far as there is something to say."""
+        owner = (os.getuid(), os.getgid())
         if place in self.folders:
-            kind, size = stat.S_IFDIR | 0o700, 0
-        elif place in self.files:
-            kind, size = stat.S_IFREG | 0o600, len(self.files[place])
-        else:
+            return os.stat_result((stat.S_IFDIR | 0o700, -hash(place), 0, 1, *owner, 0, 0, 0, 0))
+        if place not in self.files:
             raise failure(errno.ENOENT, path)
-        return os.stat_result((kind, 0, 0, 1, os.getuid(), os.getgid(), size, 0, 0, 0))
+        node = self.files[place]
+        times = [int(node.changed)] * 3
+        return os.stat_result((stat.S_IFREG | 0o600, node.number, 0, 1, *owner, len(node.content), *times))
 
     def listdir(self, place: str, path: Any) -> list[str]:
         """As os.listdir."""
@@ -247,6 +263,22 @@ class Memory:
             raise failure(errno.EISDIR if place in self.folders else errno.ENOENT, path)
         del self.files[place]
 
+    def rmdir(self, place: str, path: Any) -> None:
+        """As os.rmdir."""
+        if place not in self.folders or place == ROOT:
+            raise failure(errno.EBUSY if place == ROOT else errno.ENOTDIR, path)
+        if self.listdir(place, path):
+            raise failure(errno.ENOTEMPTY, path)
+        self.folders.remove(place)
+
+    def access(self, place: str, path: Any, mode: int) -> bool:
+        """As os.access: all is ours, and nothing is a program."""
+        return (place in self.folders or place in self.files) and (place in self.folders or not mode & os.X_OK)
+
+    def chmod(self, place: str, path: Any) -> None:
+        """As os.chmod, but that it changes nothing."""
+        self.stat(place, path)
+
     def rename(self, place: str, path: Any, to: Any) -> None:
         """As os.replace, for files."""
         target = self.place(to)
@@ -263,24 +295,30 @@ def failure(number: int, path: Any) -> OSError:
 def install() -> None:
     """Lets every module that is imported from now on find the files that there will be."""
     builtins.open = io.open = opening(io.open)
-    for name in ("stat", "lstat", "listdir", "scandir", "mkdir", "remove", "unlink", "rename", "replace"):
-        setattr(os, name, serving(getattr(os, name), method_of(name)))
+    for name, method in SERVED.items():
+        setattr(os, name, serving(getattr(os, name), method))
 
 
-def method_of(function: str) -> str:
-    """The method of Memory that does what a function of os does."""
-    return {"lstat": "stat", "unlink": "remove", "replace": "rename"}.get(function, function)
+# What of os is served, and by which method of Memory.
+SERVED = {
+    name: name for name in ("stat", "listdir", "scandir", "mkdir", "rmdir", "remove", "rename", "access", "chmod")
+}
+SERVED |= {"lstat": "stat", "unlink": "remove", "replace": "rename", "utime": "chmod"}
+# Those that take something besides a path that means something here; most take modes and the like.
+TAKES_MORE = {"rename": "dst", "access": "mode"}
 
 
 def serving(real: Callable[..., Any], method: str) -> Callable[..., Any]:
     """A function of os that looks into memory first."""
-    further = 1 if method == "rename" else 0  # what it takes besides its path; modes and the like mean nothing here
+    more = TAKES_MORE.get(method)
 
-    def served(path: Any = ".", *arguments: Any, **options: Any) -> Any:
+    def served(*arguments: Any, **options: Any) -> Any:
         memory = Memory.current
+        path = arguments[0] if arguments else options.get("path", options.get("src", "."))
         if memory is not None and options.get("dir_fd") is None and (place := memory.place(path)) is not None:
-            return getattr(memory, method)(place, path, *arguments[:further])
-        return real(path, *arguments, **options)
+            further = [] if more is None else [arguments[1] if len(arguments) > 1 else options[more]]
+            return getattr(memory, method)(place, path, *further)
+        return real(*arguments, **options)
 
     served.__name__ = served.__qualname__ = real.__name__
     return served

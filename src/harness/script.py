@@ -29,7 +29,7 @@ class Request(NamedTuple):
     # None, or that of main as JSON.
     arguments: list[bytes]
     # Each with its name.
-    files: list[tuple[str, bytes | bytearray]]
+    files: list[tuple[str, memoryview]]
 
 
 class Answer(NamedTuple):
@@ -52,9 +52,10 @@ def answer(
         explain_late_limits()
     try:
         try:
-            for name, content in request.files:
-                workplace.lay(name, content)
+            while request.files:  # each is in memory no longer than it must be
+                workplace.lay(*request.files.pop())
             result = to_json(run(checked.code, request), go["max_depth"])
+            flush()  # its own streams may be files in there
             outputs = collect(workplace, go["outputs"]) if workplace else []
         except ScriptFailure:
             raise

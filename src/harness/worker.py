@@ -107,24 +107,24 @@ def serve(channel: Channel, workplace: Workplace, late_limits: list[dict[str, in
     wait_to_be_killed()
 
 
-def named(payload: bytearray) -> tuple[str, bytearray]:
+def named(payload: bytearray) -> tuple[str, memoryview]:
     """Name and content of a file, as a frame has them."""
     (length,) = NAME_LENGTH.unpack_from(payload)
     start = NAME_LENGTH.size + length
-    return payload[NAME_LENGTH.size : start].decode(), payload[start:]
+    return payload[NAME_LENGTH.size : start].decode(), memoryview(payload)[start:]
 
 
 def run(
     request: Request, go: dict[str, Any], workplace: Workplace, late_limits: list[dict[str, int]]
-) -> list[tuple[bytes, bytes]]:
-    """The frames that answer the request; the last is the result, or why there is none."""
+) -> list[tuple[bytes, ...]]:
+    """The frames that answer the request, each a type and the parts of a payload; the last ends the answer."""
     lower_limits(go["lower"])
     sys.setrecursionlimit(1000)
     try:
         result, outputs = answer(request, go, workplace, late_limits)
     except ScriptFailure as failure:
         return [(FAILURE, failure.to_json())]
-    frames = [(FILE, NAME_LENGTH.pack(len(name)) + name + content) for name, content in outputs]
+    frames = [(FILE, NAME_LENGTH.pack(len(name)), name, content) for name, content in outputs]
     return [*frames, (VALUE, result)]
 
 

@@ -152,10 +152,11 @@ def improve() -> None:
     gc.freeze()
 
 
-def forget(package: str) -> None:
-    """Drops what was imported of a package that could not be: half of it would be in the way of the next try."""
-    for name in [name for name in sys.modules if name == package or name.startswith(package + ".")]:
-        del sys.modules[name]
+def forget(package: str, before: set[str]) -> None:
+    """Drops what has been imported since of a package that could not be: half of it would be in the way of a script."""
+    for name in set(sys.modules) - before:
+        if name == package or name.startswith(package + "."):
+            del sys.modules[name]
 
 
 def installed() -> dict[str, str]:
@@ -169,11 +170,12 @@ def import_all(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Imports each module; returns the versions of those that are there, and why the others are not."""
     packages, missing = {}, {}
     for name in names:
+        before = set(sys.modules)
         try:
             module = importlib.import_module(name)
         except Exception as error:
             missing[name] = f"{type(error).__name__}: {error}"
-            forget(name.partition(".")[0])
+            forget(name.partition(".")[0], before)
         else:
             packages[name] = str(getattr(module, "__version__", ""))
     return packages, missing

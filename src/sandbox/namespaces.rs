@@ -58,6 +58,9 @@ pub struct Plan {
 pub enum Step {
     /// Writes a file of /proc.
     Write(CString, CString),
+    /// Makes the process dumpable, or not. The files in /proc of one that is not are root's, so that an ordinary user could
+    /// not write its own; where it cannot be changed, it has not been changed before either.
+    Dumpable(bool),
     /// Makes a directory; one that is there already is as good.
     Directory(CString),
     /// Makes an empty file, for a file to be mounted on.
@@ -85,6 +88,7 @@ impl Step {
         let text = |path: &CString| path.to_string_lossy().into_owned();
         match self {
             Step::Write(path, _) => format!("write {}", text(path)),
+            Step::Dumpable(_) => String::from("change whether it is dumpable"),
             Step::Directory(path) => format!("make directory {}", text(path)),
             Step::File(path) => format!("make file {}", text(path)),
             Step::Link(_, path) => format!("make link {}", text(path)),
@@ -208,6 +212,7 @@ impl Builder {
     /// Becomes root of a user namespace that knows no uid but ours.
     fn map_to_root(&mut self) -> io::Result<()> {
         let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+        self.steps.push(Step::Dumpable(true));
         for (file, text) in [
             (c"/proc/self/setgroups", String::from("deny")),
             (c"/proc/self/uid_map", format!("0 {uid} 1")),
@@ -215,6 +220,7 @@ impl Builder {
         ] {
             self.steps.push(Step::Write(file.into(), CString::new(text)?));
         }
+        self.steps.push(Step::Dumpable(false));
         Ok(())
     }
 

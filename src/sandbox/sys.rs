@@ -178,6 +178,10 @@ fn carry_out(step: &Step) -> Option<()> {
                     -1
                 }
             }
+            Step::Dumpable(dumpable) => {
+                libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(*dumpable), 0, 0, 0);
+                0
+            }
             Step::Directory(path) => match libc::mkdir(path.as_ptr(), 0o755) {
                 -1 if last_errno() == libc::EEXIST => 0,
                 answer => answer,

@@ -178,6 +178,9 @@ class PageTest(unittest.TestCase):
             expect(rows.nth(3).locator(".comment")).to_have_text("# no comment")
             page.keyboard.press("Tab")
             self.assertTrue(script.input_value().endswith("# no comment    "))
+            page.keyboard.press("Control+A")
+            page.keyboard.press("Tab")
+            self.assertEqual(script.input_value().split("\n")[1], "        if True:")
             page.keyboard.press("Escape")
             page.keyboard.press("Tab")
             expect(page.get_by_label("Input, JSON")).to_be_focused()
@@ -254,6 +257,7 @@ def main(n):
             page.keyboard.press("Control+Enter")
             expect(page.locator(".tree")).to_have_text('"open"')
             page.reload()
+            expect(page.locator("#about")).to_contain_text("isolation")
             self.run_script(page, "def main(): return 'again'")
             expect(page.locator(".tree")).to_have_text('"again"')
 
@@ -327,6 +331,7 @@ def main(n):
         for scheme in ("light", "dark"):
             with self.page(color_scheme=scheme) as page:
                 for example in ("An error, with its line", "pandas, already in memory", "Files in, files out"):
+                    page.locator("#status").evaluate("element => element.replaceChildren()")
                     page.get_by_label("Example").select_option(example)
                     page.get_by_role("button", name="Run", exact=True).click()
                     expect(page.locator("#status")).to_contain_text("run ")
