@@ -350,7 +350,8 @@ impl Values {
 
     fn cors(&self) -> Result<Option<CorsLayer>, ConfigError> {
         const NAME: &str = "MAINBOX_CORS";
-        let expected = "* or origins such as https://example.com, separated by commas";
+        let expected =
+            "* or origins such as https://example.com, without a path, separated by commas";
         let read = |value| cors::read(value).ok_or_else(|| bad(NAME, expected, value));
         self.get(NAME).map(read).transpose()
     }

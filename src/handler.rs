@@ -203,8 +203,13 @@ impl Handler {
         }
         let keys = self.config().keys.as_ref().filter(|_| endpoint.guarded);
         if let Some(keys) = keys {
-            let key = keys.admit(request.headers().get(AUTHORIZATION)).ok_or_else(|| {
-                Failure::new(Kind::Unauthorized, "This endpoint takes an API key")
+            let brought = request.headers().get(AUTHORIZATION);
+            let key = keys.admit(brought).ok_or_else(|| {
+                let error = match brought {
+                    Some(_) => "The API key is none of this service's",
+                    None => "This endpoint takes an API key",
+                };
+                Failure::new(Kind::Unauthorized, error)
             })?;
             return Ok(Some(Caller::Key(key)));
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Parser;
 use mainbox::config::{Config, Platform};
 use mainbox::executor::Executor;
-use mainbox::front::shell::Arguments;
+use mainbox::front::shell::{Arguments, ShellError};
 use mainbox::front::{http, lambda, shell};
 use mainbox::handler::Handler;
 use mainbox::log;
@@ -42,6 +42,9 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_FAILURE),
         Err(error) if error.is::<PythonError>() => stop(error.as_ref(), EXIT_CONFIGURATION),
+        Err(error) if error.downcast_ref().is_some_and(ShellError::is_usage) => {
+            stop(error.as_ref(), EXIT_CONFIGURATION)
+        }
         Err(error) => stop(error.as_ref(), EXIT_FAILURE),
     }
 }

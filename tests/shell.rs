@@ -72,14 +72,14 @@ fn an_interrupted_run_leaves_nothing() {
 #[test]
 fn run_says_what_is_wrong_with_its_arguments() {
     let (code, _, error) = output(mainbox(QUICK).args(["run", "/nowhere.py"]));
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert_eq!(
         error,
         "mainbox: /nowhere.py cannot be read: No such file or directory (os error 2)\n"
     );
     let path = script("input", "def main(x): return x");
     let (code, _, error) = output(mainbox(QUICK).args(["run", &path, "--input", "{"]));
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert_eq!(
         error,
         "mainbox: --input is not valid JSON: EOF while parsing an object at line 1 column 1\n"
@@ -166,10 +166,10 @@ fn run_takes_files_and_keeps_what_is_left_in_outputs() {
     assert_eq!(run(&outputs), (Some(0), String::from(body), String::new()));
     assert_eq!(std::fs::read(folder.path("new/outputs/deep/b")).unwrap(), b"\xff\0\xff\0");
     let error = format!("mainbox: --outputs: {outputs}: it is not empty\n");
-    assert_eq!(run(&outputs), (Some(1), String::new(), error));
+    assert_eq!(run(&outputs), (Some(2), String::new(), error));
     let twice = output(mainbox(QUICK).args(["run", &script, "--file", &input, "--file", &input]));
     let error = "mainbox: --file: `a.bin` is there twice, or is a file and a directory at once\n";
-    assert_eq!(twice, (Some(1), String::new(), String::from(error)));
+    assert_eq!(twice, (Some(2), String::new(), String::from(error)));
 }
 
 /// Runs a script in a terminal, with standard output elsewhere: what the terminal got, with times, and the body.

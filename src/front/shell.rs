@@ -100,6 +100,19 @@ pub enum ShellError {
     Output(std::io::Error),
 }
 
+impl ShellError {
+    /// Whether it is the caller's arguments that are wrong.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            ShellError::Unreadable { .. }
+                | ShellError::File(_)
+                | ShellError::Outputs { .. }
+                | ShellError::Input(_)
+        )
+    }
+}
+
 /// Does what `command` says. Returns whether it succeeded.
 ///
 /// # Errors
