@@ -55,19 +55,18 @@ def answer(
             while request.files:  # each is in memory no longer than it must be
                 workplace.lay(*request.files.pop())
             result = to_json(run(checked.code, request), go["max_depth"])
-            flush()  # its own streams may be files in there
-            outputs = collect(workplace, go["outputs"]) if workplace else []
-        except ScriptFailure:
-            raise
-        except SystemExit as error:
-            raise of_exit(error) from None
-        except MemoryError as error:
-            use_reserve()
-            raise of_exception(error) from None
-        except BaseException as error:
-            raise of_exception(error) from None
-    finally:
-        flush()
+        finally:
+            flush()  # its streams may be files in outputs/
+        outputs = collect(workplace, go["outputs"]) if workplace else []
+    except ScriptFailure:
+        raise
+    except SystemExit as error:
+        raise of_exit(error) from None
+    except MemoryError as error:
+        use_reserve()
+        raise of_exception(error) from None
+    except BaseException as error:
+        raise of_exception(error) from None
     if len(result) > go["max_result_bytes"]:
         raise ScriptFailure(
             "result_too_large", f"The result has {len(result)} bytes; the limit is {go['max_result_bytes']}"
