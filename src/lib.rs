@@ -25,4 +25,5 @@ pub mod python;
 pub mod rate;
 pub mod record;
 pub mod sandbox;
+mod values;
 pub mod variables;

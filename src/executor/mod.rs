@@ -1,5 +1,6 @@
 //! Who runs where, for how long, and what came of it.
 
+mod conversation;
 mod imports;
 pub mod outcome;
 mod pool;

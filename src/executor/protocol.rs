@@ -235,8 +235,8 @@ const HEADER_BYTES: usize = 5;
 /// How much more is made room for at a time.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Waits for a frame with a payload of at most as many bytes as `limit` has for its kind. Memory grows with what has arrived, never with what a frame
-/// claims, and nothing beyond the frame is read.
+/// Waits for a frame with a payload of at most as many bytes as `limit` has for its kind. Memory grows with what has arrived,
+/// never with what a frame claims, and nothing beyond the frame is read.
 ///
 /// # Errors
 /// See [`FrameError`].
