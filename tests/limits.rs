@@ -281,3 +281,13 @@ fn the_policy_can_be_off_and_the_kernel_still_refuses() {
     );
     failed(&server.run("x = 1"), "missing_main", "Script must contain a main() function");
 }
+
+#[test]
+fn files_that_the_scratch_directory_cannot_hold_are_refused_before_anything_runs() {
+    let small = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_SCRATCH_MB", "1")]);
+    let answer = small.execute(
+        &json!({"script": "def main(): return 1", "files": {"a": "x".repeat(1 << 20), "b": "y"}}),
+    );
+    let error = "The files take 1052672 bytes; the scratch directory has 1048576";
+    assert_eq!(answer.failure(), (413, String::from("payload_too_large"), String::from(error)));
+}
