@@ -10,18 +10,11 @@ use std::time::{Duration, Instant};
 
 use common::{
     OwnPython, Server, children, load_until_refused, mainbox, output, read_to_end, scratch_roots,
-    server,
+    script, server,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-
-/// A script in a file of its own.
-fn script(name: &str, source: &str) -> String {
-    let path = std::env::temp_dir().join(format!("mainbox-test-{}-{name}.py", std::process::id()));
-    std::fs::write(&path, source).unwrap();
-    path.to_string_lossy().into_owned()
-}
 
 const QUICK: &[(&str, &str)] = &[("MAINBOX_PRELOAD", "")];
 

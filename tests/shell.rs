@@ -8,16 +8,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Server, children, is_python, mainbox, output, scratch_roots};
+use common::{Server, children, is_python, mainbox, output, scratch_roots, script};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-/// A script in a file of its own.
-fn script(name: &str, source: &str) -> String {
-    let path = std::env::temp_dir().join(format!("mainbox-test-{}-{name}.py", std::process::id()));
-    std::fs::write(&path, source).unwrap();
-    path.to_string_lossy().into_owned()
-}
 
 const QUICK: &[(&str, &str)] = &[("MAINBOX_PRELOAD", "")];
 

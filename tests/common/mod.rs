@@ -592,3 +592,10 @@ pub fn is_python(process: i32) -> bool {
     let name = std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
     name.starts_with("python")
 }
+
+/// A script in a file of its own.
+pub fn script(name: &str, source: &str) -> String {
+    let path = std::env::temp_dir().join(format!("mainbox-test-{}-{name}.py", std::process::id()));
+    std::fs::write(&path, source).unwrap();
+    path.to_string_lossy().into_owned()
+}
