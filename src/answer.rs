@@ -11,7 +11,7 @@ use http_body_util::Full;
 use serde::Serialize;
 
 use crate::api::{Error, Failure, ISOLATION, Kind, PEAK_MEMORY, SERVER_TIMING, Success};
-use crate::budget::Budget;
+use crate::budget::{Budget, until_gone};
 use crate::executor::Executor;
 use crate::executor::outcome::{Captured, Execution};
 use crate::record::{Record, milliseconds};
@@ -95,7 +95,7 @@ impl Answers {
         }
         headers.insert(PEAK_MEMORY, HeaderValue::from(execution.peak_memory));
         headers.insert(ISOLATION, HeaderValue::from_static(self.executor.sandbox().tier_name()));
-        self.recorded(response.map(|body| held.until_gone(body)), Record::of(execution))
+        self.recorded(response.map(|body| until_gone(body, held)), Record::of(execution))
     }
 
     /// To a request whose script was not run.

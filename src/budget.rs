@@ -49,20 +49,20 @@ impl Held {
         }
         true
     }
-
-    /// Goes on holding until `body` is gone, which is when its last byte has been handed to the kernel.
-    pub fn until_gone(self, body: Full<Bytes>) -> Full<Bytes> {
-        let body = body.into_inner().unwrap_or_default();
-        Full::new(Bytes::from_owner(HeldBody { body, _held: self }))
-    }
 }
 
-struct HeldBody {
+/// The same body, which keeps `kept` until it is gone: when its last byte has been handed to the kernel.
+pub fn until_gone<T: Send + 'static>(body: Full<Bytes>, kept: T) -> Full<Bytes> {
+    let body = body.into_inner().unwrap_or_default();
+    Full::new(Bytes::from_owner(KeepingBody { body, _kept: kept }))
+}
+
+struct KeepingBody<T> {
     body: Bytes,
-    _held: Held,
+    _kept: T,
 }
 
-impl AsRef<[u8]> for HeldBody {
+impl<T> AsRef<[u8]> for KeepingBody<T> {
     fn as_ref(&self) -> &[u8] {
         &self.body
     }
@@ -83,7 +83,7 @@ mod tests {
         assert!(!budget.nothing().grow(1));
         drop(second);
         assert!(budget.nothing().grow(2048));
-        let body = first.until_gone(Full::new(Bytes::from_static(b"body")));
+        let body = until_gone(Full::new(Bytes::from_static(b"body")), first);
         assert!(!budget.nothing().grow(2049));
         let taken = body.into_inner().unwrap();
         assert_eq!(taken, "body");

@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::access_log::Access;
+use crate::budget::until_gone;
 use crate::client::Client;
 use crate::handler::Handler;
 
@@ -224,27 +225,17 @@ fn taken_in_time(response: Response<Full<Bytes>>, state: &Arc<State>) -> Respons
     state.answers.send_modify(|answers| {
         answers.insert(key);
     });
-    let state = Arc::clone(state);
-    response.map(|body| {
-        let body = body.into_inner().unwrap_or_default();
-        Full::new(Bytes::from_owner(Answer { body, key, state }))
-    })
+    let untaken = Untaken { key, state: Arc::clone(state) };
+    response.map(|body| until_gone(body, untaken))
 }
 
-/// The body of an answer that is not taken yet.
-struct Answer {
-    body: Bytes,
+/// An answer that is not taken yet.
+struct Untaken {
     key: (Instant, u64),
     state: Arc<State>,
 }
 
-impl AsRef<[u8]> for Answer {
-    fn as_ref(&self) -> &[u8] {
-        &self.body
-    }
-}
-
-impl Drop for Answer {
+impl Drop for Untaken {
     fn drop(&mut self) {
         self.state.answers.send_modify(|answers| {
             answers.remove(&self.key);
