@@ -118,8 +118,8 @@ lint: .tools/ruff            ## What CI demands besides passing tests
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
-	.tools/bin/ruff check src/harness tests
-	.tools/bin/ruff format --check src/harness tests
+	.tools/bin/ruff check harness tests
+	.tools/bin/ruff format --check harness tests
 
 deny: .cargo-deny/bin/cargo-deny ## Licences, sources and bans of all dependencies; `cargo deny check` has advisories too, which need the network
 	.cargo-deny/bin/cargo-deny check licenses bans sources
@@ -130,8 +130,8 @@ deny: .cargo-deny/bin/cargo-deny ## Licences, sources and bans of all dependenci
 fmt: .tools/ruff             ## Format Rust and Python
 	cargo fmt
 	cargo fmt --manifest-path fuzz/Cargo.toml
-	.tools/bin/ruff check --fix src/harness tests
-	.tools/bin/ruff format src/harness tests
+	.tools/bin/ruff check --fix harness tests
+	.tools/bin/ruff format harness tests
 
 .sam/installed: Makefile
 	$(PYTHON) -m venv --clear --without-pip .sam

@@ -1,29 +1,41 @@
-//! mainbox runs `main()` of a Python script that nobody trusts, and answers with the JSON that it returned and what it
-//! printed.
+//! mainbox runs `main()` of untrusted Python scripts, each in a fresh sandboxed process, and returns the result as JSON.
 //!
-//! The way of a request: [`front`] -> [`handler`] -> [`executor`] -> a worker in the [`sandbox`] -> outcome -> response.
+//! # How a request is served
+//!
+//! 1. A **front** ([`front::http`], [`front::lambda`]) or the command line ([`cli`]) turns its input into an HTTP request
+//!    and passes it to the [`handler`].
+//! 2. The handler identifies the caller ([`callers`]), reads the body within a limit on size, time and memory, and checks
+//!    it against the wire format ([`api`]).
+//! 3. The [`executor`] waits for a permit to run and takes a spare worker: a Python process that was forked ahead of time
+//!    from a **zygote**, has numpy and pandas in memory, and has locked itself into the [`sandbox`].
+//! 4. The worker runs the script and sends the result over a socket. The supervisor (this process) enforces every limit
+//!    from outside and trusts nothing that a worker sends.
+//! 5. The handler builds the response, the front sends it, and the worker is killed. Nothing of it remains for the next
+//!    request. [`telemetry`] logs and counts the execution.
+//!
+//! # The rooms
+//!
+//! | module | contains | imports |
+//! |---|---|---|
+//! | [`api`] | wire types, error catalogue, file names, JSON depth | nothing |
+//! | [`callers`] | API keys, rate limit, client address | nothing |
+//! | [`python`] | the interpreter, the bytecode archive | nothing |
+//! | [`telemetry`] | log, metrics, execution record, request id | `api` |
+//! | [`config`] | the table of settings | `api`, `callers` |
+//! | [`sandbox`] | the policy as data, one mechanism per file | `config`, `python` |
+//! | [`executor`] | admission, pools, zygotes, workers, self-test | all of the above but `callers` |
+//! | [`handler`] | endpoints and responses | all of the above |
+//! | [`front`], [`cli`] | HTTP, AWS Lambda, commands | all of the above |
+//!
+//! The Python side is a package of its own, in `harness/`. It is embedded in the binary.
 
-pub mod answer;
 pub mod api;
-pub mod archive;
-pub mod body;
-pub mod budget;
-pub mod client;
+pub mod callers;
+pub mod cli;
 pub mod config;
-pub mod cors;
-pub mod emf;
 pub mod executor;
-pub mod files;
 pub mod front;
 pub mod handler;
-pub mod json;
-pub mod keys;
-pub mod log;
-pub mod metrics;
-pub mod page;
 pub mod python;
-pub mod rate;
-pub mod record;
 pub mod sandbox;
-mod values;
-pub mod variables;
+pub mod telemetry;

@@ -1,89 +1,140 @@
-//! Reads the configuration, establishes the sandbox, makes the executor, picks the front.
+//! Starts mainbox: parses the command line, reads the configuration, establishes the sandbox, and runs a command or a
+//! front.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
-use mainbox::config::{Config, Platform};
+use mainbox::cli::arguments::Arguments;
+use mainbox::cli::error::CommandError;
+use mainbox::cli::{self, UnsandboxedError};
+use mainbox::config::choices::Platform;
+use mainbox::config::{Config, ConfigError};
 use mainbox::executor::Executor;
-use mainbox::front::shell::{Arguments, ShellError};
-use mainbox::front::{http, lambda, shell};
+use mainbox::front::http::{self, ListenError};
+use mainbox::front::lambda::{self, LambdaError};
 use mainbox::handler::Handler;
-use mainbox::log;
-use mainbox::python::{Python, PythonError};
+use mainbox::python::interpreter::{Python, PythonError};
 use mainbox::sandbox::probe::Probe;
-use mainbox::sandbox::{Sandbox, sys};
+use mainbox::sandbox::scratch::ScratchError;
+use mainbox::sandbox::{Sandbox, SandboxError, sys};
+use mainbox::telemetry::log;
 
-type Failure = Box<dyn std::error::Error>;
+/// Everything that can stop the start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    /// The command line; clap prints it in its own form.
+    #[error(transparent)]
+    Arguments(#[from] clap::Error),
+    /// A setting.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The interpreter.
+    #[error(transparent)]
+    Python(#[from] PythonError),
+    /// A command that needs a sandbox or a terminal.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// A command that needs no sandbox.
+    #[error(transparent)]
+    Unsandboxed(#[from] UnsandboxedError),
+    /// The address to listen on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The directory for scratch directories.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// AWS Lambda's interface.
+    #[error(transparent)]
+    Lambda(#[from] LambdaError),
+    /// The runtime, its signals or its listener.
+    #[error("the runtime failed: {0}")]
+    Runtime(#[from] io::Error),
+    /// A signal arrived while a command was running.
+    #[error("interrupted")]
+    Interrupted,
+    /// No zygote could start a worker.
+    #[error("no worker could be started")]
+    NoWorker,
+}
 
-/// The script failed, the service could not be started, or it is not healthy.
-const EXIT_FAILURE: u8 = 1;
-/// Bad configuration, or bad arguments, for which clap uses the same.
-const EXIT_CONFIGURATION: u8 = 2;
+impl StartError {
+    /// The exit code: 2 for a setting or an argument that the user must change, else 1.
+    fn exit_code(&self) -> u8 {
+        match self {
+            StartError::Arguments(_)
+            | StartError::Config(_)
+            | StartError::Python(_)
+            | StartError::Unsandboxed(UnsandboxedError::Python(_)) => 2,
+            StartError::Command(error) if error.is_usage() => 2,
+            _ => 1,
+        }
+    }
+}
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match shell::obey_at_once(arguments.command.as_ref()) {
-        Ok(true) => return ExitCode::SUCCESS,
-        Ok(false) => {}
-        Err(error) => return stop(&error, EXIT_FAILURE),
-    }
-    let config = match Config::from_env() {
-        Ok(config) => config,
-        Err(error) => return stop(&error, EXIT_CONFIGURATION),
-    };
-    match &arguments.command {
-        Some(_) => log::for_shell(),
-        None if config.platform == Platform::Lambda => log::for_lambda(),
-        None => log::for_service(),
-    }
-    match start(config, arguments) {
+    match start() {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(EXIT_FAILURE),
-        Err(error) if error.is::<PythonError>() => stop(error.as_ref(), EXIT_CONFIGURATION),
-        Err(error) if error.downcast_ref().is_some_and(ShellError::is_usage) => {
-            stop(error.as_ref(), EXIT_CONFIGURATION)
+        Ok(false) => ExitCode::FAILURE,
+        // Also the end of `--help` and `--version`, which clap prints to stdout with exit code 0.
+        Err(StartError::Arguments(error)) => error.exit(),
+        Err(error) => {
+            // Fails when stderr is closed, and then nobody reads the message.
+            let _ = writeln!(io::stderr(), "mainbox: {error}");
+            ExitCode::from(error.exit_code())
         }
-        Err(error) => stop(error.as_ref(), EXIT_FAILURE),
     }
 }
 
-fn stop(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    // Whoever read it may be gone.
-    let _ = writeln!(std::io::stderr(), "mainbox: {error}");
-    ExitCode::from(code)
-}
-
-/// The sandbox is probed before the runtime exists, while the process has one thread.
-fn start(config: Config, arguments: Arguments) -> Result<bool, Failure> {
-    if let Some(succeeded) = shell::obey_alone(arguments.command.as_ref(), &config)? {
+/// Returns whether the command succeeded. The sandbox is probed before the runtime exists, while the process has one
+/// thread, since the probe forks.
+fn start() -> Result<bool, StartError> {
+    let arguments = Arguments::parse(std::env::args_os())?;
+    if let Some(command) = &arguments.command
+        && cli::run_without_config(command)?
+    {
+        return Ok(true);
+    }
+    let config = Config::from_env(&arguments.settings)?;
+    let serves_lambda = arguments.command.is_none() && config.platform == Platform::Lambda;
+    match &arguments.command {
+        Some(_) => log::for_command(config.log),
+        None if serves_lambda => log::for_lambda(config.log),
+        None => log::for_service(config.log),
+    }
+    if let Some(command) = &arguments.command
+        && let Some(succeeded) = cli::run_without_sandbox(command, &config)?
+    {
         return Ok(succeeded);
     }
     let python = Python::find(&config.python)?;
-    let serves_http = arguments.command.is_none() && config.platform != Platform::Lambda;
-    let listener = serves_http.then(|| http::listen(config.port)).transpose()?;
+    let serves_http = arguments.command.is_none() && !serves_lambda;
+    let listener = serves_http.then(|| http::listen(config.host, config.port)).transpose()?;
     let sandbox = Sandbox::establish(&config, Probe::of_host(&config, &python)?)?;
     if let Err(error) = sys::set_non_dumpable() {
-        tracing::warn!(%error, "this process stays dumpable");
+        tracing::warn!(%error, "cannot become non-dumpable");
     }
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
         let executor = Executor::start(Arc::new(config), Arc::new(sandbox), python);
         let handler = Handler::new(Arc::clone(&executor));
-        let interrupted = http::shutdown_signal()?;
+        let shutdown = http::shutdown_signal()?;
         match (arguments.command, listener) {
             (Some(command), _) => tokio::select! {
-                succeeded = shell::obey(command, &executor, &handler) => Ok(succeeded?),
-                () = interrupted => Err("interrupted".into()),
+                succeeded = cli::run(command, &executor, &handler) => Ok(succeeded?),
+                () = shutdown => Err(StartError::Interrupted),
             },
             (None, None) => tokio::select! {
                 served = lambda::serve(Arc::clone(&executor), handler) => Ok(served.map(|()| true)?),
-                () = interrupted => Ok(true),
-                () = executor.never_starts() => Err("no worker could be started".into()),
+                () = shutdown => Ok(true),
+                () = executor.never_starts() => Err(StartError::NoWorker),
             },
             (None, Some(listener)) => tokio::select! {
-                served = http::serve(listener, handler, interrupted) => Ok(served.map(|()| true)?),
-                () = executor.never_starts() => Err("no worker could be started".into()),
+                served = http::serve(listener, handler, shutdown) => Ok(served.map(|()| true)?),
+                () = executor.never_starts() => Err(StartError::NoWorker),
             },
         }
     })

@@ -2,12 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 mod common;
-#[allow(dead_code, unreachable_pub, reason = "shared with the containment suite")]
-mod offenders;
 
 use std::process::Command;
 
-use offenders::Offender;
+use common::offender::Offender;
 
 #[test]
 fn every_offence_succeeds_without_the_sandbox() {

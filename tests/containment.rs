@@ -5,13 +5,11 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 mod common;
-#[allow(dead_code, unreachable_pub, reason = "shared with the suite of bites")]
-mod offenders;
 
 use std::collections::BTreeSet;
 
+use common::offender::Offender;
 use common::{declared_tier, hostile_server, lacks};
-use offenders::Offender;
 use serde_json::{Value, json};
 
 /// Runs an offender and holds what it met against what its header promises of this world.

@@ -2,15 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 mod common;
-#[allow(dead_code, unreachable_pub, reason = "shared with the containment suite")]
-mod offenders;
 
 use std::process::Command;
 
-use mainbox::api::Kind;
-use mainbox::config::{Config, Platform};
-use mainbox::variables::VARIABLES;
-use offenders::Offender;
+use common::offender::Offender;
+use mainbox::api::catalogue::Kind;
+use mainbox::config::Config;
+use mainbox::config::choices::Platform;
+use mainbox::config::settings::SETTINGS;
 
 fn document(name: &str) -> String {
     std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
@@ -32,11 +31,14 @@ fn table(name: &str, header: &str) -> Vec<Vec<String>> {
 
 #[test]
 fn the_configuration_table_is_the_codes() {
-    let code: Vec<Vec<String>> = VARIABLES
+    let code: Vec<Vec<String>> = SETTINGS
         .iter()
-        .map(|row| vec![format!("`{}`", row.name), row.default.to_owned(), row.meaning.to_owned()])
+        .map(|row| {
+            let name = format!("`{}`", row.name);
+            vec![name, row.default_text(), row.accepts(), row.meaning.to_owned()]
+        })
         .collect();
-    assert_eq!(table("README.md", "| name | default |"), code);
+    assert_eq!(table("docs/configuration.md", "| name | default |"), code);
 }
 
 #[test]
@@ -134,7 +136,7 @@ fn settings_that_behave_like_other_services_are_settings() {
             let (name, value) = setting.split_once('=').unwrap();
             (name.to_owned(), value.replace("...", "0123456789abcdef"))
         });
-        Config::from_variables(variables.collect(), Platform::Elsewhere).unwrap();
+        Config::from_variables(&variables.collect(), Platform::Elsewhere).unwrap();
         rows += 1;
     }
     assert_eq!(rows, 9);

@@ -42,7 +42,7 @@ fn bad_configuration_stops_the_start_with_one_sentence_and_code_2() {
 
 #[test]
 fn a_bad_value_of_any_variable_stops_the_start_in_the_same_way() {
-    for variable in mainbox::variables::VARIABLES {
+    for variable in mainbox::config::settings::SETTINGS {
         let (code, printed, error) = output(&mut mainbox(&[(variable.name, "?")]));
         assert_eq!((code, printed.as_str()), (Some(2), ""), "{}: {error}", variable.name);
         assert!(error.starts_with("mainbox: ") && error.contains(variable.name), "{error}");

@@ -6,7 +6,7 @@ mod common;
 use std::io::Write;
 
 use common::{Answer, Server, mainbox, output, read_to_end, server};
-use mainbox::api::Kind;
+use mainbox::api::catalogue::Kind;
 use serde_json::{Value, json};
 
 fn document() -> Value {

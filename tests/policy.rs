@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use mainbox::config::Policy;
+use mainbox::config::choices::Policy;
 use mainbox::sandbox::policy::{
     Allowed, LEGACY_SYSCALLS, OWN_PROCESS, READABLE, SYSCALLS, When, refused,
 };

@@ -248,7 +248,7 @@ fn completions_and_the_manual_need_no_settings_and_name_everything() {
     for name in commands {
         assert!(plain.contains(&format!("mainbox {name}")), "{name}");
     }
-    for variable in mainbox::variables::VARIABLES {
+    for variable in mainbox::config::settings::SETTINGS {
         assert!(plain.contains(variable.name), "{}", variable.name);
     }
 }

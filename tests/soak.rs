@@ -3,15 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 mod common;
-#[allow(dead_code, unreachable_pub, reason = "shared with the suite of containment")]
-mod offenders;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use common::offender::Offender;
 use common::{Server, children, scratch_roots, status, status_kib};
-use offenders::Offender;
 use serde_json::{Value, json};
 
 const CLIENTS: usize = 8;

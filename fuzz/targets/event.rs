@@ -3,7 +3,7 @@
 
 use http_body_util::BodyExt;
 use libfuzzer_sys::fuzz_target;
-use mainbox::front::event;
+use mainbox::front::lambda::event;
 use serde_json::value::RawValue;
 
 fuzz_target!(|text: &str| {

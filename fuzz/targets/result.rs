@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use mainbox::api::Kind;
 use mainbox::executor::outcome::{keep_file, of_frame};
 use mainbox::executor::protocol::Frame;
-use mainbox::files::Files;
+use mainbox::api::files::Files;
 use serde_json::Value;
 use serde_json::de::Deserializer;
 

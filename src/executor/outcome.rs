@@ -1,48 +1,47 @@
-//! What came of a run: a result or a failure, what was printed, and what it cost.
+//! The outcome of a run: a result or a failure, what was printed, and what it cost.
 
-use std::io;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::value::RawValue;
-use tokio::net::unix::pipe;
-use tokio::sync::mpsc;
 
-use super::protocol::{Frame, ScriptFailure, answer, file_of};
-use crate::api::{Failure, Kind};
-use crate::files::Files;
-use crate::json;
+use super::output_capture::Captured;
+use super::protocol::{Frame, ScriptFailure, file_of, from_worker};
+use crate::api::catalogue::{Failure, Kind};
+use crate::api::files::Files;
+use crate::api::json_depth;
+use crate::telemetry::execution_record::ExecutionRecord;
 
-/// Everything that is known of a run.
+/// Everything that is known about a run.
 #[derive(Debug)]
 pub struct Execution {
-    /// What came back, or why nothing did.
+    /// What the script returned, or why it did not.
     pub outcome: Result<Returned, Failure>,
     /// What the script printed.
     pub stdout: Captured,
     /// What it wrote to stderr.
     pub stderr: Captured,
-    /// Time between arrival and a worker.
+    /// Time between the arrival of the request and the start of the run.
     pub queue: Duration,
-    /// Time with the worker.
+    /// Wall time of the run.
     pub run: Duration,
-    /// CPU time of the worker meanwhile.
+    /// CPU time of the run.
     pub cpu: Duration,
-    /// Bytes on top of the preloaded interpreter, at the most.
+    /// Peak memory on top of the preloaded interpreter, bytes.
     pub peak_memory: u64,
 }
 
-/// What comes back of a script whose `main` returned.
+/// What a script returned.
 #[derive(Debug)]
 pub struct Returned {
-    /// What it returned.
+    /// What `main` returned, as JSON.
     pub result: Box<RawValue>,
-    /// What was left in `outputs/`.
+    /// The files in `outputs/`.
     pub files: Files,
 }
 
 impl Execution {
-    /// Bytes that an answer with all this has, but for what escaping adds.
+    /// The size of a response with this execution, without the growth of escaping, bytes.
     pub fn bytes(&self) -> usize {
         let outcome = match &self.outcome {
             Ok(returned) => returned.result.get().len() + returned.files.bytes_as_json(),
@@ -50,111 +49,41 @@ impl Execution {
         };
         outcome + self.stdout.bytes.len() + self.stderr.bytes.len()
     }
-}
 
-/// Where what a script prints goes as it comes, as far as it is kept. A front sets it as an extension of its request.
-#[derive(Clone, Debug)]
-pub struct Live(pub mpsc::UnboundedSender<Vec<u8>>);
-
-/// The beginning of a stream, and whether there was more.
-#[derive(Debug, Default)]
-pub struct Captured {
-    /// At most the configured limit.
-    pub bytes: Vec<u8>,
-    /// Whether something was discarded.
-    pub truncated: bool,
-}
-
-/// Reads a worker's pipe: keeps what fits and discards the rest, so that the script never blocks on us.
-#[derive(Debug)]
-pub struct Capture {
-    pipe: pipe::Receiver,
-    captured: Captured,
-    limit: usize,
-    live: Option<Live>,
-    closed: bool,
-}
-
-/// What one read takes: the size of a pipe.
-const READ_BYTES: usize = 64 * 1024;
-
-impl Capture {
-    /// Captures at most `limit` bytes of what comes through `pipe`, and tells `live`, if somebody looks on.
-    pub fn new(pipe: pipe::Receiver, limit: usize, live: Option<Live>) -> Capture {
-        Capture { pipe, captured: Captured::default(), limit, live, closed: false }
-    }
-
-    /// Waits for output and takes it; never returns once the stream has ended.
-    pub async fn pump(&mut self) {
-        while !self.closed {
-            if self.pipe.readable().await.is_err() {
-                break;
-            }
-            if self.read_once() {
-                return;
-            }
-        }
-        std::future::pending().await
-    }
-
-    /// Takes what is in the pipe now, and at most as much as a pipe and the limit hold: a script may still be writing.
-    pub fn finish(mut self) -> Captured {
-        let mut reads = self.limit / READ_BYTES + 2;
-        while reads > 0 && !self.closed && self.read_once() {
-            reads -= 1;
-        }
-        self.captured
-    }
-
-    /// Whether something was read.
-    fn read_once(&mut self) -> bool {
-        let mut chunk = [0; READ_BYTES];
-        match self.pipe.try_read(&mut chunk) {
-            Ok(0) => {
-                self.closed = true;
-                false
-            }
-            Ok(length) => {
-                let room = self.limit - self.captured.bytes.len();
-                let kept = &chunk[..length.min(room)];
-                self.captured.bytes.extend_from_slice(kept);
-                if let (Some(Live(sender)), false) = (&self.live, kept.is_empty()) {
-                    // Fails when nobody looks on any more.
-                    let _ = sender.send(kept.to_vec());
-                }
-                self.captured.truncated |= length > room;
-                true
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            Err(_) => {
-                self.closed = true;
-                false
-            }
+    /// The record for logs and metrics.
+    pub fn record(&self) -> ExecutionRecord {
+        ExecutionRecord {
+            ran: true,
+            kind: self.outcome.as_ref().err().map(|failure| failure.kind),
+            queue: self.queue,
+            run: self.run,
+            cpu: self.cpu,
+            peak_memory: self.peak_memory,
         }
     }
 }
 
-/// What a frame means once the worker has its request. Nothing in it is believed: the result must be JSON of bounded
-/// depth, a failure of a kind that a script can cause. `memory_mb` is the limit of the run.
+/// Reads the frame that ends an answer. Nothing in it is trusted, since the script can write to the channel: a result must
+/// be JSON of bounded depth, and a failure must be of a kind that a script can cause. `memory_mb` is the limit of the run.
 ///
 /// # Errors
-/// What the script's answer is: the failure that it reports, or the one that it is.
+/// The failure that the frame reports, or `crashed` or `not_json` for a malformed frame.
 pub fn of_frame(frame: Frame, memory_mb: u64) -> Result<Box<RawValue>, Failure> {
     match frame.kind {
-        answer::VALUE => value(frame.payload),
-        answer::FAILURE => {
+        from_worker::VALUE => value(frame.payload),
+        from_worker::FAILURE => {
             let mut failure = failure(&frame.payload);
             if failure.kind == Kind::MemoryLimit {
                 failure.error = memory_limit(memory_mb).error;
             }
             Err(failure)
         }
-        _ => Err(nonsense()),
+        _ => Err(protocol_violation()),
     }
 }
 
-/// Keeps a file that a worker sends, if its name is one, nobody else's, and there is `room` bytes for it. Returns the room
-/// that is left.
+/// Adds a file that a worker sent. Returns the remaining room in bytes, or `None` if the name is invalid or taken or the
+/// content does not fit in `room`.
 pub fn keep_file(frame: Frame, files: &mut Files, room: usize) -> Option<usize> {
     let (name, content) = file_of(frame.payload)?;
     let rest = room.checked_sub(content.len())?;
@@ -163,8 +92,8 @@ pub fn keep_file(frame: Frame, files: &mut Files, room: usize) -> Option<usize> 
 }
 
 fn value(payload: Vec<u8>) -> Result<Box<RawValue>, Failure> {
-    if !json::is_shallow(&payload) {
-        let error = format!("The result is nested deeper than {} levels", json::MAX_DEPTH);
+    if !json_depth::is_shallow(&payload) {
+        let error = format!("The result is nested deeper than {} levels", json_depth::MAX_DEPTH);
         return Err(Failure::new(Kind::NotJson, error));
     }
     String::from_utf8(payload)
@@ -197,16 +126,19 @@ fn failure(payload: &[u8]) -> Failure {
                 ..Failure::new(failure.kind, failure.error)
             }
         }
-        _ => nonsense(),
+        _ => protocol_violation(),
     }
 }
 
-/// The script spoke on the worker's channel, or closed it, or broke the harness around it.
-pub fn nonsense() -> Failure {
-    Failure::new(Kind::Crashed, "The script broke the process that was to send its answer")
+/// The worker broke the protocol: the script wrote to the channel, closed it, or broke the harness.
+pub fn protocol_violation() -> Failure {
+    Failure::new(
+        Kind::Crashed,
+        "The script broke the worker process before it could send the result",
+    )
 }
 
-/// Wall time ran out.
+/// The wall time limit was reached.
 pub fn timed_out(limit: Duration) -> Failure {
     Failure::new(
         Kind::Timeout,
@@ -214,7 +146,7 @@ pub fn timed_out(limit: Duration) -> Failure {
     )
 }
 
-/// The platform ends the request before the script's own limit.
+/// The deadline of the platform came before the limit of the script.
 pub fn deadline_passed(limit: Duration) -> Failure {
     let limit = limit.as_secs_f64();
     Failure::new(
@@ -223,7 +155,7 @@ pub fn deadline_passed(limit: Duration) -> Failure {
     )
 }
 
-/// The result is over its limit.
+/// The result exceeds its limit.
 pub fn result_too_large(limit: usize) -> Failure {
     Failure::new(
         Kind::ResultTooLarge,
@@ -231,7 +163,8 @@ pub fn result_too_large(limit: usize) -> Failure {
     )
 }
 
-/// What the end of a process means that ended before it answered. `memory_mb` and `cpu_seconds` are its limits.
+/// Explains the end of a worker that did not answer. `status` is as from wait4(2); the other arguments are the limits of
+/// the run.
 pub fn of_exit(status: i32, memory_mb: u64, cpu_seconds: u64) -> Failure {
     if libc::WIFEXITED(status) {
         let code = libc::WEXITSTATUS(status);
@@ -243,7 +176,7 @@ pub fn of_exit(status: i32, memory_mb: u64, cpu_seconds: u64) -> Failure {
             Kind::Timeout,
             format!("The script used more than its limit of {cpu_seconds} seconds of CPU time"),
         ),
-        // Not by us: so the kernel did it, for want of memory.
+        // The supervisor did not send it, so the kernel's OOM killer did.
         Ok(Signal::SIGKILL) => memory_limit(memory_mb),
         Ok(signal) => Failure::new(Kind::Crashed, format!("The script crashed: {signal}")),
         Err(_) => Failure::new(Kind::Crashed, "The script crashed"),
@@ -270,27 +203,27 @@ mod tests {
     #[test]
     fn a_result_passes_untouched() {
         let text = r#"{"n": 1267650600228229401496703205376, "x": 1e9999}"#;
-        assert_eq!(frame(answer::VALUE, text), Ok(text.to_owned()));
+        assert_eq!(frame(from_worker::VALUE, text), Ok(text.to_owned()));
     }
 
     #[test]
     fn a_forged_result_is_not_json() {
         for text in ["", "NaN", "{", "[1,]", "1 2", "\u{1}"] {
-            assert_eq!(frame(answer::VALUE, text), Err(Kind::NotJson), "{text}");
+            assert_eq!(frame(from_worker::VALUE, text), Err(Kind::NotJson), "{text}");
         }
-        assert_eq!(frame(answer::VALUE, &"[".repeat(100_000)), Err(Kind::NotJson));
-        let invalid = Frame { kind: answer::VALUE, payload: b"\"\xff\"".to_vec() };
+        assert_eq!(frame(from_worker::VALUE, &"[".repeat(100_000)), Err(Kind::NotJson));
+        let invalid = Frame { kind: from_worker::VALUE, payload: b"\"\xff\"".to_vec() };
         assert_eq!(of_frame(invalid, 64).unwrap_err().kind, Kind::NotJson);
     }
 
     #[test]
-    fn a_file_that_a_worker_could_not_have_sent_is_not_kept() {
+    fn a_file_with_an_invalid_name_or_too_much_content_is_not_kept() {
         let mut files = Files::default();
         let mut keep = |name: &[u8], content: &[u8], room| {
             let mut payload = (name.len() as u16).to_le_bytes().to_vec();
             payload.extend_from_slice(name);
             payload.extend_from_slice(content);
-            keep_file(Frame { kind: answer::FILE, payload }, &mut files, room)
+            keep_file(Frame { kind: from_worker::FILE, payload }, &mut files, room)
         };
         assert_eq!(keep(b"a", b"1234", 5), Some(1));
         assert_eq!(keep(b"b", b"1234", 3), None);
@@ -298,19 +231,19 @@ mod tests {
             assert_eq!(keep(name, b"", 5), None, "{name:?}");
         }
         for payload in [&b""[..], b"\x01", b"\x02\0a", b"\xff\xffa"] {
-            let frame = Frame { kind: answer::FILE, payload: payload.to_vec() };
+            let frame = Frame { kind: from_worker::FILE, payload: payload.to_vec() };
             assert_eq!(keep_file(frame, &mut Files::default(), 5), None, "{payload:?}");
         }
     }
 
     #[test]
-    fn a_worker_cannot_claim_a_kind_that_is_ours() {
+    fn a_worker_cannot_report_a_kind_that_only_the_service_may() {
         for kind in ["internal", "busy", "unauthorized", "timeout", "crashed", "nonsense"] {
             let text = format!(r#"{{"kind":"{kind}","error":"x"}}"#);
-            assert_eq!(frame(answer::FAILURE, &text), Err(Kind::Crashed), "{kind}");
+            assert_eq!(frame(from_worker::FAILURE, &text), Err(Kind::Crashed), "{kind}");
         }
-        assert_eq!(frame(answer::FAILURE, "not json"), Err(Kind::Crashed));
-        assert_eq!(frame(answer::READY, ""), Err(Kind::Crashed));
+        assert_eq!(frame(from_worker::FAILURE, "not json"), Err(Kind::Crashed));
+        assert_eq!(frame(from_worker::READY, ""), Err(Kind::Crashed));
         assert_eq!(frame(0, ""), Err(Kind::Crashed));
     }
 }

@@ -1,60 +1,60 @@
-//! The pool: spares forked ahead, and the zygote that they come from.
+//! A pool: spare workers forked ahead of time, and the zygote they come from.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
 use super::protocol::ZygoteInfo;
-use super::selftest::Finding;
+use super::self_test::Finding;
 use super::worker::{StartError, Worker};
-use super::zygote::{Life, Zygote};
+use super::zygote::{Zygote, ZygoteState};
 use crate::config::Config;
-use crate::metrics::{self, Metrics};
-use crate::python::Python;
+use crate::python::interpreter::Python;
 use crate::sandbox::Sandbox;
+use crate::telemetry::prometheus::{self, Metrics};
 
-/// After so many workers in a row that could not be started, the service is not healthy.
+/// After this many workers in a row that did not start, the service is unhealthy.
 const FAILURES_IN_A_ROW: u32 = 3;
-/// Between the death of a zygote and the next one, and between workers that could not be started; longer with every
-/// failure in a row.
-const RETRY: Duration = Duration::from_millis(100);
-/// Failures in a row beyond which the time between tries grows no more.
-const MOST_RETRIES_COUNTED: u32 = 50;
+/// Time between the death of a zygote and the next one, and between two workers that did not start. It is multiplied by
+/// the number of failures in a row.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// Failures in a row beyond which the time between two tries grows no further.
+const MAX_COUNTED_FAILURES: u32 = 50;
 
-/// How long the kernel is left alone after an answer, when nobody waits: the end of a worker and the fork of the next
-/// take it a millisecond each, and on few CPUs the client would learn of its answer only after that.
-pub(super) const ANSWER_FIRST: Duration = Duration::from_millis(1);
+/// How long the end of a worker and the fork of the next one are delayed after a response if no request waits. Each takes
+/// the kernel a millisecond, and on few CPUs the client would receive its response only after that.
+pub(super) const RESPONSE_FIRST: Duration = Duration::from_millis(1);
 
-/// Spares and their zygote.
+/// Spare workers and their zygote.
 pub(super) struct Pool {
     config: Arc<Config>,
     sandbox: Arc<Sandbox>,
     metrics: Arc<Metrics>,
     preload: Vec<String>,
-    /// How many spares there are to be under load.
-    most: usize,
-    /// When one was last asked for: long after that, one is enough.
+    /// The number of spares under load.
+    max_spares: usize,
+    /// When a worker was last taken. Long after that, one spare is enough.
     last_taken: Mutex<Instant>,
-    /// The findings of the self-test in one of its workers, once it is over.
-    proved: watch::Sender<Option<Arc<[Finding]>>>,
+    /// The findings of the self-test, once it is over.
+    self_test_results: watch::Sender<Option<Arc<[Finding]>>>,
     spares: Mutex<VecDeque<Worker>>,
     starting: AtomicUsize,
     changed: Notify,
     next_worker: AtomicU64,
-    /// Whether a worker of the zygote of the moment has been ready.
+    /// Whether a worker of the current zygote has been ready.
     forked_once: AtomicBool,
     failures: watch::Sender<u32>,
-    /// Zygotes that died after they had been ready.
+    /// The number of zygotes that died after they had been ready.
     lost: watch::Sender<u32>,
-    /// Whether no spare may be forked.
+    /// Whether no spare may be started.
     retired: AtomicBool,
     current: watch::Sender<Option<Current>>,
 }
 
-/// The zygote of the moment.
+/// The current zygote.
 #[derive(Clone)]
 struct Current {
     zygote: Arc<Zygote>,
@@ -62,22 +62,22 @@ struct Current {
 }
 
 impl Pool {
-    /// Of workers that have imported `preload`, `most` at a time.
+    /// A pool of at most `max_spares` spares that have imported `preload`.
     pub(super) fn new(
         config: Arc<Config>,
         sandbox: Arc<Sandbox>,
         metrics: Arc<Metrics>,
         preload: Vec<String>,
-        most: usize,
+        max_spares: usize,
     ) -> Arc<Pool> {
         Arc::new(Pool {
             config,
             sandbox,
             metrics,
             preload,
-            most,
+            max_spares,
             last_taken: Mutex::new(Instant::now()),
-            proved: watch::Sender::new(None),
+            self_test_results: watch::Sender::new(None),
             spares: Mutex::default(),
             starting: AtomicUsize::new(0),
             changed: Notify::new(),
@@ -90,48 +90,44 @@ impl Pool {
         })
     }
 
-    /// Keeps a zygote alive for as long as the process lives.
+    /// Keeps a zygote running for as long as the process lives.
     pub(super) async fn keep_zygote(self: Arc<Self>, python: Python) {
         loop {
-            self.live_with_zygote(&python).await;
+            self.run_zygote(&python).await;
             self.current.send_replace(None);
             self.spares().clear();
             self.metrics.zygote_restarts.get_or_create(&self.label()).inc();
-            tokio::time::sleep(RETRY * self.failures_counted()).await;
+            tokio::time::sleep(RETRY_INTERVAL * self.failures_counted()).await;
         }
     }
 
-    /// Returns when the zygote is dead.
-    async fn live_with_zygote(self: &Arc<Self>, python: &Python) {
+    /// Starts a zygote. Returns when it is dead.
+    async fn run_zygote(self: &Arc<Self>, python: &Python) {
         let started =
             Zygote::start(python, &self.preload, self.config.archive.as_deref(), &self.sandbox);
         let zygote = match started {
             Ok(zygote) => Arc::new(zygote),
             Err(error) => {
-                tracing::error!(%error, "no zygote");
+                tracing::error!(%error, "cannot start a zygote");
                 self.count_failure();
                 return;
             }
         };
-        let mut life = zygote.life();
-        let known = life.wait_for(|life| !matches!(life, Life::Starting)).await;
-        let Ok(Life::Ready(info)) = known.map(|life| life.clone()) else {
+        let mut state = zygote.state();
+        let known = state.wait_for(|state| !matches!(state, ZygoteState::Starting)).await;
+        let Ok(ZygoteState::Ready(info)) = known.map(|state| state.clone()) else {
             tracing::error!("the zygote died before it was ready");
             self.count_failure();
             return;
         };
         for (module, error) in &info.missing {
-            tracing::warn!(
-                module,
-                error,
-                "a preload module could not be imported; serving without it"
-            );
+            tracing::warn!(module, error, "cannot import a preload module; serving without it");
         }
         self.forked_once.store(false, Ordering::Release);
         self.current.send_replace(Some(Current { zygote, info }));
-        // The self-test waits for the first of them.
+        // The self-test waits for the first worker.
         self.refill(true);
-        let _ = life.wait_for(|life| matches!(life, Life::Gone)).await;
+        let _ = state.wait_for(|state| matches!(state, ZygoteState::Gone)).await;
         if !self.forked_once.load(Ordering::Acquire) {
             self.count_failure();
         }
@@ -139,53 +135,53 @@ impl Pool {
         tracing::error!("the zygote died");
     }
 
-    /// Keeps the findings of the self-test.
-    pub(super) fn prove(&self, findings: Vec<Finding>) {
-        self.proved.send_replace(Some(findings.into()));
+    /// Stores the findings of the self-test.
+    pub(super) fn set_self_test_results(&self, findings: Vec<Finding>) {
+        self.self_test_results.send_replace(Some(findings.into()));
     }
 
     /// The findings of the self-test, if it is over.
-    pub(super) fn proof(&self) -> Option<Arc<[Finding]>> {
-        self.proved.borrow().clone()
+    pub(super) fn known_self_test_results(&self) -> Option<Arc<[Finding]>> {
+        self.self_test_results.borrow().clone()
     }
 
-    /// Waits until the self-test is over; `None` when workers turn out not to start.
-    pub(super) async fn findings(&self) -> Option<Arc<[Finding]>> {
-        let mut proved = self.proved.subscribe();
+    /// Waits until the self-test is over. Returns `None` when workers cannot be started.
+    pub(super) async fn self_test_results(&self) -> Option<Arc<[Finding]>> {
+        let mut results = self.self_test_results.subscribe();
         tokio::select! {
             biased;
-            findings = proved.wait_for(Option::is_some) => {
+            findings = results.wait_for(Option::is_some) => {
                 findings.ok().and_then(|findings| findings.clone())
             }
             () = self.failing() => None,
         }
     }
 
-    /// What the zygote said of itself, once there is one.
+    /// What the current zygote reported when it became ready.
     pub(super) fn info(&self) -> Option<Arc<ZygoteInfo>> {
         self.current.borrow().as_ref().map(|current| Arc::clone(&current.info))
     }
 
-    /// Whether workers cannot be started at all.
+    /// Returns whether workers cannot be started.
     pub(super) fn is_failing(&self) -> bool {
         *self.failures.borrow() >= FAILURES_IN_A_ROW
     }
 
-    /// Waits until workers cannot be started at all.
+    /// Waits until workers cannot be started.
     pub(super) async fn failing(&self) {
         let mut failures = self.failures.subscribe();
-        // Fails only when the sender is gone, which is ours.
+        // Fails only if the sender is dropped, and the pool owns it.
         let _ = failures.wait_for(|failures| *failures >= FAILURES_IN_A_ROW).await;
     }
 
-    /// Waits until a zygote has died that had been ready, now or ever before.
+    /// Waits until a zygote has died after it had been ready. Returns at once if that happened before.
     pub(super) async fn lost_zygote(&self) {
         let mut lost = self.lost.subscribe();
-        // Fails only when the sender is gone, which is ours.
+        // Fails only if the sender is dropped, and the pool owns it.
         let _ = lost.wait_for(|lost| *lost > 0).await;
     }
 
-    /// Ends all spares and forks none until [`Pool::renew`].
+    /// Ends all spares and starts none until [`Pool::renew`].
     pub(super) async fn retire(&self) {
         self.retired.store(true, Ordering::Release);
         loop {
@@ -199,14 +195,14 @@ impl Pool {
         }
     }
 
-    /// Forks spares again.
+    /// Starts spares again.
     pub(super) fn renew(self: &Arc<Self>) {
         self.retired.store(false, Ordering::Release);
         self.refill(false);
     }
 
-    /// Waits until there is a spare.
-    pub(super) async fn spare(&self) {
+    /// Waits until a spare is ready.
+    pub(super) async fn wait_for_spare(&self) {
         loop {
             let changed = self.changed.notified();
             if !self.spares().is_empty() {
@@ -216,16 +212,16 @@ impl Pool {
         }
     }
 
-    /// Tells how many spares there are.
-    pub(super) fn count_spares(&self) {
+    /// Updates the gauges of this pool.
+    pub(super) fn update_metrics(&self) {
         let spares = self.spares().len() as i64;
         self.metrics.spares.get_or_create(&self.label()).set(spares);
-        // Told from the beginning, so that the first restart is a change.
+        // Reported as 0 from the start, so that the first restart is a change.
         let _ = self.metrics.zygote_restarts.get_or_create(&self.label());
     }
 
-    fn label(&self) -> metrics::Zygote {
-        metrics::Zygote { zygote: if self.preload.is_empty() { "bare" } else { "preloaded" } }
+    fn label(&self) -> prometheus::Zygote {
+        prometheus::Zygote { zygote: if self.preload.is_empty() { "bare" } else { "preloaded" } }
     }
 
     fn count_failure(&self) {
@@ -233,34 +229,34 @@ impl Pool {
     }
 
     fn failures_counted(&self) -> u32 {
-        self.failures.borrow().clamp(1, MOST_RETRIES_COUNTED)
+        self.failures.borrow().clamp(1, MAX_COUNTED_FAILURES)
     }
 
-    /// Ends the spares that a burst wanted, once there has been no request for a while. Never returns.
-    pub(super) async fn rest(self: Arc<Self>) {
+    /// Ends all spares but one whenever there has been no request for a while. Never returns.
+    pub(super) async fn shrink_when_idle(self: Arc<Self>) {
         loop {
-            let left = self.config.rest.saturating_sub(self.unused_for());
+            let left = self.config.idle_after.saturating_sub(self.unused_for());
             if !left.is_zero() {
                 tokio::time::sleep(left).await;
                 continue;
             }
             self.spares().truncate(1);
-            tokio::time::sleep(self.config.rest).await;
+            tokio::time::sleep(self.config.idle_after).await;
         }
     }
 
     fn unused_for(&self) -> Duration {
-        self.last_taken.lock().expect("BUG: no code panics under this lock").elapsed()
+        self.last_taken.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
-    /// How many spares there are to be now.
-    fn wanted(&self) -> usize {
-        if self.unused_for() < self.config.rest { self.most } else { 1 }
+    /// The number of spares to keep now.
+    fn wanted_spares(&self) -> usize {
+        if self.unused_for() < self.config.idle_after { self.max_spares } else { 1 }
     }
 
-    /// Takes a spare, or waits for one; `None` when workers cannot be started.
+    /// Takes a spare, or waits for one. Returns `None` when workers cannot be started.
     pub(super) async fn take(self: &Arc<Self>) -> Option<Worker> {
-        *self.last_taken.lock().expect("BUG: no code panics under this lock") = Instant::now();
+        *self.last_taken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         loop {
             let changed = self.changed.notified();
             let spare = self.spares().pop_front();
@@ -279,29 +275,28 @@ impl Pool {
         }
     }
 
-    /// Starts as many workers as are missing: at once, if `somebody_waits`, and without a rehearsal. That makes requests
-    /// faster that come later; one that waits already would wait for it too, and gain less by it.
-    pub(super) fn refill(self: &Arc<Self>, somebody_waits: bool) {
+    /// Starts the missing spares. If a request is waiting (`has_waiters`), they start at once and without a warm-up: the
+    /// warm-up makes the later request faster, but a request that waits would wait for it longer than it gains.
+    pub(super) fn refill(self: &Arc<Self>, has_waiters: bool) {
         if self.retired.load(Ordering::Acquire) {
             return;
         }
         let Some(current) = self.current.borrow().clone() else { return };
-        let there = self.spares().len() + self.starting.load(Ordering::Relaxed);
-        for _ in there..self.wanted() {
+        let ready_or_starting = self.spares().len() + self.starting.load(Ordering::Relaxed);
+        for _ in ready_or_starting..self.wanted_spares() {
             self.starting.fetch_add(1, Ordering::Relaxed);
-            tokio::spawn(Arc::clone(self).start_spare(current.clone(), somebody_waits));
+            tokio::spawn(Arc::clone(self).start_spare(current.clone(), has_waiters));
         }
     }
 
-    async fn start_spare(self: Arc<Self>, current: Current, somebody_waits: bool) {
-        if !somebody_waits {
-            tokio::time::sleep(ANSWER_FIRST).await;
+    async fn start_spare(self: Arc<Self>, current: Current, has_waiters: bool) {
+        if !has_waiters {
+            tokio::time::sleep(RESPONSE_FIRST).await;
         }
         let worker = self.next_worker.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
         let started =
-            Worker::start(worker, &current.zygote, &self.sandbox, &self.config, !somebody_waits)
-                .await;
+            Worker::start(worker, &current.zygote, &self.sandbox, &self.config, !has_waiters).await;
         match started {
             Ok(ready) => {
                 tracing::debug!(worker, took = ?began.elapsed(), "a worker is ready");
@@ -315,12 +310,12 @@ impl Pool {
                 if matches!(error, StartError::Lockdown(_)) {
                     self.metrics.lockdown_failures.inc();
                 }
-                // A zygote that dies is counted by itself, once.
+                // The death of the zygote is counted once, by `run_zygote`.
                 if !matches!(error, StartError::ZygoteGone) {
                     self.count_failure();
                     self.changed.notify_waiters();
-                    tracing::error!(%error, worker, "a worker could not be started");
-                    tokio::time::sleep(RETRY * self.failures_counted()).await;
+                    tracing::error!(%error, worker, "cannot start a worker");
+                    tokio::time::sleep(RETRY_INTERVAL * self.failures_counted()).await;
                 }
                 self.starting.fetch_sub(1, Ordering::Relaxed);
                 self.changed.notify_waiters();
@@ -330,6 +325,6 @@ impl Pool {
     }
 
     fn spares(&self) -> MutexGuard<'_, VecDeque<Worker>> {
-        self.spares.lock().expect("BUG: no code panics under this lock")
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,9 +1,9 @@
-//! What supervisor, zygote and worker say to each other.
+//! The messages between supervisor, zygote and worker.
 //!
-//! Supervisor and zygote exchange JSON messages over a SOCK_SEQPACKET pair, one message a packet, an order to fork with
-//! the worker's descriptors attached. Supervisor and worker exchange frames over a stream: one byte of type, four bytes
-//! of length (little-endian), the payload. The supervisor trusts the zygote and nothing that comes in a frame once a
-//! worker has read its request.
+//! Supervisor and zygote exchange JSON messages over a SOCK_SEQPACKET pair, one message per packet. The descriptors of a
+//! worker are attached to the order to fork it. Supervisor and worker exchange frames over a stream socket: one byte for
+//! the type, four bytes for the length (little-endian), and the payload. The supervisor trusts the zygote. It trusts no
+//! frame of a worker that has read its request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -20,130 +20,130 @@ use crate::sandbox::rlimits::Limit;
 /// The first message to a zygote.
 #[derive(Serialize)]
 pub struct Boot<'a> {
-    /// The modules of the harness: name and source, in the order of their execution.
-    pub harness: &'a [&'a (&'static str, &'static str)],
-    /// What to import.
+    /// The modules of the harness: name and source.
+    pub harness: &'a [(&'static str, &'static str)],
+    /// The modules to import.
     pub preload: &'a [String],
-    /// Where their bytecode is, if it is in one file.
+    /// The bytecode archive to import them from.
     pub archive: Option<&'a Path>,
     /// How workers lock themselves down.
     pub lockdown: &'a Lockdown,
 }
 
-/// What the supervisor orders a zygote to do.
+/// An order to a zygote.
 #[derive(Serialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
 pub enum Order<'a> {
-    /// Fork a worker. Attached: its channel, stdout, stderr, and its Landlock ruleset if it has one.
+    /// Fork a worker. Attached are its channel, stdout, stderr, and its Landlock ruleset, if any.
     Fork {
-        /// The worker's number, never used twice.
+        /// The number of the worker, never used twice.
         worker: u64,
-        /// The uid to change to.
+        /// The uid to change to, if the worker gets its own.
         uid: Option<u32>,
         /// Its working directory.
         scratch: &'a str,
-        /// The options of the tmpfs that it mounts there first, if it does.
+        /// The options of the tmpfs to mount there first, if any.
         mount: Option<String>,
-        /// The limits to set.
+        /// The resource limits to set.
         limits: &'a [Limit],
-        /// Whether to make a run of its own first, so that the request finds caches warm and memory its own.
-        rehearse: bool,
+        /// Whether to run the warm-up scripts first, so that the request finds caches filled and pages copied.
+        warm_up: bool,
     },
-    /// Wait for a worker that was killed, and report.
+    /// Wait for a worker that was killed, and report its end.
     Reap {
         /// The worker.
         worker: u64,
     },
 }
 
-/// What a zygote reports.
+/// A report of a zygote.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
 pub enum Report {
-    /// It has imported everything and forks from now on.
+    /// The imports are done; the zygote accepts orders.
     Ready(ZygoteInfo),
     /// A fork failed.
     ForkFailed {
-        /// The worker that is not.
+        /// The worker that was not forked.
         worker: u64,
-        /// What the kernel answered.
+        /// The errno.
         errno: i32,
     },
-    /// A worker is gone.
+    /// A worker has ended.
     Reaped {
         /// The worker.
         worker: u64,
-        /// As wait4 gives it.
+        /// The status, as from wait4(2).
         status: i32,
         /// CPU time, microseconds.
         cpu_us: u64,
-        /// Largest resident size, bytes.
+        /// Peak resident set, bytes.
         peak_bytes: u64,
     },
 }
 
-/// What a zygote says of itself when it is ready.
+/// What a zygote reports when it is ready.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ZygoteInfo {
-    /// Python's version.
+    /// The version of Python.
     pub python: String,
-    /// Preloaded packages and their versions.
+    /// The preloaded packages and their versions.
     pub packages: BTreeMap<String, String>,
-    /// Preload modules that could not be imported, and why.
+    /// The preload modules that could not be imported, and why.
     pub missing: BTreeMap<String, String>,
-    /// The modules that every interpreter of this version has.
+    /// The modules of the standard library.
     pub standard: BTreeSet<String>,
-    /// Distributions that scripts can import from, and their versions.
+    /// The installed distributions and their versions.
     pub installed: BTreeMap<String, String>,
 }
 
 /// The last frame of a request: how to run the script.
 #[derive(Serialize)]
-pub struct Go<'a> {
-    /// What is refused before the script runs.
+pub struct RunOptions<'a> {
+    /// What to refuse before the script runs.
     pub refused: &'a Refused,
-    /// Bytes of the result as JSON.
+    /// Largest result as JSON, bytes.
     pub max_result_bytes: usize,
-    /// Nesting of the result.
+    /// Deepest nesting of the result.
     pub max_depth: usize,
-    /// How much may be left in `outputs/`.
-    pub outputs: Outputs,
-    /// By how much to lower limits before the script runs.
+    /// Limits on the files in `outputs/`.
+    pub outputs: OutputLimits,
+    /// By how much to lower resource limits before the script runs.
     pub lower: &'a [Limit],
 }
 
-/// What may be left in `outputs/`, so that it can be sent.
+/// Limits on the files in `outputs/`.
 #[derive(Serialize)]
-pub struct Outputs {
-    /// Bytes of all files together.
+pub struct OutputLimits {
+    /// Total size, bytes.
     pub max_bytes: usize,
-    /// Their number.
+    /// Number of files.
     pub max_files: usize,
-    /// Bytes of a name.
+    /// Length of a name, bytes.
     pub max_name_bytes: usize,
-    /// Directories in a name, and the file itself.
+    /// Path parts in a name.
     pub max_parts: usize,
 }
 
 /// Types of frames to a worker.
-pub mod request {
+pub mod to_worker {
     /// The script, UTF-8.
     pub const SCRIPT: u8 = b'S';
     /// The argument of `main`, JSON.
     pub const INPUT: u8 = b'I';
-    /// A file of the request: two bytes of length (little-endian), the name, UTF-8, the content.
+    /// A file: two bytes for the length of the name (little-endian), the name in UTF-8, the content.
     pub const FILE: u8 = b'D';
-    /// [`super::Go`], JSON: the request is complete.
-    pub const GO: u8 = b'G';
+    /// [`super::RunOptions`], JSON. It completes the request.
+    pub const RUN: u8 = b'R';
 }
 
 /// Types of frames from a worker.
-pub mod answer {
-    /// Locked down, rehearsed, waiting. Empty.
+pub mod from_worker {
+    /// The worker is locked down and waits for a request. Empty.
     pub const READY: u8 = b'R';
-    /// [`super::LockdownFailure`], JSON; the worker is gone.
+    /// [`super::LockdownFailure`], JSON. The worker ends.
     pub const LOCKDOWN: u8 = b'L';
-    /// A file that was left in `outputs/`, in the form of [`super::request::FILE`]; the result follows.
+    /// A file in `outputs/`, in the form of [`super::to_worker::FILE`]. The result follows.
     pub const FILE: u8 = b'D';
     /// What `main` returned, JSON.
     pub const VALUE: u8 = b'V';
@@ -151,25 +151,56 @@ pub mod answer {
     pub const FAILURE: u8 = b'F';
 }
 
-/// A worker could not lock itself down.
+/// A step of a worker's start, in the order in which the harness takes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum LockdownStep {
+    /// setsid(2).
+    Session,
+    /// The tmpfs of the scratch directory.
+    Mount,
+    /// A user namespace of its own.
+    UserNamespace,
+    /// Resource limits.
+    Limits,
+    /// A uid of its own.
+    Uid,
+    /// The working directory.
+    Scratch,
+    /// Giving up every capability.
+    Capabilities,
+    /// Asking the kernel to end the worker with its zygote.
+    ParentDeathSignal,
+    /// Becoming non-dumpable.
+    NonDumpable,
+    /// no_new_privs.
+    NoNewPrivs,
+    /// The Landlock ruleset.
+    Landlock,
+    /// The system call filters.
+    Seccomp,
+}
+
+/// A step of the lock-down failed.
 #[derive(Clone, Debug, Deserialize)]
 pub struct LockdownFailure {
-    /// Which step.
-    pub step: String,
-    /// What it answered.
+    /// The step.
+    pub step: LockdownStep,
+    /// The error.
     pub error: String,
 }
 
-/// A worker's word on why there is no result.
+/// A worker's report of why there is no result.
 #[derive(Debug, Deserialize)]
 pub struct ScriptFailure {
-    /// The kind; only those that a script can cause are believed.
-    pub kind: crate::api::Kind,
-    /// One sentence.
+    /// The kind. Only kinds that a script can cause are accepted.
+    pub kind: crate::api::catalogue::Kind,
+    /// One sentence for the caller.
     pub error: String,
-    /// The script's own frames.
+    /// The traceback.
     pub traceback: Option<String>,
-    /// The line to blame.
+    /// The line of the script that failed.
     pub line: Option<u32>,
 }
 
@@ -179,17 +210,17 @@ pub fn push_frame(buffer: &mut Vec<u8>, kind: u8, payload: &[u8]) {
     buffer.extend_from_slice(payload);
 }
 
-/// Bytes of the length of a name.
+/// Size of the length of a name, bytes.
 pub const NAME_LENGTH_BYTES: usize = 2;
 
-/// Appends the frame of a file but for its `content`, which follows.
+/// Appends the frame of a file up to its content, which has `content` bytes and follows.
 pub fn push_file_header(buffer: &mut Vec<u8>, name: &str, content: usize) {
-    push_header(buffer, request::FILE, NAME_LENGTH_BYTES + name.len() + content);
+    push_header(buffer, to_worker::FILE, NAME_LENGTH_BYTES + name.len() + content);
     buffer.extend_from_slice(&(name.len() as u16).to_le_bytes());
     buffer.extend_from_slice(name.as_bytes());
 }
 
-/// Name and content of the file in the payload of a frame, if there is one.
+/// Splits the payload of a file frame into name and content. Returns `None` if it is malformed.
 pub fn file_of(mut payload: Vec<u8>) -> Option<(String, Vec<u8>)> {
     let (length, rest) = payload.split_first_chunk::<NAME_LENGTH_BYTES>()?;
     let length = usize::from(u16::from_le_bytes(*length));
@@ -207,23 +238,23 @@ pub fn push_header(buffer: &mut Vec<u8>, kind: u8, length: usize) {
 /// A frame from a worker.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// One of [`answer`], if the worker is honest.
+    /// One of [`from_worker`], if the worker is honest.
     pub kind: u8,
-    /// As long as the reader's limit at the most.
+    /// At most as long as the reader's limit.
     pub payload: Vec<u8>,
 }
 
-/// Why there is no frame.
+/// Why no frame was received.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// The worker closed its end, or died.
+    /// The worker closed the channel or died.
     #[error("the channel is closed")]
     Closed,
-    /// The same, before it had read all that it was sent.
-    #[error("the channel is closed and what was sent is not read")]
+    /// The worker closed the channel or died before it had read everything that it was sent.
+    #[error("the channel is closed, and the worker did not read the request")]
     Unread,
-    /// The frame claims to be longer than its kind may be.
+    /// The frame claims to be longer than frames of its type may be.
     #[error("a frame of {0} bytes")]
     TooLong(usize),
     /// The socket failed.
@@ -232,11 +263,11 @@ pub enum FrameError {
 }
 
 const HEADER_BYTES: usize = 5;
-/// How much more is made room for at a time.
+/// Room for a payload grows in steps of this size, bytes.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Waits for a frame with a payload of at most as many bytes as `limit` has for its kind. Memory grows with what has arrived,
-/// never with what a frame claims, and nothing beyond the frame is read.
+/// Receives a frame. `limit` returns the longest payload of a frame type, bytes. Memory grows with what has arrived and not
+/// with what a frame claims, and nothing beyond the frame is read.
 ///
 /// # Errors
 /// See [`FrameError`].
@@ -267,7 +298,7 @@ async fn read_up_to(
             Ok(0) => return Err(FrameError::Closed),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => channel.readable().await?,
-            // So says the kernel when the other end goes with something in its queue.
+            // The kernel's answer when the other end is closed with unread data in its queue.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                 return Err(FrameError::Unread);
             }
@@ -291,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_frame_comes_out_as_it_went_in_and_what_follows_stays_where_it_is() {
+    async fn a_frame_is_received_unchanged_and_the_next_one_stays_in_the_socket() {
         let mut bytes = Vec::new();
         push_frame(&mut bytes, b'V', b"[1]");
         push_frame(&mut bytes, b'F', b"");
@@ -303,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_goes_without_having_read_is_told_from_who_goes() {
+    async fn a_worker_that_ends_without_reading_is_distinguished_from_one_that_ends() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         ours.write_all(b"request").await.unwrap();
         drop(theirs);
@@ -311,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_a_frame_is_none_and_a_long_one_is_refused_by_its_header() {
+    async fn half_a_frame_is_an_error_and_a_long_one_is_refused_by_its_header() {
         for half in [&b"V\x03\0\0\0[1"[..], b"V\x03\0\0", b""] {
             assert_eq!(received(half, 3).await.unwrap_err().to_string(), "the channel is closed");
         }

@@ -1,10 +1,10 @@
-//! A zygote: the Python process that has imported everything and does nothing but fork and reap.
+//! A zygote: a Python process that has imported the preloaded modules and then only forks and reaps workers.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -16,70 +16,43 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::essential::spawn_essential;
+use super::harness::{LOADER, MODULES};
 use super::protocol::{Boot, Order, Report, ZygoteInfo};
-use crate::archive;
-use crate::python::Python;
+use crate::python::interpreter::Python;
 use crate::sandbox::Sandbox;
 use crate::sandbox::sys::{self, Program, SpawnError};
 
-/// The modules of the harness, in the order of their execution: later ones import earlier ones.
-const HARNESS: &[(&str, &str)] = &[
-    ("mainbox_channel", include_str!("../harness/channel.py")),
-    ("mainbox_lockdown", include_str!("../harness/lockdown.py")),
-    ("mainbox_home", include_str!("../harness/home.py")),
-    ("mainbox_failure", include_str!("../harness/failure.py")),
-    ("mainbox_encoding", include_str!("../harness/encoding.py")),
-    ("mainbox_validation", include_str!("../harness/validation.py")),
-    ("mainbox_courtesy", include_str!("../harness/courtesy.py")),
-    (MEMORY, include_str!("../harness/memory.py")),
-    (LIBRARY, include_str!("../harness/library.py")),
-    (ARCHIVE, archive::SOURCE),
-    ("mainbox_files", include_str!("../harness/files.py")),
-    ("mainbox_script", include_str!("../harness/script.py")),
-    ("mainbox_rehearsal", include_str!("../harness/rehearsal.py")),
-    ("mainbox_worker", include_str!("../harness/worker.py")),
-    ("mainbox_zygote", include_str!("../harness/zygote.py")),
-];
-
-/// The modules that are of use only where scripts cannot open files.
-const LIBRARY: &str = "mainbox_library";
-const MEMORY: &str = "mainbox_memory";
-/// The module that is of use only with an archive.
-const ARCHIVE: &str = "mainbox_archive";
-
-/// What Python runs first: reads the boot message, makes modules of the harness and enters the last.
-const LOADER: &str = include_str!("../harness/loader.py");
-
-/// The largest message of a zygote.
+/// The largest report of a zygote, bytes.
 const MESSAGE_BYTES: usize = 64 * 1024;
 
-/// Why a zygote could not be started.
+/// Why a zygote did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ZygoteError {
-    /// The control socket.
+pub(super) enum ZygoteError {
+    /// The control socket could not be made.
     #[error("control socket of the zygote: {0}")]
     Control(io::Error),
-    /// The program.
-    #[error("the zygote could not be started: {0}")]
+    /// The process could not be started.
+    #[error("cannot start the zygote: {0}")]
     Spawn(#[from] SpawnError),
 }
 
 /// How a worker ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Exit {
-    /// As wait4 gives it.
-    pub status: i32,
+pub(super) struct Exit {
+    /// The status, as from wait4(2).
+    pub(super) status: i32,
     /// CPU time, microseconds.
-    pub cpu_us: u64,
-    /// Largest resident size, bytes.
-    pub peak_bytes: u64,
+    pub(super) cpu_us: u64,
+    /// Peak resident set, bytes.
+    pub(super) peak_bytes: u64,
 }
 
 /// A running zygote.
-pub struct Zygote {
-    /// Its process.
-    pub pid: Pid,
+pub(super) struct Zygote {
+    /// The id of the process.
+    pub(super) pid: Pid,
     outbox: mpsc::UnboundedSender<Message>,
     shared: Arc<Shared>,
 }
@@ -87,7 +60,7 @@ pub struct Zygote {
 /// What the tasks of a zygote share with its owner.
 struct Shared {
     awaited: Mutex<Awaited>,
-    life: watch::Sender<Life>,
+    state: watch::Sender<ZygoteState>,
 }
 
 #[derive(Default)]
@@ -96,14 +69,14 @@ struct Awaited {
     forks: HashMap<u64, oneshot::Sender<i32>>,
 }
 
-/// Where a zygote stands.
+/// The state of a zygote.
 #[derive(Clone, Debug)]
-pub enum Life {
-    /// Still importing.
+pub(super) enum ZygoteState {
+    /// It is importing.
     Starting,
-    /// Forking.
+    /// It accepts orders.
     Ready(Arc<ZygoteInfo>),
-    /// Dead, and its workers with it.
+    /// It is dead, and its workers with it.
     Gone,
 }
 
@@ -113,11 +86,11 @@ struct Message {
 }
 
 impl Zygote {
-    /// Starts a zygote; it imports `preload` on its own time, from the `archive` as far as it is in there.
+    /// Starts a zygote. It imports `preload` in the background, from `archive` if given, and then becomes ready.
     ///
     /// # Errors
     /// When the process cannot be started.
-    pub fn start(
+    pub(super) fn start(
         python: &Python,
         preload: &[String],
         archive: Option<&Path>,
@@ -129,41 +102,40 @@ impl Zygote {
         let program = program(python).map_err(ZygoteError::Control)?;
         let pid = sys::spawn(&program, theirs.as_fd(), sandbox.plan())?;
         drop(theirs);
-        set_nonblocking(&ours).map_err(ZygoteError::Control)?;
-        let control = Arc::new(sys::watch(ours).map_err(ZygoteError::Control)?);
-        let shared = Arc::new(Shared {
-            awaited: Mutex::default(),
-            life: watch::Sender::new(Life::Starting),
-        });
-        let (outbox, orders) = mpsc::unbounded_channel();
-        tokio::spawn(send_all(Arc::clone(&control), orders));
-        tokio::spawn(receive_all(control, Arc::clone(&shared), pid));
-        let zygote = Zygote { pid, outbox, shared };
+        let zygote = Zygote::connect(ours, pid).map_err(ZygoteError::Control)?;
         let lockdown = &sandbox.lockdown();
         let archive = archive.filter(|_| !preload.is_empty());
-        let wanted = |(name, _): &&(&str, &str)| match *name {
-            LIBRARY | MEMORY => !sandbox.opens_files(),
-            ARCHIVE => archive.is_some(),
-            _ => true,
-        };
-        let harness: Vec<_> = HARNESS.iter().filter(wanted).collect();
-        zygote.post(&Boot { harness: &harness, preload, archive, lockdown }, vec![]);
+        zygote.post(&Boot { harness: MODULES, preload, archive, lockdown }, vec![]);
         Ok(zygote)
     }
 
-    /// Where it stands, to be watched.
-    pub fn life(&self) -> watch::Receiver<Life> {
-        self.shared.life.subscribe()
+    /// The zygote with process id `pid` at the other end of `control`, a SOCK_SEQPACKET socket.
+    fn connect(control: OwnedFd, pid: Pid) -> io::Result<Zygote> {
+        set_nonblocking(&control)?;
+        let control = Arc::new(sys::watch(control)?);
+        let shared = Arc::new(Shared {
+            awaited: Mutex::default(),
+            state: watch::Sender::new(ZygoteState::Starting),
+        });
+        let (outbox, orders) = mpsc::unbounded_channel();
+        spawn_essential(send_orders(Arc::clone(&control), orders));
+        spawn_essential(receive_reports(control, Arc::clone(&shared), pid));
+        Ok(Zygote { pid, outbox, shared })
     }
 
-    /// Whether it is dead.
-    pub fn is_gone(&self) -> bool {
-        matches!(*self.shared.life.borrow(), Life::Gone)
+    /// The state, as a channel to watch.
+    pub(super) fn state(&self) -> watch::Receiver<ZygoteState> {
+        self.shared.state.subscribe()
     }
 
-    /// Orders a fork, with the worker's descriptors. The answer comes on the worker's own channel; only a failure
-    /// comes here, as errno.
-    pub fn fork(
+    /// Returns whether it is dead.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(*self.shared.state.borrow(), ZygoteState::Gone)
+    }
+
+    /// Orders a fork with the worker's descriptors. The worker reports on its own channel when it is ready. Only a failed
+    /// fork is received here, as an errno.
+    pub(super) fn fork(
         &self,
         order: &Order<'_>,
         worker: u64,
@@ -175,13 +147,13 @@ impl Zygote {
         receiver
     }
 
-    /// Forgets that a fork could fail: the worker has spoken.
-    pub fn forked(&self, worker: u64) {
+    /// Stops waiting for a failed fork; called when the worker is ready.
+    pub(super) fn forked(&self, worker: u64) {
         self.awaited().forks.remove(&worker);
     }
 
-    /// Orders the zygote to wait for a worker. The receiver fails when the zygote dies first.
-    pub fn reap(&self, worker: u64) -> oneshot::Receiver<Exit> {
+    /// Orders the zygote to reap a worker. The receiver fails if the zygote dies first.
+    pub(super) fn reap(&self, worker: u64) -> oneshot::Receiver<Exit> {
         let (sender, receiver) = oneshot::channel();
         if !self.is_gone() {
             let mut awaited = self.awaited();
@@ -193,18 +165,18 @@ impl Zygote {
         receiver
     }
 
-    /// Ends it, and with it its workers.
-    pub fn kill(&self) {
+    /// Kills the zygote. The kernel kills its workers with it.
+    pub(super) fn kill(&self) {
         let _ = kill(self.pid, Signal::SIGKILL);
     }
 
     fn awaited(&self) -> std::sync::MutexGuard<'_, Awaited> {
-        self.shared.awaited.lock().expect("BUG: no code panics under this lock")
+        self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn post<T: serde::Serialize>(&self, message: &T, descriptors: Vec<OwnedFd>) {
         let text = serde_json::to_vec(message).expect("BUG: orders are plain data");
-        // Fails only when the zygote is gone, which its owner learns from `life`.
+        // Fails only when the zygote is gone, which its owner learns from its state.
         let _ = self.outbox.send(Message { text, descriptors });
     }
 }
@@ -220,10 +192,10 @@ impl Drop for Zygote {
 fn program(python: &Python) -> io::Result<Program> {
     use std::os::unix::ffi::OsStrExt;
     let mut environment = vec![
-        // One request, one thread of arithmetic: the cores belong to the pool of workers.
+        // One thread of arithmetic per script, since several scripts share the CPUs.
         String::from("OPENBLAS_NUM_THREADS=1"),
         String::from("OMP_NUM_THREADS=1"),
-        // One arena: each further one reserves 64 MB of address space, which the memory limit counts.
+        // One malloc arena: each further arena reserves 64 MB of address space, which the memory limit counts.
         String::from("GLIBC_TUNABLES=glibc.malloc.arena_max=1"),
         String::from("LANG=C.UTF-8"),
         String::from("PATH=/usr/local/bin:/usr/bin:/bin"),
@@ -234,7 +206,7 @@ fn program(python: &Python) -> io::Result<Program> {
     }
     let arguments: [&[u8]; 7] = [
         python.name.as_os_str().as_bytes(),
-        // No user site, no working directory on sys.path, no bytecode written, UTF-8 everywhere.
+        // -I: no user site and no working directory on sys.path. -B: no bytecode is written. UTF-8 everywhere.
         b"-I",
         b"-B",
         b"-X",
@@ -252,7 +224,7 @@ fn set_nonblocking(descriptor: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-async fn send_all(control: Arc<AsyncFd<OwnedFd>>, mut orders: mpsc::UnboundedReceiver<Message>) {
+async fn send_orders(control: Arc<AsyncFd<OwnedFd>>, mut orders: mpsc::UnboundedReceiver<Message>) {
     while let Some(message) = orders.recv().await {
         let descriptors: Vec<RawFd> = message.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let attached = [ControlMessage::ScmRights(&descriptors)];
@@ -265,13 +237,13 @@ async fn send_all(control: Arc<AsyncFd<OwnedFd>>, mut orders: mpsc::UnboundedRec
             })
             .await;
         if let Err(error) = sent {
-            tracing::debug!(%error, "an order did not reach the zygote");
+            tracing::debug!(%error, "an order could not be sent to the zygote");
             return;
         }
     }
 }
 
-async fn receive_all(control: Arc<AsyncFd<OwnedFd>>, shared: Arc<Shared>, pid: Pid) {
+async fn receive_reports(control: Arc<AsyncFd<OwnedFd>>, shared: Arc<Shared>, pid: Pid) {
     let mut message = vec![0; MESSAGE_BYTES];
     loop {
         let received = control
@@ -284,30 +256,30 @@ async fn receive_all(control: Arc<AsyncFd<OwnedFd>>, shared: Arc<Shared>, pid: P
             Ok(length) => serde_json::from_slice(&message[..length]),
             Err(error) if error.raw_os_error() == Some(Errno::ECONNRESET as i32) => break,
             Err(error) => {
-                tracing::error!(%error, "the zygote's control socket failed");
+                tracing::error!(%error, "the control socket of the zygote failed");
                 break;
             }
         };
         match report {
             Ok(report) => shared.dispatch(report),
             Err(error) => {
-                tracing::error!(%error, "the zygote sent a report that is none");
+                tracing::error!(%error, "malformed report from the zygote");
                 break;
             }
         }
     }
-    // It may have closed its socket without dying.
+    // The zygote may have closed its socket without dying.
     let _ = kill(pid, Signal::SIGKILL);
-    shared.life.send_replace(Life::Gone);
-    *shared.awaited.lock().expect("BUG: no code panics under this lock") = Awaited::default();
+    shared.state.send_replace(ZygoteState::Gone);
+    *shared.awaited.lock().unwrap_or_else(PoisonError::into_inner) = Awaited::default();
 }
 
 impl Shared {
     fn dispatch(&self, report: Report) {
-        let mut awaited = self.awaited.lock().expect("BUG: no code panics under this lock");
+        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
         match report {
             Report::Ready(info) => {
-                self.life.send_replace(Life::Ready(Arc::new(info)));
+                self.state.send_replace(ZygoteState::Ready(Arc::new(info)));
             }
             Report::ForkFailed { worker, errno } => {
                 if let Some(sender) = awaited.forks.remove(&worker) {

@@ -19,10 +19,10 @@ pub struct Jail {
     pub ruleset: Option<OwnedFd>,
     sweeper: Option<Sweeper>,
     before: Option<Before>,
-    traces: Traces,
+    contamination: Contamination,
     // Last, in this order: nobody else gets the uid or the turn before all traces are gone.
     uid: Option<OwnUid>,
-    turn: Option<OwnedSemaphorePermit>,
+    run_permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Jail {
@@ -31,9 +31,9 @@ impl Jail {
         ruleset: Option<OwnedFd>,
         uid: Option<OwnUid>,
         sweeper: Option<Sweeper>,
-        traces: Traces,
+        contamination: Contamination,
     ) -> Jail {
-        Jail { scratch, ruleset, sweeper, before: None, traces, uid, turn: None }
+        Jail { scratch, ruleset, sweeper, before: None, contamination, uid, run_permit: None }
     }
 
     /// Its uid, where it has one of its own.
@@ -42,9 +42,9 @@ impl Jail {
     }
 
     /// A script is about to run in it. The jail keeps `turn`, if it is given one, until the worker has left no trace.
-    pub fn occupy(&mut self, turn: Option<OwnedSemaphorePermit>) {
+    pub fn begin_use(&mut self, run_permit: Option<OwnedSemaphorePermit>) {
         self.before = self.sweeper.as_ref().map(|sweeper| sweeper.look(self.uid()));
-        self.turn = turn;
+        self.run_permit = run_permit;
     }
 }
 
@@ -56,16 +56,16 @@ impl Drop for Jail {
         };
         if let Err(error) = self.scratch.remove().and(swept) {
             tracing::error!(%error, "what a worker left could not be removed");
-            self.traces.0.store(true, Ordering::Release);
+            self.contamination.0.store(true, Ordering::Release);
         }
     }
 }
 
 /// Whether some worker left a trace that could not be removed: then no other may run here.
 #[derive(Clone, Default)]
-pub(super) struct Traces(Arc<AtomicBool>);
+pub(super) struct Contamination(Arc<AtomicBool>);
 
-impl Traces {
+impl Contamination {
     pub(super) fn any(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }

@@ -2,15 +2,16 @@
 
 pub mod jail;
 pub mod landlock;
+pub mod layer;
 pub mod namespaces;
 pub mod policy;
 pub mod probe;
+pub mod procfs;
 pub mod rlimits;
 pub mod scratch;
 pub mod seccomp;
 pub mod sweep;
 pub mod sys;
-pub mod tier;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -18,14 +19,15 @@ use std::sync::OnceLock;
 
 use serde::Serialize;
 
-use self::jail::{Jail, OwnUid, Traces, Uids};
+use self::jail::{Contamination, Jail, OwnUid, Uids};
+use self::layer::Layer;
 use self::namespaces::{Mounts, Plan};
 use self::probe::Probe;
 use self::rlimits::Limit;
 use self::scratch::{Scratch, ScratchError, ScratchRoot};
 use self::sweep::Sweeper;
-use self::tier::{Layer, Tier};
-use crate::config::{Config, Platform};
+use crate::config::Config;
+use crate::config::choices::{Platform, Tier};
 
 /// Why there is no sandbox, or none for a worker: one sentence each.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +79,7 @@ pub struct Sandbox {
     plan: Plan,
     prctl: bool,
     sweeper: Option<Sweeper>,
-    traces: Traces,
+    contamination: Contamination,
 }
 
 /// What a zygote is told once about the sandbox of its workers.
@@ -145,7 +147,7 @@ impl Sandbox {
             filters: filters.iter().map(seccomp::to_bytes).collect(),
             prctl,
             sweeper,
-            traces: Traces::default(),
+            contamination: Contamination::default(),
         })
     }
 
@@ -161,8 +163,8 @@ impl Sandbox {
     }
 
     /// Whether what some worker left could not be removed, so that it could meet another.
-    pub fn has_traces(&self) -> bool {
-        self.traces.any()
+    pub fn is_contaminated(&self) -> bool {
+        self.contamination.any()
     }
 
     /// Whether a worker can read and write only the files that the policy names. Without Landlock or a root of its own,
@@ -222,7 +224,7 @@ impl Sandbox {
                 Some(common.map_err(SandboxError::RulesetDescriptor)?)
             }
         };
-        Ok(Jail::new(scratch, ruleset, uid, self.sweeper.clone(), self.traces.clone()))
+        Ok(Jail::new(scratch, ruleset, uid, self.sweeper.clone(), self.contamination.clone()))
     }
 
     /// A mount hides its mount point from Landlock, so the rule is on the directory around it, in which nothing else can

@@ -13,7 +13,7 @@ use nix::sched::CloneFlags;
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::policy::MAX_SCRATCH_FILES;
-use crate::python::Python;
+use crate::python::interpreter::Python;
 
 /// Where a worker finds its scratch directory: a mount point in a read-only directory.
 pub const SCRATCH: &str = "/box/scratch";

@@ -3,7 +3,7 @@
 
 use libc::c_long;
 
-use crate::config::Policy;
+use crate::config::choices::Policy;
 
 /// Stands in the filter for the worker's own process id, which is only known after the fork: the worker puts its own
 /// in its place before it installs the filter. No process has this id (`pid_max` is at most 2^22).

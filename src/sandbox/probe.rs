@@ -10,14 +10,15 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
 use super::landlock::{ABIS, empty_ruleset};
+use super::layer::Layer;
 use super::namespaces::{Mounts, NAMESPACES, Plan, worker_steps};
 use super::rlimits::Limit;
 use super::scratch::{ScratchError, ScratchRoot};
-use super::sys::SpawnError;
-use super::tier::{Layer, Tier};
+use super::sys::{SpawnError, SpawnStep};
 use super::{policy, rlimits, seccomp, sys};
 use crate::config::Config;
-use crate::python::Python;
+use crate::config::choices::Tier;
+use crate::python::interpreter::Python;
 
 const USER_NAMESPACE: &str = "user namespace";
 const MOUNT_NAMESPACE: &str = NAMESPACES[0].0;
@@ -241,7 +242,7 @@ fn private_root(
 ) -> (Layer, Option<Plan>) {
     let uid = (!user).then_some(policy::WORKER_UIDS.start);
     let attempt = |mounts| -> Result<Plan, SpawnError> {
-        let unreadable = |source| SpawnError { step: String::from("plan"), source };
+        let unreadable = |source| SpawnError { step: SpawnStep::Plan, source };
         let (root, home) = (scratch.new_root(), scratch.home());
         let plan =
             Plan::for_zygote(python, readable, &root, &home, user, mounts).map_err(unreadable)?;

@@ -67,3 +67,19 @@ pub fn late_limits() -> Vec<Limit> {
         .map(|resource| limit(resource, 0, 0))
         .to_vec()
 }
+
+/// By how much each limit of a request with this timeout and memory limit is below the server's own, under which every
+/// worker runs. Differences, since the limits themselves include what the zygote has mapped.
+pub fn differences(config: &Config, timeout: Duration, memory_bytes: u64) -> Vec<Limit> {
+    let server = limits(config, config.timeout, config.memory_bytes);
+    let requested = limits(config, timeout, memory_bytes);
+    server
+        .into_iter()
+        .zip(requested)
+        .filter(|(server, requested)| requested.soft < server.soft)
+        .map(|(server, requested)| {
+            let (soft, hard) = (server.soft - requested.soft, server.hard - requested.hard);
+            limit(requested.resource, soft, hard)
+        })
+        .collect()
+}

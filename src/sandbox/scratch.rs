@@ -11,6 +11,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::unistd::mkdtemp;
 
 use super::namespaces::{BOX, SCRATCH};
+use super::procfs;
 
 /// Entries of a directory that are held in memory while it is removed: a script may have made millions.
 const ENTRIES_AT_ONCE: usize = 1024;
@@ -139,7 +140,7 @@ fn remove_abandoned(parent: &Path) {
         let ours = entry.metadata().is_ok_and(|metadata| {
             metadata.is_dir() && metadata.uid() == nix::unistd::geteuid().as_raw()
         });
-        if !ours || Path::new("/proc").join(process).exists() || lock(&entry.path()).is_err() {
+        if !ours || procfs::exists(process) || lock(&entry.path()).is_err() {
             continue;
         }
         if let Err(error) = remove(&entry.path()) {

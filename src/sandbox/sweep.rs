@@ -9,20 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
+use super::procfs;
 use super::scratch::{ScratchRoot, remove};
 use super::sys::{self, IpcKind};
 
 /// Directories that everybody may write to.
 const PUBLIC: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
-
-/// Where the kernel lists System V IPC objects: the id is in the second column, the owner where the header says `uid`.
-const IPC: [(&str, IpcKind); 3] = [
-    ("/proc/sysvipc/shm", IpcKind::SharedMemory),
-    ("/proc/sysvipc/sem", IpcKind::Semaphores),
-    ("/proc/sysvipc/msg", IpcKind::Messages),
-];
 
 /// How long earlier workers may take to die of SIGKILL.
 const CLEAR_TIMEOUT: Duration = Duration::from_secs(1);
@@ -53,7 +46,7 @@ impl Sweeper {
     /// Remembers what belongs to `uid` (the service's own, when there is none) before a script runs as that.
     pub fn look(&self, uid: Option<u32>) -> Before {
         let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
-        Before { uid, files: self.files_of(uid).collect(), objects: objects_of(uid).collect() }
+        Before { uid, files: self.files_of(uid).collect(), objects: procfs::ipc_objects_of(uid) }
     }
 
     /// Removes what has come since, all that can be.
@@ -63,8 +56,9 @@ impl Sweeper {
     pub fn sweep(&self, before: &Before) -> io::Result<()> {
         let files = self.files_of(before.uid).filter(|path| !before.files.contains(path));
         let files = files.map(|path| remove(&path));
-        let objects = objects_of(before.uid).filter(|object| !before.objects.contains(object));
-        let objects = objects.map(|(kind, id)| sys::remove_ipc(kind, id));
+        let objects = procfs::ipc_objects_of(before.uid);
+        let objects =
+            objects.difference(&before.objects).map(|(kind, id)| sys::remove_ipc(*kind, *id));
         files.chain(objects).fold(Ok(()), io::Result::and)
     }
 
@@ -95,61 +89,14 @@ impl Sweeper {
     }
 }
 
-/// Kills the processes of `uid` that can never again open a descriptor, which no other program does to itself. Returns
-/// whether there were any.
+/// Kills the workers that an earlier supervisor of this uid left. Returns whether there were any.
 fn end_workers_of(uid: u32) -> bool {
-    let mut any = false;
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let told = |name| fs::read_to_string(process.path().join(name)).unwrap_or_default();
-        if process.metadata().is_ok_and(|metadata| metadata.uid() == uid)
-            && has_no_descriptors(&told("limits"))
-            && !is_dead(&told("status"))
-        {
-            any = true;
-            // One that ended meanwhile is what we want.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
+    let workers = procfs::workers_without_descriptors(uid);
+    for worker in &workers {
+        // Fails for a worker that ended meanwhile.
+        let _ = kill(*worker, Signal::SIGKILL);
     }
-    any
-}
-
-/// Whether a status, as /proc has it, is that of a process that somebody has yet to reap.
-fn is_dead(status: &str) -> bool {
-    status.lines().any(|line| line.starts_with("State:\tZ"))
-}
-
-/// Whether a list of limits, as /proc has it, gives no descriptor, ever.
-fn has_no_descriptors(limits: &str) -> bool {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    line.is_some_and(|line| line.split_whitespace().take(2).eq(["0", "0"]))
-}
-
-/// The System V IPC objects of `uid`.
-fn objects_of(uid: u32) -> impl Iterator<Item = (IpcKind, i32)> {
-    IPC.into_iter().flat_map(move |(list, kind)| {
-        let text = fs::read_to_string(list).unwrap_or_default();
-        ids_of(uid, &text).into_iter().map(move |id| (kind, id))
-    })
-}
-
-/// The ids that a list of the kernel gives to `uid`, as their owner or as their creator: an owner can give them away.
-fn ids_of(uid: u32, list: &str) -> Vec<i32> {
-    let mut lines = list.lines();
-    let header: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
-    let places: Vec<usize> =
-        (0..header.len()).filter(|place| matches!(header[*place], "uid" | "cuid")).collect();
-    lines
-        .filter_map(|line| {
-            let columns: Vec<&str> = line.split_whitespace().collect();
-            let is_theirs = |place: &usize| {
-                columns.get(*place).and_then(|id| id.parse::<u32>().ok()) == Some(uid)
-            };
-            places.iter().any(is_theirs).then(|| columns.get(1)?.parse().ok())?
-        })
-        .collect()
+    !workers.is_empty()
 }
 
 #[cfg(test)]
@@ -175,30 +122,5 @@ mod tests {
         rest.sort();
         assert_eq!(rest, ["scratch root", "somebody's"]);
         fs::remove_dir_all(&directory).unwrap();
-    }
-
-    #[test]
-    fn an_earlier_worker_is_known_by_what_it_can_never_do_again() {
-        let limits =
-            |files: &str| format!("Limit  Soft  Hard  Units\nMax open files  {files}  files\n");
-        assert!(has_no_descriptors(&limits("0  0")));
-        assert!(!has_no_descriptors(&limits("0  1024")));
-        assert!(!has_no_descriptors(&limits("1024  1024")));
-        assert!(!has_no_descriptors(""));
-        let own = fs::read_to_string("/proc/self/limits").unwrap();
-        assert!(own.contains("Max open files") && !has_no_descriptors(&own));
-        assert!(is_dead("Name:\tsh\nState:\tZ (zombie)\n"));
-        assert!(!is_dead(&fs::read_to_string("/proc/self/status").unwrap()));
-    }
-
-    #[test]
-    fn ids_are_read_where_the_header_says() {
-        let list = "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid\n\
-                    \u{20}        1          7   600                  4096     1     1      0   993   990   993   990\n\
-                    \u{20}        2          8   600                  4096     1     1      0     0     0     0     0\n\
-                    \u{20}        3          9   600                  4096     1     1      0     0     0   993   990\n";
-        assert_eq!(ids_of(993, list), [7, 9]);
-        assert!(ids_of(1, list).is_empty());
-        assert!(ids_of(993, "").is_empty());
     }
 }

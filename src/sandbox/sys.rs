@@ -43,23 +43,53 @@ impl Program {
     }
 }
 
-/// Why a program could not be started.
+/// A step of the start of a program.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpawnStep {
+    /// Making the plan: looking at the paths of the policy.
+    #[error("plan")]
+    Plan,
+    /// Opening /dev/null for stdin and stdout.
+    #[error("open /dev/null")]
+    DevNull,
+    /// Making the pipe on which the child reports a failure.
+    #[error("pipe")]
+    Pipe,
+    /// clone(2).
+    #[error("clone")]
+    Clone,
+    /// A step of the plan, in the child.
+    #[error("{}", .0.describe())]
+    Planned(Step),
+    /// Moving the descriptors to their numbers, in the child.
+    #[error("place descriptors")]
+    Descriptors,
+    /// execve(2), in the child.
+    #[error("execute the program")]
+    Execute,
+    /// waitpid(2) for a child that only carries out a plan.
+    #[error("wait")]
+    Wait,
+}
+
+/// Why a program was not started.
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {source}")]
 pub struct SpawnError {
-    /// Where it failed.
-    pub step: String,
-    /// What the kernel answered.
+    /// The step that failed.
+    pub step: SpawnStep,
+    /// The kernel's answer.
     pub source: io::Error,
 }
 
 impl SpawnError {
-    fn new(step: &str, source: impl Into<io::Error>) -> SpawnError {
-        SpawnError { step: step.to_owned(), source: source.into() }
+    fn new(step: SpawnStep, source: impl Into<io::Error>) -> SpawnError {
+        SpawnError { step, source: source.into() }
     }
 }
 
-/// Where a child failed, when it was not in its plan: counted after the plan's steps.
+/// The steps of a child that are not in its plan. They are numbered after those of the plan.
 const DESCRIPTORS: usize = 0;
 const EXEC: usize = 1;
 
@@ -74,7 +104,7 @@ pub fn spawn(program: &Program, control: BorrowedFd<'_>, plan: &Plan) -> Result<
         .read(true)
         .write(true)
         .open("/dev/null")
-        .map_err(|error| SpawnError::new("open /dev/null", error))?;
+        .map_err(|error| SpawnError::new(SpawnStep::DevNull, error))?;
     let arguments = pointers(&program.arguments);
     let environment = pointers(&program.environment);
     let (null, control) = (null.as_raw_fd(), control.as_raw_fd());
@@ -97,7 +127,9 @@ pub fn spawn(program: &Program, control: BorrowedFd<'_>, plan: &Plan) -> Result<
 /// The step that failed and the kernel's answer.
 pub fn try_plan(plan: &Plan) -> Result<(), SpawnError> {
     let child = clone_and(plan, |_| Ok(()))?;
-    nix::sys::wait::waitpid(child, None).map(drop).map_err(|errno| SpawnError::new("wait", errno))
+    nix::sys::wait::waitpid(child, None)
+        .map(drop)
+        .map_err(|errno| SpawnError::new(SpawnStep::Wait, errno))
 }
 
 /// Clones a child that carries out `plan` and then `last`, which may only make system calls. Returns when the child has
@@ -107,7 +139,7 @@ fn clone_and(
     last: impl FnOnce(RawFd) -> Result<(), (usize, i32)>,
 ) -> Result<Pid, SpawnError> {
     let (report, reporter) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
-        .map_err(|errno| SpawnError::new("pipe", errno))?;
+        .map_err(|errno| SpawnError::new(SpawnStep::Pipe, errno))?;
     let flags = libc::c_long::from(plan.flags().bits() | libc::SIGCHLD);
     let none: libc::c_long = 0;
     // SAFETY: without CLONE_VM and with no stack of its own the child is a copy of us, as after fork. It makes nothing
@@ -131,7 +163,7 @@ fn clone_and(
         }
     }
     if child < 0 {
-        return Err(SpawnError::new("clone", io::Error::last_os_error()));
+        return Err(SpawnError::new(SpawnStep::Clone, io::Error::last_os_error()));
     }
     drop(reporter);
     let child = Pid::from_raw(child as i32);
@@ -157,9 +189,9 @@ fn child_error(plan: &Plan, message: [u8; 8]) -> SpawnError {
     let [a, b, c, d, errno @ ..] = message;
     let index = i32::from_ne_bytes([a, b, c, d]) as usize;
     let step = match plan.steps.get(index) {
-        Some(step) => step.describe(),
-        None if index == plan.steps.len() + EXEC => String::from("execute the program"),
-        None => String::from("place descriptors"),
+        Some(step) => SpawnStep::Planned(step.clone()),
+        None if index == plan.steps.len() + EXEC => SpawnStep::Execute,
+        None => SpawnStep::Descriptors,
     };
     SpawnError { step, source: io::Error::from_raw_os_error(i32::from_ne_bytes(errno)) }
 }

@@ -5,6 +5,8 @@
     reason = "each test file includes it whole and uses its own part"
 )]
 
+pub mod offender;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -102,7 +104,7 @@ impl Server {
             Server { url: String::new(), front: Front::Http, process: None, log: Arc::default() };
         let port = server.follow(process, output, |line| {
             let line: Value = serde_json::from_str(line).ok()?;
-            Some(line["address"].as_str()?.strip_prefix("0.0.0.0:")?.to_owned())
+            Some(line["address"].as_str()?.rsplit(':').next()?.to_owned())
         });
         server.url = format!("http://127.0.0.1:{port}");
         server

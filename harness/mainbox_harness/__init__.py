@@ -1,0 +1,1 @@
+"""The Python side of mainbox: zygote, worker and what runs a script. The supervisor embeds it and starts `loader`."""

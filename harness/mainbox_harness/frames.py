@@ -1,0 +1,42 @@
+"""Frames between supervisor and worker: one byte for the type, four for the length (little-endian), the payload."""
+
+import os
+import struct
+
+HEADER = struct.Struct("<BI")
+
+
+class ChannelClosed(Exception):
+    """The supervisor is gone, or has closed the channel."""
+
+
+class Channel:
+    """A stream socket that carries frames."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def receive(self) -> tuple[bytes, bytearray]:
+        """Waits for the next frame. Returns its type and payload."""
+        kind, length = HEADER.unpack(self._read(HEADER.size))
+        return bytes([kind]), self._read(length)
+
+    def send(self, kind: bytes, *payload: bytes) -> None:
+        """Sends a frame. The payload may be given in parts, which are not copied."""
+        rest = [memoryview(HEADER.pack(kind[0], sum(map(len, payload)))), *map(memoryview, payload)]
+        while rest:
+            sent = os.writev(self.descriptor, rest)
+            while rest and sent >= len(rest[0]):
+                sent -= len(rest.pop(0))
+            if rest:
+                rest[0] = rest[0][sent:]
+
+    def _read(self, length: int) -> bytearray:
+        data = bytearray(length)
+        rest = memoryview(data)
+        while rest:
+            received = os.readv(self.descriptor, [rest])
+            if not received:
+                raise ChannelClosed
+            rest = rest[received:]
+        return data

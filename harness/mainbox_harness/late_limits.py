@@ -1,0 +1,33 @@
+"""The tier `rlimits`: limits of zero descriptors, processes and file bytes, set just before the first line of a script.
+
+After that no file can be opened, so files and modules are in memory.
+"""
+
+from collections.abc import Iterable
+
+from . import memory_fs, memory_imports
+from .audit_hook import explain_late_limits
+from .lockdown import set_limits
+from .outputs import OUTPUTS, WorkDir
+from .validation import Checked, imported_modules, is_async
+
+
+class LateLimits:
+    """The limits, and what must be done before they are set."""
+
+    def __init__(self, limits: list[dict[str, int]]) -> None:
+        self.limits = limits
+
+    def take_into_memory(self, preloaded: Iterable[str]) -> None:
+        """In the zygote: makes imports and time zones independent of files."""
+        memory_imports.take_into_memory(preloaded)
+
+    def work_dir(self) -> WorkDir:
+        """In a worker: returns a working directory in memory."""
+        return memory_fs.MemoryDir(OUTPUTS)
+
+    def set(self, checked: Checked) -> None:
+        """In a worker: imports what the script names while files can be opened, then sets the limits."""
+        memory_imports.prepare(list(imported_modules(checked.tree)), is_async(checked.tree))
+        set_limits(self.limits)
+        explain_late_limits()

@@ -1,0 +1,122 @@
+"""The working directory of a script: the files of the request, and those that the script leaves in `outputs/`."""
+
+import errno
+import gc
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from io import SEEK_END, FileIO, IOBase, RawIOBase
+from typing import Any, Protocol
+
+from .failure import fail
+
+OUTPUTS = "outputs"
+# Flags to open a file: no links, and no waiting for a pipe.
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# The errors when the script removed or replaced the directory.
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
+
+
+class WorkDir(Protocol):
+    """A working directory."""
+
+    def write(self, name: str, content: memoryview) -> None:
+        """Writes a file of the request."""
+
+    def outputs(self, max_parts: int) -> Iterator[tuple[str, RawIOBase]]:
+        """Opens the regular files below `outputs/`, one after the other, each with its name relative to that."""
+
+
+class Directory:
+    """The scratch directory as the working directory."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.home = os.stat(path)
+        os.mkdir(os.path.join(path, OUTPUTS))
+
+    def write(self, name: str, content: memoryview) -> None:
+        """Writes a file of the request, and makes the directories in its name."""
+        path = os.path.join(self.path, name)
+        if "/" in name:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "xb") as file:
+            file.write(content)
+
+    def outputs(self, max_parts: int) -> Iterator[tuple[str, RawIOBase]]:
+        """Opens the regular files below `outputs/`. Links, pipes and devices are skipped."""
+        try:
+            # Relative to where we are, if possible: another script of the same uid may just be changing the permissions of
+            # the directories above.
+            home = "." if os.path.samestat(os.stat("."), self.home) else self.path
+            top = os.open(os.path.join(home, OUTPUTS), READ | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno in NOT_THERE:
+                return
+            raise
+        yield from regular_files(top, "", max_parts)
+
+
+def regular_files(directory: int, prefix: str, max_parts: int) -> Iterator[tuple[str, RawIOBase]]:
+    """Opens the regular files in and below an open directory, and closes the directory."""
+    try:
+        for name in sorted(os.listdir(directory)):
+            kind = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+            if stat.S_ISDIR(kind):
+                if max_parts == 1:
+                    fail("result_too_large", f"{OUTPUTS}/{prefix}{name} is nested too deeply")
+                below = opened(name, os.O_DIRECTORY, directory, prefix)
+                yield from regular_files(below, f"{prefix}{name}/", max_parts - 1)
+            elif stat.S_ISREG(kind):
+                yield prefix + name, FileIO(opened(name, 0, directory, prefix))
+    finally:
+        os.close(directory)
+
+
+def opened(name: str, flags: int, directory: int, prefix: str) -> int:
+    """Opens an entry of an open directory. If that fails, the script is at fault."""
+    try:
+        return os.open(name, READ | flags, dir_fd=directory)
+    except OSError as error:
+        fail("exception", f"{OUTPUTS}/{prefix}{name} cannot be read: {error.strerror}")
+
+
+def flush_files() -> None:
+    """Flushes files that the script did not close, as the interpreter would at its end."""
+    for thing in gc.get_objects():
+        if issubclass(type(thing), IOBase):
+            with suppress(Exception):  # read-only, closed, or of a class of the script
+                thing.flush()
+
+
+def collect(work_dir: WorkDir, limits: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+    """Returns name and content of every output, or raises a failure that names the one that exceeds a limit."""
+    collected: list[tuple[bytes, bytes]] = []
+    room = limits["max_bytes"]
+    for name, file in work_dir.outputs(limits["max_parts"]):
+        with file:
+            if not collected:
+                flush_files()
+            if len(collected) == limits["max_files"]:
+                fail("result_too_large", f"{OUTPUTS}/{name} exceeds the limit of {limits['max_files']} files")
+            length = file.seek(0, SEEK_END)
+            if length > room:
+                most = limits["max_bytes"]
+                fail("result_too_large", f"{OUTPUTS}/{name} does not fit; the limit for all files together is {most} bytes")
+            file.seek(0)
+            collected.append((checked(name, limits["max_name_bytes"]), file.read(length)))
+            room -= length
+    return collected
+
+
+def checked(name: str, max_bytes: int) -> bytes:
+    """Returns a name if it is valid on every system."""
+    if len(os.fsencode(name)) > max_bytes or not all(map(is_harmless, name)):
+        fail("not_json", f"{OUTPUTS}/{name} has a name that cannot be returned")
+    return name.encode()
+
+
+def is_harmless(letter: str) -> bool:
+    """Whether a letter is neither a control character, nor a separator on Windows, nor a byte that is not text."""
+    return letter >= " " and not "\x7f" <= letter <= "\x9f" and letter != "\\" and not "\ud800" <= letter <= "\udfff"

@@ -1,0 +1,117 @@
+"""Runs a script: executes it as the module `script`, calls its main once, and encodes the result."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import linecache
+import resource
+import sys
+import types
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .failure import SCRIPT, ScriptFailure, of_exception, of_exit
+from .lockdown import libc
+from .outputs import collect
+from .to_json import to_json
+from .validation import NO_MAIN, check
+
+if TYPE_CHECKING:
+    from types import CodeType
+
+    from .late_limits import LateLimits
+    from .outputs import WorkDir
+
+MODULE = "script"
+
+
+class Request(NamedTuple):
+    """A script to run."""
+
+    source: str
+    arguments: list[bytes]
+    """Empty, or the argument of main as JSON."""
+    files: list[tuple[str, memoryview]]
+    """Name and content of each file."""
+
+
+class Answer(NamedTuple):
+    """What a script returned."""
+
+    result: bytes
+    """The result of main as JSON."""
+    outputs: list[tuple[bytes, bytes]]
+    """Name and content of each file in `outputs/`."""
+
+
+def run(
+    request: Request, options: dict[str, Any], work_dir: WorkDir | None, late_limits: LateLimits | None
+) -> Answer:
+    """Runs a script. Raises ScriptFailure unless it succeeds."""
+    checked = check(request.source, options["refused"])
+    if late_limits is not None:
+        late_limits.set(checked)
+    try:
+        try:
+            while request.files:  # each is dropped once written, since the memory limit counts it
+                work_dir.write(*request.files.pop())
+            result = to_json(call_main(checked.code, request), options["max_depth"])
+        finally:
+            flush()  # the script may have replaced its streams by files in outputs/
+        outputs = collect(work_dir, options["outputs"]) if work_dir else []
+    except ScriptFailure:
+        raise
+    except SystemExit as error:
+        raise of_exit(error) from None
+    except MemoryError as error:
+        use_memory_reserve()
+        raise of_exception(error) from None
+    except BaseException as error:
+        raise of_exception(error) from None
+    if len(result) > options["max_result_bytes"]:
+        raise ScriptFailure(
+            "result_too_large", f"The result has {len(result)} bytes; the limit is {options['max_result_bytes']}"
+        )
+    return Answer(result, outputs)
+
+
+def call_main(code: CodeType, request: Request) -> object:
+    """Executes the module and its main, and waits for its threads."""
+    module = types.ModuleType(MODULE)
+    sys.modules[MODULE] = module
+    source = request.source
+    linecache.cache[SCRIPT] = (len(source), None, source.splitlines(keepends=True), SCRIPT)
+    exec(code, module.__dict__)
+    main = module.__dict__.get("main")
+    if not callable(main) or isinstance(main, type):
+        raise ScriptFailure("missing_main", NO_MAIN)
+    result = main(*map(json.loads, request.arguments))
+    if isinstance(result, Awaitable):
+        import asyncio  # here, since it takes as long to import as everything else together and few scripts need it
+
+        result = asyncio.run(as_coroutine(result))
+    if (threading := sys.modules.get("threading")) is not None:
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.current_thread():
+                thread.join()
+    return result
+
+
+async def as_coroutine(result: Any) -> object:
+    """Turns any awaitable into a coroutine, which is what asyncio.run accepts."""
+    return await result
+
+
+def use_memory_reserve() -> None:
+    """Raises the memory limit to its hard value, so that there is memory to report that it ran out."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+
+def flush() -> None:
+    """Flushes what the script printed through C, or through a stream that it put in place of stdout."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BaseException):  # a stream of the script can raise anything
+            stream.flush()
+    libc.fflush(None)

@@ -1,0 +1,147 @@
+"""Checks a script before it runs: syntax, a main, and the policy. Clear early messages; the sandbox leans on none of it."""
+
+import ast
+import traceback
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any, NamedTuple
+
+from .failure import SCRIPT, ScriptFailure, fail
+
+NO_MAIN = "Script must contain a main() function"
+# The kinds of nodes that a policy speaks of: a fraction of a script's.
+LOOKED_AT = frozenset({ast.Import, ast.ImportFrom, ast.Attribute, ast.Name})
+
+
+class Checked(NamedTuple):
+    """A script that has passed every check."""
+
+    code: CodeType
+    tree: ast.Module
+
+
+def check(source: str, refused: dict[str, Any]) -> Checked:
+    """Compiles the script, once it has passed every check."""
+    try:
+        tree = compile(source, SCRIPT, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+        if not binds_main(tree):
+            fail("missing_main", NO_MAIN)
+        check_policy(tree, refused)
+        code = compile(tree, SCRIPT, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        raise syntax_failure(error) from None
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise ScriptFailure("syntax_error", f"The script cannot be compiled: {error}") from None
+    except MemoryError:  # which is how the parser says that its stack is full
+        raise ScriptFailure("syntax_error", "The script cannot be compiled: it is nested too deeply") from None
+    return Checked(code, tree)
+
+
+def is_async(tree: ast.Module) -> bool:
+    """Whether the script may need an event loop."""
+    return any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(tree))
+
+
+def imported_modules(tree: ast.Module) -> Iterator[str]:
+    """Yields every module that an import statement names, or may name."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (name.name for name in names)
+            case ast.ImportFrom(module=str(module), level=0, names=names):
+                yield module
+                yield from (f"{module}.{name.name}" for name in names)
+
+
+def syntax_failure(error: SyntaxError) -> ScriptFailure:
+    """Names the line and the offending text."""
+    text = (error.text or "").strip()
+    sentence = f"Syntax error on line {error.lineno}: {error.msg}"
+    if text:
+        sentence += f": {text}"
+    frames = "".join(traceback.format_exception_only(error))
+    return ScriptFailure("syntax_error", sentence, frames=frames, line=error.lineno)
+
+
+def binds_main(tree: ast.Module) -> bool:
+    """Whether the module may bind a function to `main`: what it really is, is only known once the script ran."""
+    for node in module_level(tree):
+        match node:
+            case ast.FunctionDef(name="main") | ast.AsyncFunctionDef(name="main"):
+                return True
+            case ast.Name(id="main", ctx=ast.Store()):
+                return True
+            case ast.ImportFrom(names=names) if any((name.asname or name.name) in ("main", "*") for name in names):
+                return True
+            case ast.Import(names=names) if any((name.asname or name.name) == "main" for name in names):
+                return True
+            case ast.Global(names=names) if "main" in names:
+                return True
+    return False
+
+
+def module_level(tree: ast.Module) -> Iterator[ast.AST]:
+    """Every node outside function and class bodies, and the `global` statements inside."""
+    pending: list[ast.AST] = list(tree.body)
+    while pending:
+        node = pending.pop()
+        yield node
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield from (inner for inner in ast.walk(node) if isinstance(inner, ast.Global))
+        elif not isinstance(node, ast.Lambda):
+            pending.extend(ast.iter_child_nodes(node))
+
+
+def check_policy(tree: ast.Module, refused: dict[str, Any]) -> None:
+    """Refuses what the policy names, at the first line where it stands."""
+    if not any(refused.values()):
+        return
+    nodes = [node for node in ast.walk(tree) if type(node) in LOOKED_AT]
+    nodes.sort(key=lambda node: (node.lineno, node.col_offset))
+    aliases = {"os"} | {
+        name.asname
+        for node in nodes
+        if isinstance(node, ast.Import)
+        for name in node.names
+        if name.name == "os" and name.asname
+    }
+    for node in nodes:
+        match node:
+            case ast.Import(names=names):
+                for name in names:
+                    check_module(name.name, node, refused)
+            case ast.ImportFrom(module=str(module), level=0, names=names):
+                check_module(module, node, refused)
+                if module == "os":
+                    for name in names:
+                        check_os_function(name.name, node, refused)
+            case ast.Attribute(value=ast.Name(id=owner), attr=name) if owner in aliases:
+                check_os_function(name, node, refused)
+            case ast.Name(id=name) if name in refused["builtins"]:
+                fail("forbidden", f"Dangerous builtin detected: {name}", node.lineno)
+    if refused["needs_return"]:
+        check_return(tree)
+
+
+def check_module(name: str, node: ast.stmt, refused: dict[str, Any]) -> None:
+    """Refuses an import by its top-level module."""
+    top = name.partition(".")[0]
+    if top in refused["modules"]:
+        fail("forbidden", f"Dangerous import detected: {top}", node.lineno)
+
+
+def check_os_function(name: str, node: ast.stmt | ast.expr, refused: dict[str, Any]) -> None:
+    """Refuses a function of os by its name or its beginning."""
+    for pattern in refused["os_functions"]:
+        if name == pattern or (pattern.endswith("*") and name.startswith(pattern[:-1])):
+            fail("forbidden", f"Dangerous call detected: os.{name}", node.lineno)
+
+
+def check_return(tree: ast.Module) -> None:
+    """Refuses a main that cannot return a value."""
+    mains = (
+        node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "main"
+    )
+    for main in mains:
+        if not any(isinstance(inner, ast.Return) for inner in ast.walk(main)):
+            fail("forbidden", "The main() function must contain a return statement", main.lineno)

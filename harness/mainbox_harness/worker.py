@@ -1,0 +1,151 @@
+"""A worker: a fork of the zygote that locks itself down, waits for one request, answers it and is killed."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import os
+import signal
+import struct
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .audit_hook import install as install_audit_hook
+from .failure import ScriptFailure
+from .frames import Channel, ChannelClosed
+from .lockdown import CHANNEL, RULESET, LockdownError, lock_down, lower_limits
+from .outputs import Directory
+from .script import Request, run
+from .warmup import warm_up
+
+if TYPE_CHECKING:
+    from .late_limits import LateLimits
+    from .outputs import WorkDir
+
+# Types of frames to a worker.
+SCRIPT, INPUT, FILE, RUN = b"S", b"I", b"D", b"R"
+# Types of frames from a worker; those of files are the same.
+READY, LOCKDOWN, VALUE, FAILURE = b"R", b"L", b"V", b"F"
+NAME_LENGTH = struct.Struct("<H")
+
+
+def live(
+    order: dict[str, Any],
+    descriptors: list[int],
+    lockdown: dict[str, Any],
+    late_limits: LateLimits | None,
+    zygote: int,
+) -> NoReturn:
+    """Runs in the child of the fork. `descriptors` are channel, stdout, stderr and, if there is one, the ruleset."""
+    try:
+        channel = Channel(CHANNEL)
+        place_descriptors(descriptors)
+        order["ruleset"] = len(descriptors) > RULESET - 1
+        try:
+            lock_down(lockdown, order, zygote)
+        except LockdownError as failure:
+            channel.send(LOCKDOWN, json.dumps({"step": failure.step, "error": failure.error}).encode())
+            os._exit(1)
+        reset_process_state(order["scratch"])
+        work_dir = Directory(order["scratch"]) if late_limits is None else late_limits.work_dir()
+        if order["warm_up"]:
+            warm_up(work_dir)
+        install_audit_hook()
+        channel.send(READY)
+        serve(channel, work_dir, late_limits)
+    except ChannelClosed:
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def place_descriptors(descriptors: list[int]) -> None:
+    """Gives /dev/null, stdout, stderr, channel and ruleset the numbers 0 to 4, and closes everything else."""
+    channel, stdout, stderr, *ruleset = descriptors
+    # First to high numbers, where they do not overwrite each other. Below are the zygote's control socket and pipes.
+    sources = [os.dup(descriptor) for descriptor in (stdout, stderr, channel, *ruleset)]
+    high = [os.dup2(source, 100 + place, inheritable=False) for place, source in enumerate(sources)]
+    # Opened again: workers could leave each other messages in the flags of a shared open file.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0, inheritable=False)
+    for place, descriptor in enumerate(high):
+        os.dup2(descriptor, 1 + place, inheritable=False)
+    os.closerange(1 + len(high), 4096)
+
+
+def reset_process_state(scratch: str) -> None:
+    """Gives the script unbuffered streams, a clean environment and fresh random numbers."""
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
+    sys.stdout = sys.__stdout__ = unbuffered(1, "surrogateescape")
+    sys.stderr = sys.__stderr__ = unbuffered(2, "backslashreplace")
+    os.environ.clear()
+    os.environ.update(
+        HOME=scratch, TMPDIR=scratch, PATH="/usr/bin:/bin", LANG="C.UTF-8", TZ="UTC", USER="script", LOGNAME="script"
+    )
+    sys.argv = ["script.py"]
+    if "numpy.random" in sys.modules:
+        # The module `random` reseeds itself after a fork; numpy does not.
+        sys.modules["numpy.random"].seed()
+    gc.enable()
+
+
+def unbuffered(descriptor: int, errors: str) -> io.TextIOWrapper:
+    """Returns a text stream that writes at once, so that printed text survives whatever happens next."""
+    raw = io.FileIO(descriptor, "w", closefd=False)
+    return io.TextIOWrapper(raw, encoding="utf-8", errors=errors, newline="\n", write_through=True)
+
+
+def serve(channel: Channel, work_dir: WorkDir, late_limits: LateLimits | None) -> NoReturn:
+    """Receives the request, answers it, and waits to be killed."""
+    source, arguments, files = "", [], []
+    while True:
+        kind, payload = channel.receive()
+        if kind == SCRIPT:
+            source = payload.decode()
+        elif kind == INPUT:
+            arguments.append(payload)
+        elif kind == FILE:
+            files.append(name_and_content(payload))
+        elif kind == RUN:
+            break
+    try:
+        for frame in answer(Request(source, arguments, files), json.loads(payload), work_dir, late_limits):
+            channel.send(*frame)
+    except BaseException:
+        # The script may have broken anything. Without its channel the worker counts as crashed; an exit would look
+        # like an exit of the script.
+        os.closerange(CHANNEL, CHANNEL + 1)
+    wait_to_be_killed()
+
+
+def name_and_content(payload: bytearray) -> tuple[str, memoryview]:
+    """Splits the payload of a file frame."""
+    (length,) = NAME_LENGTH.unpack_from(payload)
+    start = NAME_LENGTH.size + length
+    return payload[NAME_LENGTH.size : start].decode(), memoryview(payload)[start:]
+
+
+def answer(
+    request: Request, options: dict[str, Any], work_dir: WorkDir, late_limits: LateLimits | None
+) -> list[tuple[bytes, ...]]:
+    """Runs the script. Returns the frames of the answer, each a type and the parts of a payload."""
+    lower_limits(options["lower"])
+    sys.setrecursionlimit(1000)
+    try:
+        result, outputs = run(request, options, work_dir, late_limits)
+    except ScriptFailure as failure:
+        return [(FAILURE, failure.to_json())]
+    frames = [(FILE, NAME_LENGTH.pack(len(name)), name, content) for name, content in outputs]
+    return [*frames, (VALUE, result)]
+
+
+def wait_to_be_killed() -> NoReturn:
+    """Waits while the supervisor measures what the process used and kills it. Exits if the supervisor is gone."""
+    while True:
+        try:
+            gone = os.read(CHANNEL, 1) == b""
+        except OSError:
+            signal.pause()
+        else:
+            if gone:
+                os._exit(0)

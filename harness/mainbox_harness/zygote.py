@@ -1,0 +1,206 @@
+"""The zygote: imports the preloaded modules once, then forks and reaps workers."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from . import worker
+from .import_home import import_home
+from .lockdown import PR_SET_DUMPABLE, Filter, prctl
+from .warmup import warm_up
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from .late_limits import LateLimits
+
+CONTROL = 3
+MAX_ORDER_BYTES = 1 << 16
+MAX_DESCRIPTORS = 8
+# The report must fit in one packet.
+MAX_INSTALLED = 500
+# How long no order must have come before deferred imports run.
+QUIET_MS = 20
+# Modules that many scripts import and that no start needs.
+COMMON = [
+    "asyncio", "base64", "collections", "contextlib", "copy", "csv", "dataclasses", "datetime", "decimal",
+    "fractions", "functools", "heapq", "inspect", "io", "itertools", "math", "operator", "pathlib",
+    "random", "re", "statistics", "string", "textwrap", "threading", "time", "typing", "uuid",
+]  # fmt: skip
+
+
+class Zygote:
+    """Keeps the workers that it forked, and listens for orders of the supervisor and for SIGCHLD."""
+
+    def __init__(self, boot: dict[str, Any]) -> None:
+        """Imports everything of the harness that is needed; after that the package is no longer importable."""
+        lockdown = boot["lockdown"]
+        self.preload: list[str] = boot["preload"]
+        self.late_limits = load_late_limits(lockdown["late_limits"])
+        self.archive = open_archive(boot["archive"])
+        self.lockdown = lockdown | {
+            "filters": [Filter(program, lockdown["own_process"]) for program in lockdown["filters"]]
+        }
+        self.control = socket.socket(fileno=CONTROL)
+        self.children: dict[int, int] = {}
+        self.released: dict[int, int] = {}
+        self.wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def run(self) -> None:
+        """Imports, reports that it is ready, and serves until the supervisor is gone."""
+        os.setsid()  # the Ctrl-C of a terminal is for the supervisor
+        if self.lockdown["prctl"]:
+            prctl(PR_SET_DUMPABLE, 0)  # workers of the same uid must not read its memory
+        sys.set_int_max_str_digits(0)  # integers of any size are results; the timeout limits the conversion
+        with import_home(self.lockdown["home"]) if self.preload else nullcontext(), self.archive:
+            packages, missing = import_all(self.preload)
+        if self.late_limits is not None:
+            self.late_limits.take_into_memory(packages)
+            preload_common_modules()  # at once: AWS Lambda freezes the process between requests
+        warm_up(None)
+        gc.freeze()
+        python = sys.version.split()[0]
+        standard = sorted(sys.stdlib_module_names)
+        self.report(
+            "ready", python=python, packages=packages, missing=missing, standard=standard, installed=installed()
+        )
+        try:
+            self.listen()
+        except ConnectionError:
+            os._exit(0)  # the supervisor is gone
+
+    def listen(self) -> None:
+        """Carries out orders and reaps, forever. Imports common modules the first time that nothing is to be done."""
+        events = select.poll()
+        events.register(self.control, select.POLLIN)
+        events.register(self.wake, select.POLLIN)
+        timeout = None if self.late_limits is not None else QUIET_MS
+        while True:
+            ready = events.poll(timeout)
+            if not ready:
+                preload_common_modules()
+                timeout = None
+            for descriptor, _ in ready:
+                if descriptor == self.wake:
+                    os.read(self.wake, 4096)
+                    self.reap()
+                else:
+                    self.receive_order()
+
+    def receive_order(self) -> None:
+        """Receives one order and carries it out."""
+        message, descriptors, _, _ = socket.recv_fds(self.control, MAX_ORDER_BYTES, MAX_DESCRIPTORS)
+        if not message:
+            os._exit(0)
+        order = json.loads(message)
+        if order["order"] == "fork":
+            self.fork(order, descriptors)
+        elif (child := self.children.pop(order["worker"], None)) is not None:
+            self.released[child] = order["worker"]
+            self.reap()
+        else:  # the fork had failed
+            self.report("reaped", worker=order["worker"], status=0, cpu_us=0, peak_bytes=0)
+
+    def fork(self, order: dict[str, Any], descriptors: list[int]) -> None:
+        """Forks a worker. In the child this does not return."""
+        zygote = os.getpid()
+        try:
+            child = os.fork()
+        except OSError as error:
+            self.report("fork_failed", worker=order["worker"], errno=error.errno)
+            child = -1
+        if child == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self.control.detach()
+            worker.live(order, descriptors, self.lockdown, self.late_limits, zygote)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if child > 0:
+            self.children[order["worker"]] = child
+
+    def reap(self) -> None:
+        """Reaps dead workers that the supervisor has released. Until then their process ids stay taken."""
+        for child, number in list(self.released.items()):
+            pid, status, usage = os.wait4(child, os.WNOHANG)
+            if pid:
+                del self.released[child]
+                self.report(
+                    "reaped",
+                    worker=number,
+                    status=status,
+                    cpu_us=int((usage.ru_utime + usage.ru_stime) * 1e6),
+                    peak_bytes=usage.ru_maxrss * 1024,
+                )
+
+    def report(self, report: str, **fields: object) -> None:
+        """Sends a report to the supervisor."""
+        self.control.send(json.dumps({"report": report, **fields}).encode())
+
+
+def load_late_limits(limits: list[dict[str, int]]) -> LateLimits | None:
+    """Imports what the tier `rlimits` needs, if it is in force."""
+    if not limits:
+        return None
+    from . import memory_fs
+
+    memory_fs.install()  # before further imports: modules keep functions such as `open` when they are imported
+    from .late_limits import LateLimits
+
+    return LateLimits(limits)
+
+
+def open_archive(path: str | None) -> AbstractContextManager[None]:
+    """Imports what reads a bytecode archive, if one is used."""
+    if path is None:
+        return nullcontext()
+    from .bytecode_archive import archived
+
+    return archived(path)
+
+
+def preload_common_modules() -> None:
+    """Imports common modules, and leaves the garbage collector no objects to touch in a worker."""
+    import_all(COMMON)
+    gc.collect()
+    gc.freeze()
+
+
+def forget(package: str, before: set[str]) -> None:
+    """Drops the modules of a package whose import failed. A half-initialized package would break later imports."""
+    for name in set(sys.modules) - before:
+        if name == package or name.startswith(package + "."):
+            del sys.modules[name]
+
+
+def installed() -> dict[str, str]:
+    """Returns the installed distributions and their versions, from the names of their metadata directories."""
+    names = (name for path in sys.path if os.path.isdir(path) for name in os.listdir(path))
+    stems = sorted(name.removesuffix(".dist-info") for name in names if name.endswith(".dist-info"))
+    return dict(stem.split("-", 1) for stem in stems[:MAX_INSTALLED] if "-" in stem)
+
+
+def import_all(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Imports each module. Returns the versions of those that were imported, and why the others were not."""
+    packages, missing = {}, {}
+    for name in names:
+        before = set(sys.modules)
+        try:
+            module = importlib.import_module(name)
+        except Exception as error:
+            missing[name] = f"{type(error).__name__}: {error}"
+            forget(name.partition(".")[0], before)
+        else:
+            packages[name] = str(getattr(module, "__version__", ""))
+    return packages, missing

@@ -1,0 +1,89 @@
+//! The command line: everything mainbox does as a command.
+
+pub mod arguments;
+mod doctor;
+pub mod error;
+mod health;
+mod manual;
+mod output;
+mod run;
+mod terminal;
+
+use std::sync::Arc;
+
+use self::arguments::Command;
+use self::error::CommandError;
+use crate::config::Config;
+use crate::executor::Executor;
+use crate::handler::Handler;
+use crate::python::bytecode_archive::{self, ArchiveError};
+use crate::python::interpreter::{Python, PythonError};
+
+/// Why a command that needs no sandbox failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnsandboxedError {
+    /// The command itself.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// There is no interpreter.
+    #[error(transparent)]
+    Python(#[from] PythonError),
+    /// The archive was not written.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+}
+
+/// Runs a command that needs neither a configuration nor Python. Returns whether `command` was one.
+///
+/// # Errors
+/// When nothing can be printed.
+pub fn run_without_config(command: &Command) -> Result<bool, CommandError> {
+    let out = &mut std::io::stdout().lock();
+    match command {
+        Command::Completions { shell } => manual::completions(*shell, out),
+        Command::Man => manual::manual(out),
+        Command::Run(_) | Command::Doctor | Command::Archive { .. } | Command::Health => {
+            return Ok(false);
+        }
+    }
+    .map_err(CommandError::Stdout)?;
+    Ok(true)
+}
+
+/// Runs a command that needs no sandbox. Returns whether it succeeded, or `None` if `command` needs one.
+///
+/// # Errors
+/// See [`UnsandboxedError`].
+pub fn run_without_sandbox(
+    command: &Command,
+    config: &Config,
+) -> Result<Option<bool>, UnsandboxedError> {
+    match command {
+        Command::Health => Ok(Some(health::health(config)?)),
+        Command::Archive { file } => {
+            bytecode_archive::write(&Python::find(&config.python)?, &config.preload, file)?;
+            Ok(Some(true))
+        }
+        Command::Run(_) | Command::Doctor | Command::Completions { .. } | Command::Man => Ok(None),
+    }
+}
+
+/// Runs a command. Returns whether it succeeded.
+///
+/// # Errors
+/// See [`CommandError`].
+pub async fn run(
+    command: Command,
+    executor: &Arc<Executor>,
+    handler: &Handler,
+) -> Result<bool, CommandError> {
+    match command {
+        Command::Run(arguments) => run::run(handler, arguments).await,
+        Command::Doctor => doctor::doctor(executor).await,
+        // These have run before, since they need no executor.
+        Command::Health | Command::Archive { .. } | Command::Completions { .. } | Command::Man => {
+            Ok(true)
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The terminal during `mainbox run`: the output of the script as it comes, and a spinner.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+/// How long a script runs before the spinner appears.
+const SPINNER_DELAY: Duration = Duration::from_secs(1);
+/// The time between two pictures of the spinner.
+pub(super) const SPINNER_INTERVAL: Duration = Duration::from_millis(100);
+
+const SPINNER: [char; 10] = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'];
+/// Returns to the start of the line and erases it.
+const ERASE: &str = "\r\x1b[K";
+
+/// A terminal that shows what a script prints as text only, so that the script cannot control it.
+pub(super) struct Terminal<W> {
+    out: W,
+    /// Whether the spinner is visible.
+    spinning: bool,
+    /// Whether the last line of the script has ended.
+    line_ended: bool,
+    /// The first bytes of an incomplete character.
+    incomplete: Vec<u8>,
+}
+
+impl<W: Write> Terminal<W> {
+    pub(super) fn new(out: W) -> Terminal<W> {
+        Terminal { out, spinning: false, line_ended: true, incomplete: Vec::new() }
+    }
+
+    /// Shows what the script has printed.
+    pub(super) fn show(&mut self, printed: &[u8]) -> io::Result<()> {
+        self.incomplete.extend_from_slice(printed);
+        let whole = whole_characters(&self.incomplete);
+        let text: String =
+            String::from_utf8_lossy(&self.incomplete[..whole]).chars().map(visible).collect();
+        self.incomplete.drain(..whole);
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.erase()?;
+        self.line_ended = text.ends_with('\n');
+        self.out.write_all(text.as_bytes())?;
+        self.out.flush()
+    }
+
+    /// Shows the next picture of the spinner, if the script has been running for long and its last line has ended.
+    pub(super) fn spin(&mut self, elapsed: Duration) -> io::Result<()> {
+        if elapsed < SPINNER_DELAY || !self.line_ended {
+            return Ok(());
+        }
+        self.spinning = true;
+        let picture = elapsed.as_millis() / SPINNER_INTERVAL.as_millis();
+        let spinner = SPINNER[picture as usize % SPINNER.len()];
+        write!(self.out, "{ERASE}{spinner} {} s", elapsed.as_secs())?;
+        self.out.flush()
+    }
+
+    /// Removes the spinner and ends the last line.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        self.erase()?;
+        if !self.line_ended {
+            self.out.write_all(b"\n")?;
+        }
+        self.out.flush()
+    }
+
+    fn erase(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.spinning) {
+            self.out.write_all(ERASE.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// The number of bytes before an incomplete character at the end.
+fn whole_characters(bytes: &[u8]) -> usize {
+    let last = bytes.utf8_chunks().last();
+    let unfinished = last.map_or(&[][..], |chunk| chunk.invalid());
+    let may_continue =
+        std::str::from_utf8(unfinished).is_err_and(|error| error.error_len().is_none());
+    if may_continue { bytes.len() - unfinished.len() } else { bytes.len() }
+}
+
+/// The character to show: control characters become their pictures.
+fn visible(character: char) -> char {
+    match character {
+        '\n' | '\r' | '\t' => character,
+        '\0'..='\x1f' => char::from_u32(0x2400 + character as u32).unwrap_or('\u{fffd}'),
+        '\x7f' => '\u{2421}',
+        // C1 controls, and characters that change the direction of text and so what it seems to say.
+        '\u{80}'..='\u{9f}'
+        | '\u{200e}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+        _ => character,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(act: impl FnOnce(&mut Terminal<Vec<u8>>) -> io::Result<()>) -> String {
+        let mut terminal = Terminal::new(Vec::new());
+        act(&mut terminal).unwrap();
+        String::from_utf8(terminal.out).unwrap()
+    }
+
+    #[test]
+    fn printed_text_cannot_control_the_terminal() {
+        let text =
+            shown(|terminal| terminal.show(b"a\tb\r\n\x1b]0;title\x07\x00\x7f\xc2\x9b31m\xff!"));
+        assert_eq!(text, "a\tb\r\n\u{241b}]0;title\u{2407}\u{2400}\u{2421}\u{fffd}31m\u{fffd}!");
+    }
+
+    #[test]
+    fn characters_are_complete_however_their_bytes_arrive() {
+        let text = shown(|terminal| {
+            "é€🦀".bytes().try_for_each(|byte| terminal.show(&[byte]))?;
+            terminal.show(b"\xe2\x82")?;
+            terminal.show(b"x")
+        });
+        assert_eq!(text, "é€🦀\u{fffd}x");
+    }
+
+    #[test]
+    fn the_spinner_appears_late_and_is_erased() {
+        let text = shown(|terminal| {
+            terminal.spin(Duration::from_millis(999))?;
+            terminal.spin(Duration::from_millis(1000))?;
+            terminal.spin(Duration::from_millis(2100))?;
+            terminal.show(b"half")?;
+            terminal.spin(Duration::from_millis(3000))?;
+            terminal.show(b" whole\n")?;
+            terminal.spin(Duration::from_millis(4000))?;
+            terminal.finish()
+        });
+        assert_eq!(text, "\r\x1b[K⠋ 1 s\r\x1b[K⠙ 2 s\r\x1b[Khalf whole\n\r\x1b[K⠋ 4 s\r\x1b[K");
+    }
+
+    #[test]
+    fn an_open_last_line_is_ended() {
+        assert_eq!(shown(|terminal| terminal.show(b"x").and_then(|()| terminal.finish())), "x\n");
+        assert_eq!(shown(Terminal::finish), "");
+    }
+}

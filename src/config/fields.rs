@@ -1,0 +1,102 @@
+//! The configuration as one struct.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::choices::{Metrics, Origins, Platform, Policy, Tier};
+use crate::callers::api_keys::ApiKeys;
+use crate::callers::rate_limit::Rate;
+
+/// The whole configuration, checked. The table in [`super::settings`] gives every default and range.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the process runs.
+    pub platform: Platform,
+    /// TCP port of the HTTP front.
+    pub port: u16,
+    /// The address to listen on; `None` listens on all addresses.
+    pub host: Option<IpAddr>,
+    /// The interpreter as configured; [`crate::python`] resolves it.
+    pub python: PathBuf,
+    /// The API keys; without any, every caller may run scripts.
+    pub api_keys: Option<ApiKeys>,
+    /// How many scripts each caller may run; `None` sets no limit.
+    pub rate: Option<Rate>,
+    /// How many trusted proxies in front append to `X-Forwarded-For`.
+    pub proxies: usize,
+    /// Which pages may call the service from a browser; `None` allows none.
+    pub cors: Option<Origins>,
+    /// Whether browsers get the playground page.
+    pub playground: bool,
+    /// The modules that the preloaded zygote imports.
+    pub preload: Vec<String>,
+    /// The bytecode archive to import them from.
+    pub archive: Option<PathBuf>,
+    /// Wall time limit of a script.
+    pub timeout: Duration,
+    /// Memory limit of a script on top of the preloaded interpreter, bytes.
+    pub memory_bytes: u64,
+    /// Scripts that run at once.
+    pub concurrency: usize,
+    /// Requests that may wait for a worker.
+    pub queue: usize,
+    /// Time without a request after which one spare worker of each kind is kept.
+    pub idle_after: Duration,
+    /// Largest script, bytes.
+    pub max_script_bytes: usize,
+    /// Bytes of stdout and of stderr that are returned.
+    pub max_stdout_bytes: usize,
+    /// Largest result as JSON, bytes.
+    pub max_result_bytes: usize,
+    /// Largest total size of the returned files, bytes.
+    pub max_files_bytes: usize,
+    /// Largest file in the scratch directory, bytes.
+    pub scratch_bytes: u64,
+    /// Where execution metrics are printed.
+    pub metrics: Metrics,
+    /// What is refused before a script runs.
+    pub policy: Policy,
+    /// The weakest tier that may serve; `None` serves without a sandbox too.
+    pub floor: Option<Tier>,
+    /// The lowest level that is logged; `None` leaves it to the platform.
+    pub log: Option<tracing::Level>,
+}
+
+impl Config {
+    /// A configuration before any setting is read. Every field without a default in the table keeps its value.
+    pub(super) fn blank(platform: Platform) -> Config {
+        Config {
+            platform,
+            port: 0,
+            host: None,
+            python: PathBuf::new(),
+            api_keys: None,
+            rate: None,
+            proxies: 0,
+            cors: None,
+            playground: false,
+            preload: vec![],
+            archive: None,
+            timeout: Duration::ZERO,
+            memory_bytes: 0,
+            concurrency: 0,
+            queue: 0,
+            idle_after: Duration::ZERO,
+            max_script_bytes: 0,
+            max_stdout_bytes: 0,
+            max_result_bytes: 0,
+            max_files_bytes: 0,
+            scratch_bytes: 0,
+            metrics: Metrics::Off,
+            policy: Policy::Strict,
+            floor: Some(Tier::Namespaces),
+            log: None,
+        }
+    }
+
+    /// The largest response body that the limits allow, without the growth of escaping, bytes.
+    pub(super) fn response_bytes(&self) -> usize {
+        self.max_result_bytes + 2 * self.max_stdout_bytes + (self.max_files_bytes * 4).div_ceil(3)
+    }
+}

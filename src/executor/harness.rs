@@ -1,0 +1,51 @@
+//! The harness: the Python side, a package in `harness/`, embedded in the binary.
+
+/// A module of the harness and its source.
+macro_rules! module {
+    ($name:literal) => {
+        ($name, include_str!(concat!("../../harness/mainbox_harness/", $name, ".py")))
+    };
+}
+
+/// The modules of the package `mainbox_harness` that a zygote can import: name and source.
+pub(super) const MODULES: &[(&str, &str)] = &[
+    module!("audit_hook"),
+    module!("bytecode_archive"),
+    module!("failure"),
+    module!("frames"),
+    module!("import_home"),
+    module!("late_limits"),
+    module!("lockdown"),
+    module!("memory_fs"),
+    module!("memory_imports"),
+    module!("outputs"),
+    module!("script"),
+    module!("to_json"),
+    module!("validation"),
+    module!("warmup"),
+    module!("worker"),
+    module!("zygote"),
+];
+
+/// The program that Python runs first. It makes [`MODULES`] importable and starts the zygote.
+pub(super) const LOADER: &str = include_str!("../../harness/mainbox_harness/loader.py");
+
+/// The script of the self-test.
+pub(super) const SELF_TEST: &str = include_str!("../../harness/mainbox_harness/self_test.py");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_the_package_is_embedded() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/harness/mainbox_harness");
+        let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut files: Vec<String> = names
+            .filter_map(|name| Some(name.to_str()?.strip_suffix(".py")?.to_owned()))
+            .filter(|name| !["__init__", "loader", "self_test"].contains(&name.as_str()))
+            .collect();
+        files.sort();
+        assert_eq!(files, MODULES.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,71 @@
+//! Guesses from the import statements of a script which zygote it needs. A wrong guess costs time and nothing else.
+
+use std::collections::BTreeSet;
+
+/// Returns whether `script` needs only the standard library: it mentions no `preload` module anywhere, and its import
+/// statements name `standard` modules only. Wrong guesses are possible in both directions. A script that imports a package
+/// in another way imports it from disk.
+pub(super) fn is_standard(script: &str, standard: &BTreeSet<String>, preload: &[String]) -> bool {
+    let names_preload = preload.iter().any(|name| script.contains(package(name)));
+    !names_preload && imported(script).all(|name| standard.contains(name))
+}
+
+/// The packages in the import statements of `script`, found line by line without parsing.
+fn imported(script: &str) -> impl Iterator<Item = &str> {
+    script.lines().flat_map(|line| line.split(';')).flat_map(|statement| {
+        let statement = statement.trim_start();
+        let modules = match statement.strip_prefix("import ") {
+            Some(modules) => modules,
+            None => statement
+                .strip_prefix("from ")
+                .map_or("", |module| module.split_whitespace().next().unwrap_or_default()),
+        };
+        modules.split(',').map(package).filter(|name| !name.is_empty())
+    })
+}
+
+/// The package of a module name, without anything that follows it.
+fn package(module: &str) -> &str {
+    let module = module.trim_start();
+    let end = module.find(|letter: char| !letter.is_alphanumeric() && letter != '_');
+    &module[..end.unwrap_or(module.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standard(script: &str) -> bool {
+        let standard = ["os", "json", "math", "urllib"].map(String::from).into();
+        is_standard(script, &standard, &[String::from("numpy"), String::from("pandas.io")])
+    }
+
+    #[test]
+    fn scripts_that_import_the_standard_library_only_are_recognized() {
+        for script in [
+            "def main(): return 1",
+            "import os, json as j\ndef main(): return 1",
+            "from urllib.request import urlopen; import math",
+            "def main():\n    from os.path import join\n    import math # for pi\n    return 'from here, import there'",
+            "import os.path as path,json",
+        ] {
+            assert!(standard(script), "{script}");
+        }
+    }
+
+    #[test]
+    fn any_other_module_needs_the_preloaded_zygote() {
+        for script in [
+            "import numpy as np",
+            "import os, numpy",
+            "def main():\n\tfrom pandas import DataFrame",
+            "def main(): return __import__('numpy').pi",
+            "import scipy.optimize",
+            "import os; import scipy",
+            "from requests import get",
+            "import importlib\nimportlib.import_module('pandas')",
+        ] {
+            assert!(!standard(script), "{script}");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! A job: a script to run and the limits that apply to it.
+
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+
+use super::output_capture::OutputSink;
+use crate::api::files::Files;
+use crate::api::request::ExecuteRequest;
+use crate::config::Config;
+use crate::config::choices::Policy;
+
+/// A script to run and the limits that apply to it.
+#[derive(Debug)]
+pub struct Job {
+    /// Python source.
+    pub script: String,
+    /// The argument of `main`, as JSON text; `None` calls `main()` without an argument.
+    pub input: Option<Box<RawValue>>,
+    /// Files to write to the working directory first.
+    pub files: Files,
+    /// Wall time limit.
+    pub timeout: Duration,
+    /// Receives output while the script runs, if a front wants to show it.
+    pub output_sink: Option<OutputSink>,
+    /// When the platform ends the request, if that may come before the timeout.
+    pub deadline: Option<Instant>,
+    /// Memory limit on top of the preloaded interpreter, bytes.
+    pub memory_bytes: u64,
+    /// What is refused before the script runs.
+    pub policy: Policy,
+}
+
+impl Job {
+    /// The job of `request`. A request can lower the server's limits but not raise them.
+    pub fn new(request: ExecuteRequest, config: &Config) -> Job {
+        let memory = request.memory_mb.map(|mb| mb.saturating_mul(1 << 20));
+        Job {
+            script: request.script,
+            input: request.input,
+            files: request.files,
+            timeout: request
+                .timeout
+                .map_or(config.timeout, |requested| requested.min(config.timeout)),
+            output_sink: None,
+            deadline: None,
+            memory_bytes: memory
+                .map_or(config.memory_bytes, |requested| requested.min(config.memory_bytes)),
+            policy: config.policy,
+        }
+    }
+}

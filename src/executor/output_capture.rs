@@ -1,0 +1,132 @@
+//! Captures what a script prints.
+
+use std::io;
+
+use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
+
+/// Receives output while a script runs, as far as it is kept. A front attaches it to a request as an extension.
+#[derive(Clone, Debug)]
+pub struct OutputSink(pub mpsc::UnboundedSender<Vec<u8>>);
+
+/// The beginning of a stream.
+#[derive(Debug, Default)]
+pub struct Captured {
+    /// At most as many bytes as the configured limit.
+    pub bytes: Vec<u8>,
+    /// Whether more was printed and discarded.
+    pub truncated: bool,
+}
+
+/// Reads a worker's pipe. It keeps what fits and discards the rest, so a script never blocks on a full pipe.
+#[derive(Debug)]
+pub struct OutputCapture {
+    pipe: pipe::Receiver,
+    captured: Captured,
+    limit: usize,
+    sink: Option<OutputSink>,
+    closed: bool,
+}
+
+/// One read takes at most the size of a pipe, bytes.
+const READ_BYTES: usize = 64 * 1024;
+
+impl OutputCapture {
+    /// Captures at most `limit` bytes from `pipe`, and passes them on to `sink`, if any.
+    pub fn new(pipe: pipe::Receiver, limit: usize, sink: Option<OutputSink>) -> OutputCapture {
+        OutputCapture { pipe, captured: Captured::default(), limit, sink, closed: false }
+    }
+
+    /// Waits for output and takes it. Never returns once the stream has ended.
+    pub async fn pump(&mut self) {
+        while !self.closed {
+            if self.pipe.readable().await.is_err() {
+                break;
+            }
+            if self.read_once() {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Takes what is in the pipe. The number of reads is bounded, since a script may still be writing.
+    pub fn finish(mut self) -> Captured {
+        let mut reads = self.limit / READ_BYTES + 2;
+        while reads > 0 && !self.closed && self.read_once() {
+            reads -= 1;
+        }
+        self.captured
+    }
+
+    /// Returns whether something was read.
+    fn read_once(&mut self) -> bool {
+        let mut chunk = [0; READ_BYTES];
+        match self.pipe.try_read(&mut chunk) {
+            Ok(0) => {
+                self.closed = true;
+                false
+            }
+            Ok(length) => {
+                let room = self.limit - self.captured.bytes.len();
+                let kept = &chunk[..length.min(room)];
+                self.captured.bytes.extend_from_slice(kept);
+                if let (Some(OutputSink(sender)), false) = (&self.sink, kept.is_empty()) {
+                    // Fails when the front no longer shows output.
+                    let _ = sender.send(kept.to_vec());
+                }
+                self.captured.truncated |= length > room;
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(_) => {
+                self.closed = true;
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+
+    use nix::unistd::pipe;
+
+    use super::*;
+
+    fn capture(limit: usize, sink: Option<OutputSink>) -> (OutputCapture, File) {
+        let (ours, theirs) = pipe().unwrap();
+        let receiver = pipe::Receiver::from_owned_fd(ours).unwrap();
+        (OutputCapture::new(receiver, limit, sink), theirs.into())
+    }
+
+    #[tokio::test]
+    async fn output_beyond_the_limit_is_read_and_discarded() {
+        let (sender, mut shown) = mpsc::unbounded_channel();
+        let (mut capture, mut script) = capture(5, Some(OutputSink(sender)));
+        script.write_all(b"abc").unwrap();
+        capture.pump().await;
+        script.write_all(b"defg").unwrap();
+        capture.pump().await;
+        script.write_all(b"h").unwrap();
+        let captured = capture.finish();
+        assert_eq!((captured.bytes.as_slice(), captured.truncated), (&b"abcde"[..], true));
+        assert_eq!(
+            [shown.try_recv().unwrap(), shown.try_recv().unwrap()],
+            [b"abc".to_vec(), b"de".to_vec()]
+        );
+        assert!(shown.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_closed_stream_is_whole() {
+        let (mut capture, script) = capture(5, None);
+        drop(script);
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(10), capture.pump());
+        assert!(waits.await.is_err());
+        let captured = capture.finish();
+        assert_eq!((captured.bytes.as_slice(), captured.truncated), (&b""[..], false));
+    }
+}

@@ -1,0 +1,151 @@
+//! The access log of the HTTP front: one line per request, with the fields of Google's Cloud Logging
+//! (<https://cloud.google.com/logging/docs/structured-logging>) and those of the execution. It never contains what a
+//! caller sent or got.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::USER_AGENT;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::Full;
+
+use crate::callers::client_ip::ClientIp;
+use crate::telemetry::execution_record::{ExecutionRecord, milliseconds};
+
+/// How much of a text that the client chose is logged, characters.
+const MAX_TEXT_LENGTH: usize = 200;
+/// The environment variable with the Google Cloud project that traces belong to.
+const PROJECT: &str = "GOOGLE_CLOUD_PROJECT";
+
+/// What is known about a request when it arrives.
+pub(super) struct AccessLogEntry {
+    began: Instant,
+    method: Method,
+    path: String,
+    agent: Option<String>,
+    client: Option<String>,
+    trace: Option<Trace>,
+}
+
+impl AccessLogEntry {
+    pub(super) fn new<B>(request: &Request<B>, client: Option<ClientIp>) -> AccessLogEntry {
+        let headers = request.headers();
+        AccessLogEntry {
+            began: Instant::now(),
+            method: request.method().clone(),
+            path: cut(request.uri().path()),
+            agent: text(headers, USER_AGENT.as_str()),
+            client: client.map(|client| client.0.to_string()),
+            trace: Trace::of(headers),
+        }
+    }
+
+    /// Writes the line once the response is known.
+    pub(super) fn log(&self, response: &Response<Full<Bytes>>) {
+        let record = response.extensions().get::<ExecutionRecord>();
+        let outcome = record.map(ExecutionRecord::outcome);
+        let status = response.status();
+        let latency = self.began.elapsed();
+        let trace = self.trace.as_ref();
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    httpRequest.requestMethod = self.method.as_str(),
+                    httpRequest.requestUrl = self.path,
+                    httpRequest.status = status.as_u16(),
+                    httpRequest.responseSize = response.body().size_hint().exact(),
+                    httpRequest.userAgent = self.agent,
+                    httpRequest.remoteIp = self.client,
+                    httpRequest.latency = format!("{:.6}s", latency.as_secs_f64()),
+                    "logging.googleapis.com/trace" = trace.map(|trace| trace.name.as_str()),
+                    "logging.googleapis.com/spanId" = trace.and_then(|trace| trace.span.as_deref()),
+                    kind = outcome,
+                    queue_ms = record.map(|record| milliseconds(record.queue)),
+                    run_ms = record.map(|record| milliseconds(record.run)),
+                    cpu_ms = record.map(|record| milliseconds(record.cpu)),
+                    peak_memory_bytes = record.map(|record| record.peak_memory),
+                    "{} {} {}",
+                    self.method,
+                    self.path,
+                    outcome.unwrap_or(status.as_str()),
+                )
+            };
+        }
+        // A 503 `busy` is not an error of the service; a 500 `internal` is.
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
+            line!(error);
+        } else {
+            line!(info);
+        }
+    }
+}
+
+/// The place of a request in a distributed trace.
+#[derive(Debug, PartialEq, Eq)]
+struct Trace {
+    name: String,
+    span: Option<String>,
+}
+
+impl Trace {
+    /// Reads `traceparent` (W3C) or `X-Cloud-Trace-Context` (Google's older form, with the span in decimal).
+    fn of(headers: &HeaderMap) -> Option<Trace> {
+        let (id, span) =
+            text(headers, "traceparent").and_then(|value| from_w3c(&value)).or_else(|| {
+                text(headers, "x-cloud-trace-context").and_then(|value| from_google(&value))
+            })?;
+        let name = match std::env::var(PROJECT) {
+            Ok(project) => format!("projects/{project}/traces/{id}"),
+            Err(_) => id,
+        };
+        Some(Trace { name, span })
+    }
+}
+
+/// `00-TRACE-SPAN-FLAGS`: <https://www.w3.org/TR/trace-context/#traceparent-header>.
+fn from_w3c(value: &str) -> Option<(String, Option<String>)> {
+    let mut parts = value.split('-').skip(1);
+    let id = hexadecimal(parts.next()?, 32)?;
+    Some((id, parts.next().and_then(|span| hexadecimal(span, 16))))
+}
+
+/// `TRACE/SPAN;o=OPTIONS`: <https://cloud.google.com/trace/docs/trace-context#legacy-http-header>.
+fn from_google(value: &str) -> Option<(String, Option<String>)> {
+    let (id, rest) = value.split_once('/').unwrap_or((value, ""));
+    let span = rest.split(';').next().and_then(|span| span.parse::<u64>().ok());
+    Some((hexadecimal(id, 32)?, span.map(|span| format!("{span:016x}"))))
+}
+
+fn hexadecimal(text: &str, length: usize) -> Option<String> {
+    (text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .then(|| text.to_ascii_lowercase())
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(cut)
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(MAX_TEXT_LENGTH).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    #[test]
+    fn both_trace_headers_are_read_and_malformed_ones_are_ignored() {
+        let trace = |span: &str| Some((String::from(ID), Some(String::from(span))));
+        assert_eq!(from_w3c(&format!("00-{ID}-b7ad6b7169203331-01")), trace("b7ad6b7169203331"));
+        assert_eq!(from_google(&format!("{ID}/74;o=1")), trace("000000000000004a"));
+        assert_eq!(from_google(ID), Some((String::from(ID), None)));
+        for malformed in
+            ["", "00", "00-xyz-1-01", "/", "a/b", &format!("00-{ID}0-b7ad6b7169203331-01")]
+        {
+            assert_eq!((from_w3c(malformed), from_google(malformed)), (None, None), "{malformed}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The AWS Lambda front: a custom runtime around the handler, without an HTTP server in between.
+//!
+//! An environment gets one request at a time and is frozen as soon as the runtime asks for the next one. Everything that
+//! remains to be done after a request is therefore done after its response is sent and before the next is asked for.
+
+pub mod event;
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::{BodyExt, Full};
+use lambda_http::lambda_runtime::Runtime;
+use lambda_http::tower::util::ThenLayer;
+use lambda_http::{BoxFuture, Context, Error, LambdaEvent, SnapStartResource, service_fn};
+use serde_json::value::RawValue;
+
+use tracing::Instrument;
+
+use crate::api::catalogue::{Failure, Kind};
+use crate::api::response::REQUEST_ID;
+use crate::callers::client_ip::ClientIp;
+use crate::config::LAMBDA_RESPONSE_BYTES;
+use crate::config::choices::Metrics;
+use crate::executor::Executor;
+use crate::handler::{Deadline, Handler};
+use crate::telemetry::emf;
+use crate::telemetry::execution_record::{ExecutionRecord, milliseconds};
+use crate::telemetry::request_id::RequestId;
+
+/// How long the initialization waits for everything to be ready. Lambda allows 10 seconds and then starts again:
+/// <https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html>.
+const INIT_TIMEOUT: Duration = Duration::from_millis(7500);
+/// How much of an invocation's time is kept to send the response.
+const RESPONSE_TIME: Duration = Duration::from_millis(500);
+/// The initialization type before a snapshot. It has no limit of 10 seconds.
+const SNAP_START: &str = "snap-start";
+
+/// Why the runtime ends: Lambda's interface failed, or the environment must not serve another request. Lambda then starts a
+/// new environment.
+#[derive(Debug, thiserror::Error)]
+#[error("this environment ends: {0}")]
+pub struct LambdaError(Error);
+
+/// Serves invocations until the environment cannot be settled after one, or until Lambda's interface fails.
+///
+/// # Errors
+/// See [`LambdaError`]. This is the only way it ends.
+pub async fn serve(executor: Arc<Executor>, handler: Handler) -> Result<(), LambdaError> {
+    initialize(&executor).await;
+    let settled = Arc::clone(&executor);
+    let runtime = Runtime::new(service_fn(move |event| invoke(handler.clone(), event)))
+        .layer(ThenLayer::new(move |sent| settle(Arc::clone(&settled), sent)))
+        .register_snapstart_resource(Arc::new(Spares(executor)));
+    runtime.run().await.map_err(LambdaError)
+}
+
+/// Waits until everything is ready, for at most [`INIT_TIMEOUT`]. The first request waits for the rest.
+async fn initialize(executor: &Executor) {
+    let began = Instant::now();
+    let ready = async {
+        executor.self_test_results().await;
+        executor.settle().await
+    };
+    if std::env::var("AWS_LAMBDA_INITIALIZATION_TYPE").is_ok_and(|kind| kind == SNAP_START) {
+        if let Err(error) = ready.await {
+            tracing::error!(%error, "not ready for the snapshot");
+        }
+        return;
+    }
+    match tokio::time::timeout(INIT_TIMEOUT, ready).await {
+        Ok(Ok(())) => tracing::info!(took_ms = milliseconds(began.elapsed()), "ready"),
+        Ok(Err(error)) => tracing::error!(%error, "not ready"),
+        Err(_) => tracing::warn!("not ready yet; the first request waits"),
+    }
+}
+
+async fn invoke(
+    handler: Handler,
+    event: LambdaEvent<Box<RawValue>>,
+) -> Result<Box<RawValue>, Error> {
+    let (event, context) = event.into_parts();
+    let span = tracing::info_span!("request", request_id = context.request_id);
+    respond(handler, event, context).instrument(span).await
+}
+
+async fn respond(
+    handler: Handler,
+    event: Box<RawValue>,
+    context: Context,
+) -> Result<Box<RawValue>, Error> {
+    let form = event::form(&event);
+    let mut response = match event::request(form, &event) {
+        Ok(mut request) => {
+            request.extensions_mut().insert(deadline(&context));
+            let caller = request.extensions().get().map(|ClientIp(address)| *address);
+            let client = ClientIp::of(request.headers(), caller, handler.config().proxies);
+            if let Some(client) = client {
+                request.extensions_mut().insert(client);
+            }
+            handler.handle(request).await
+        }
+        Err(error) => handler.responses().refusal(&Failure::invalid_request(error.to_string())),
+    };
+    if let Some(id) = RequestId::accept(&context.request_id) {
+        response.headers_mut().insert(REQUEST_ID, id.header());
+    }
+    log(&handler, &context, &response);
+    let wrapped = event::response(form, buffered(response).await);
+    let length = wrapped.get().len();
+    if length <= LAMBDA_RESPONSE_BYTES {
+        return Ok(wrapped);
+    }
+    let error = format!(
+        "The response has {length} bytes as wrapped for AWS Lambda; the limit is {LAMBDA_RESPONSE_BYTES}"
+    );
+    let failure = Failure::new(Kind::ResultTooLarge, error);
+    Ok(event::response(form, buffered(handler.responses().failure(&failure)).await))
+}
+
+async fn buffered(response: Response<Full<Bytes>>) -> Response<Vec<u8>> {
+    let (parts, body) = response.into_parts();
+    let body = match body.collect().await {
+        Ok(body) => body.to_bytes().into(),
+        Err(never) => match never {},
+    };
+    Response::from_parts(parts, body)
+}
+
+/// When Lambda ends the invocation, less the time to send the response.
+fn deadline(context: &Context) -> Deadline {
+    let left = context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
+    Deadline(Instant::now() + left.saturating_sub(RESPONSE_TIME))
+}
+
+fn log(handler: &Handler, context: &Context, response: &Response<Full<Bytes>>) {
+    let record = response.extensions().get::<ExecutionRecord>();
+    tracing::info!(
+        requestId = context.request_id,
+        status = response.status().as_u16(),
+        kind = record.map(ExecutionRecord::outcome),
+        queue_ms = record.map(|record| milliseconds(record.queue)),
+        run_ms = record.map(|record| milliseconds(record.run)),
+        cpu_ms = record.map(|record| milliseconds(record.cpu)),
+        peak_memory_bytes = record.map(|record| record.peak_memory),
+        "request"
+    );
+    if let (Some(record), Metrics::Emf) = (record, handler.config().metrics) {
+        let line = emf::line(record, &context.env_config.function_name, SystemTime::now());
+        if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+            tracing::warn!(%error, "cannot write metrics");
+        }
+    }
+}
+
+/// Runs after each response has been sent.
+async fn settle(executor: Arc<Executor>, sent: Result<(), Error>) -> Result<(), Error> {
+    sent?;
+    Ok(executor.settle().await?)
+}
+
+/// Ends the spares before a snapshot: environments restored from it must not share a worker and its random state.
+struct Spares(Arc<Executor>);
+
+impl SnapStartResource for Spares {
+    fn before_snapshot(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async {
+            self.0.retire_spares().await;
+            Ok(())
+        })
+    }
+
+    fn after_restore(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async { Ok(self.0.renew_spares().await?) })
+    }
+}

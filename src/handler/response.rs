@@ -1,0 +1,176 @@
+//! Responses: the outcome of a request as an HTTP response.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+use http_body::Body;
+use http_body_util::Full;
+use serde::Serialize;
+
+use super::memory_budget::{MemoryBudget, release_when_sent};
+use crate::api::catalogue::{Failure, Kind};
+use crate::api::response::{Error, ISOLATION, PEAK_MEMORY, SERVER_TIMING, Success};
+use crate::executor::Executor;
+use crate::executor::outcome::Execution;
+use crate::executor::output_capture::Captured;
+use crate::telemetry::execution_record::{ExecutionRecord, milliseconds};
+
+/// The bytes of all execution responses together that may wait for their clients. Further responses are `busy`.
+const MAX_HELD_BYTES: usize = 64 << 20;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// The warning of every response when no sandbox is in force.
+const UNSANDBOXED: &str = "No sandbox is in force: the script had the rights of the service. MAINBOX_FLOOR=none is for development";
+/// The warning of every response when a sandbox is in force, but none is required.
+const NO_FLOOR: &str = "MAINBOX_FLOOR=none is for development: scripts would run without a sandbox too. One is in force now";
+
+/// Builds responses. Cheap to clone. Every response to `/execute` carries its [`ExecutionRecord`] as an extension.
+#[derive(Clone)]
+pub struct Responses {
+    executor: Arc<Executor>,
+    warning: Option<&'static str>,
+    held: MemoryBudget,
+}
+
+impl Responses {
+    /// Builds responses for the executions of `executor`.
+    pub fn new(executor: Arc<Executor>) -> Responses {
+        let warning = match (executor.config().floor, executor.sandbox().tier) {
+            (Some(_), _) => None,
+            (None, None) => Some(UNSANDBOXED),
+            (None, Some(_)) => Some(NO_FLOOR),
+        };
+        Responses { executor, warning, held: MemoryBudget::new(MAX_HELD_BYTES) }
+    }
+
+    /// The response to a request whose script ran.
+    pub fn execution(&self, execution: &Execution) -> Response<Full<Bytes>> {
+        let truncated = [("stdout", &execution.stdout), ("stderr", &execution.stderr)]
+            .into_iter()
+            .filter(|(_, captured)| captured.truncated)
+            .map(|(name, _)| name)
+            .collect();
+        let mut response = match &execution.outcome {
+            Ok(returned) => sized_json(
+                StatusCode::OK,
+                &Success {
+                    result: &returned.result,
+                    stdout: text(&execution.stdout),
+                    stderr: text(&execution.stderr),
+                    files: &returned.files,
+                    truncated,
+                    warning: self.warning,
+                },
+                execution.bytes(),
+            ),
+            Err(failure) => json(
+                failure.kind.status(),
+                &Error {
+                    stdout: text(&execution.stdout),
+                    stderr: text(&execution.stderr),
+                    truncated,
+                    ..self.error_body(failure)
+                },
+            ),
+        };
+        // The size after escaping, which can turn one byte into six.
+        let mut reservation = self.held.reservation();
+        if !reservation.grow(response.body().size_hint().exact().unwrap_or_default() as usize) {
+            let error = "Too many responses wait for their clients";
+            let failure = Failure::new(Kind::Busy, error);
+            let record = ExecutionRecord { kind: Some(Kind::Busy), ..execution.record() };
+            return self.recorded(self.failure(&failure), record);
+        }
+        let timing = format!(
+            "queue;dur={:.3}, run;dur={:.3}, cpu;dur={:.3}",
+            milliseconds(execution.queue),
+            milliseconds(execution.run),
+            milliseconds(execution.cpu),
+        );
+        let headers = response.headers_mut();
+        if let Ok(timing) = HeaderValue::from_str(&timing) {
+            headers.insert(SERVER_TIMING, timing);
+        }
+        headers.insert(PEAK_MEMORY, HeaderValue::from(execution.peak_memory));
+        headers.insert(ISOLATION, HeaderValue::from_static(self.executor.sandbox().tier_name()));
+        let response = response.map(|body| release_when_sent(body, reservation));
+        self.recorded(response, execution.record())
+    }
+
+    /// The response to a request to `/execute` whose script did not run.
+    pub fn refusal(&self, failure: &Failure) -> Response<Full<Bytes>> {
+        self.recorded(self.failure(failure), ExecutionRecord::refused(failure.kind))
+    }
+
+    /// The response to a request to any other endpoint that failed.
+    pub fn failure(&self, failure: &Failure) -> Response<Full<Bytes>> {
+        let mut response = json(failure.kind.status(), &self.error_body(failure));
+        if let Some(seconds) = failure.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if failure.kind == Kind::Unauthorized {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+
+    /// The response to a request with a method that the endpoint does not accept.
+    pub fn method_not_allowed(&self, allowed: &'static str) -> Response<Full<Bytes>> {
+        let error = format!("This endpoint accepts {allowed} only");
+        let mut response = self.failure(&Failure::new(Kind::MethodNotAllowed, error));
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+        response
+    }
+
+    fn error_body<'a>(&self, failure: &'a Failure) -> Error<'a> {
+        Error {
+            error: &failure.error,
+            kind: failure.kind,
+            stdout: "".into(),
+            traceback: failure.traceback.as_deref(),
+            line: failure.line,
+            stderr: "".into(),
+            truncated: vec![],
+            warning: self.warning,
+        }
+    }
+
+    fn recorded(
+        &self,
+        mut response: Response<Full<Bytes>>,
+        record: ExecutionRecord,
+    ) -> Response<Full<Bytes>> {
+        self.executor.metrics().count(&record);
+        response.extensions_mut().insert(record);
+        response
+    }
+}
+
+fn text(captured: &Captured) -> Cow<'_, str> {
+    String::from_utf8_lossy(&captured.bytes)
+}
+
+/// A response with a JSON body.
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
+    sized_json(status, body, 0)
+}
+
+/// A response with a JSON body of about `expected` bytes. Reserving them avoids moving a large body while it grows.
+fn sized_json(status: StatusCode, body: &impl Serialize, expected: usize) -> Response<Full<Bytes>> {
+    let mut text = Vec::with_capacity(expected + 256);
+    serde_json::to_writer(&mut text, body).expect("BUG: response bodies are plain data");
+    let mut response = document(JSON, text);
+    *response.status_mut() = status;
+    response
+}
+
+/// A 200 with a document of this media type.
+pub(super) fn document(media_type: HeaderValue, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
+    response.headers_mut().insert(CONTENT_TYPE, media_type);
+    response
+}

@@ -1,0 +1,46 @@
+//! The record of an execution, for logs and metrics: its outcome and its cost, never what the caller sent or got.
+
+use std::time::Duration;
+
+use crate::api::catalogue::Kind;
+
+/// The outcome and cost of one request to `/execute`. The handler attaches it to the response as an extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExecutionRecord {
+    /// Whether the script ran at all.
+    pub ran: bool,
+    /// The kind of the failure; `None` for a success.
+    pub kind: Option<Kind>,
+    /// Time between arrival and the start of the run.
+    pub queue: Duration,
+    /// Wall time of the run.
+    pub run: Duration,
+    /// CPU time of the run.
+    pub cpu: Duration,
+    /// Peak memory on top of the preloaded interpreter, bytes.
+    pub peak_memory: u64,
+}
+
+impl ExecutionRecord {
+    /// The record of a request whose script did not run.
+    pub fn refused(kind: Kind) -> ExecutionRecord {
+        ExecutionRecord {
+            ran: false,
+            kind: Some(kind),
+            queue: Duration::ZERO,
+            run: Duration::ZERO,
+            cpu: Duration::ZERO,
+            peak_memory: 0,
+        }
+    }
+
+    /// `ok`, or the name of the failure's kind.
+    pub fn outcome(&self) -> &'static str {
+        self.kind.map_or("ok", Kind::name)
+    }
+}
+
+/// A duration in milliseconds, for logs and headers.
+pub fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}

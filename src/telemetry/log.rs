@@ -1,0 +1,202 @@
+//! The log, on stderr: lines for people on a terminal, JSON objects elsewhere.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// AWS Lambda sets this to the log level of the function:
+/// <https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html>.
+const LAMBDA_LEVEL: &str = "AWS_LAMBDA_LOG_LEVEL";
+/// The fields `httpRequest.*` become one JSON object, as Google's Cloud Logging expects.
+const NESTED: &str = "httpRequest";
+/// Fields with these prefixes are for programs and are not shown on a terminal.
+const FOR_PROGRAMS: [&str; 2] = ["httpRequest.", "logging.googleapis.com/"];
+
+/// Starts the log of a command: warnings and errors, as lines for people. `level` overrides the level.
+pub fn for_command(level: Option<Level>) {
+    for_people(level.unwrap_or(Level::WARN));
+}
+
+/// Starts the log of a service: lines for people on a terminal, else JSON for Google's Cloud Logging. `level` overrides
+/// the level INFO.
+pub fn for_service(level: Option<Level>) {
+    let level = level.unwrap_or(Level::INFO);
+    if io::stderr().is_terminal() {
+        for_people(level);
+    } else {
+        for_programs("severity", own_level(level));
+    }
+}
+
+/// Starts the log of an AWS Lambda function: JSON as Lambda expects it. `level` overrides the level of the function,
+/// which is INFO by default.
+pub fn for_lambda(level: Option<Level>) {
+    let configured = std::env::var(LAMBDA_LEVEL).unwrap_or_default().to_ascii_lowercase();
+    let filter = match (level, configured.as_str()) {
+        (Some(level), _) => own_level(level),
+        (None, "trace" | "debug") => own_level(Level::DEBUG),
+        (None, "warn") => own_level(Level::WARN),
+        (None, "error" | "fatal") => own_level(Level::ERROR),
+        (None, _) => own_level(Level::INFO),
+    };
+    for_programs("level", filter);
+}
+
+/// Events of mainbox from `level` on, and warnings of the libraries. Below that, the libraries of the Lambda runtime log
+/// whole events, and these contain scripts.
+fn own_level(level: Level) -> Targets {
+    let libraries = LevelFilter::from_level(level).min(LevelFilter::WARN);
+    Targets::new().with_default(libraries).with_target("mainbox", level)
+}
+
+fn for_people(level: Level) {
+    let fields = debug_fn(|writer, field, value| match field.name() {
+        "message" => write!(writer, "{value:?}"),
+        name if FOR_PROGRAMS.iter().any(|prefix| name.starts_with(prefix)) => Ok(()),
+        name => write!(writer, " {name}={value:?}"),
+    });
+    let lines = tracing_subscriber::fmt::layer()
+        .fmt_fields(fields)
+        .with_target(false)
+        .with_writer(|| LossyStderr);
+    tracing_subscriber::registry().with(own_level(level)).with(lines).init();
+}
+
+fn for_programs(level_name: &'static str, filter: Targets) {
+    let lines = tracing_subscriber::fmt::layer()
+        .fmt_fields(JsonFields)
+        .event_format(JsonLine { level_name })
+        .with_writer(|| LossyStderr);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+}
+
+/// Standard error. Lines are lost if the reader is gone: reporting the error would write to the same closed stream and
+/// end the process.
+struct LossyStderr;
+
+impl io::Write for LossyStderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let _ = io::Write::write_all(&mut io::stderr(), line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// One JSON object per line: `timestamp`, the level, `message`, the fields of the surrounding spans and those of the
+/// event.
+struct JsonLine {
+    /// The name of the level field: `severity` for Google, `level` for AWS.
+    level_name: &'static str,
+}
+
+impl<S> FormatEvent<S, JsonFields> for JsonLine
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, JsonFields>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut timestamp = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
+        let mut line = Map::new();
+        line.insert(String::from("timestamp"), timestamp.into());
+        line.insert(self.level_name.to_owned(), self.severity(*event.metadata().level()).into());
+        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
+            let extensions = span.extensions();
+            let fields = extensions.get::<FormattedFields<JsonFields>>();
+            if let Some(Ok(Value::Object(fields))) =
+                fields.map(|fields| serde_json::from_str(&fields.fields))
+            {
+                line.extend(fields);
+            }
+        }
+        event.record(&mut Fields(&mut line));
+        writeln!(writer, "{}", Value::Object(line))
+    }
+}
+
+impl JsonLine {
+    /// Google's names differ from tracing's: <https://cloud.google.com/logging/docs/reference/v2/rest/v2/LogEntry#LogSeverity>.
+    fn severity(&self, level: Level) -> &'static str {
+        match level {
+            Level::WARN if self.level_name == "severity" => "WARNING",
+            Level::TRACE if self.level_name == "severity" => "DEBUG",
+            level => level.as_str(),
+        }
+    }
+}
+
+/// Keeps the fields of a span as a JSON object until an event within the span is written.
+struct JsonFields;
+
+impl<'writer> FormatFields<'writer> for JsonFields {
+    fn format_fields<R: RecordFields>(
+        &self,
+        mut writer: Writer<'writer>,
+        fields: R,
+    ) -> fmt::Result {
+        let mut object = Map::new();
+        fields.record(&mut Fields(&mut object));
+        write!(writer, "{}", Value::Object(object))
+    }
+}
+
+/// Collects fields into a JSON object.
+struct Fields<'a>(&'a mut Map<String, Value>);
+
+impl Fields<'_> {
+    fn insert(&mut self, field: &Field, value: Value) {
+        match field.name().split_once('.') {
+            Some((NESTED, name)) => {
+                let object = self.0.entry(NESTED).or_insert_with(|| Map::new().into());
+                object[name] = value;
+            }
+            _ => {
+                self.0.insert(field.name().to_owned(), value);
+            }
+        }
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.insert(field, format!("{value:?}").into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.insert(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.insert(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.insert(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.insert(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.insert(field, value.into());
+    }
+}
