@@ -7,6 +7,8 @@
 mod admission;
 mod essential;
 mod exchange;
+#[cfg(test)]
+mod fake_zygote;
 mod harness;
 mod import_scan;
 mod job;

@@ -35,6 +35,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a worker that closed its channel may take to exit, so that its exit status can explain what happened. A
 /// millisecond is usual; on a starved machine it has taken more than 50.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
+/// How long the report of a failed fork may take after the channel has closed.
+const FORK_REPORT_GRACE: Duration = Duration::from_millis(50);
 /// How long the zygote may take to reap a worker that was killed.
 const REAP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much of what a worker wrote to stderr before it was ready is logged, bytes.
@@ -115,15 +117,13 @@ impl Worker {
             limits: &rlimits::limits(config, config.timeout, mapped_bytes + config.memory_bytes),
             warm_up,
         };
-        let failed_fork = zygote.fork(&order, worker, descriptors);
+        let mut failed_fork = zygote.fork(&order, worker, descriptors);
         let mut process =
             Process { worker, pid: None, zygote: Arc::clone(zygote), jail: Some(jail) };
         let mut state = zygote.state();
         let started = tokio::select! {
             greeting = greeting(&channel) => greeting,
-            Ok(errno) = failed_fork => {
-                Err(StartError::Fork(io::Error::from_raw_os_error(errno)))
-            }
+            Ok(errno) = &mut failed_fork => Err(fork_error(errno)),
             _ = state.wait_for(|state| matches!(state, ZygoteState::Gone)) => {
                 Err(StartError::ZygoteGone)
             }
@@ -133,6 +133,15 @@ impl Worker {
             }
         };
         log_early_stderr(worker, &stderr);
+        let started = match started {
+            // A zygote that cannot fork reports that and then closes the channel, and the end of the channel may be
+            // noticed first.
+            Err(StartError::Died) => match timeout(FORK_REPORT_GRACE, failed_fork).await {
+                Ok(Ok(errno)) => Err(fork_error(errno)),
+                _ => Err(StartError::Died),
+            },
+            started => started,
+        };
         let pid = started?;
         zygote.forked(worker);
         process.pid = Some(pid);
@@ -148,6 +157,12 @@ impl Worker {
                 .channel
                 .try_read(&mut byte)
                 .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// The id of its process.
+    #[cfg(test)]
+    pub(super) fn pid(&self) -> Pid {
+        self.process.pid.unwrap()
     }
 
     /// Ends the worker unused, and waits until it is gone.
@@ -231,6 +246,10 @@ impl Worker {
         };
         Some((execution, self.process))
     }
+}
+
+fn fork_error(errno: i32) -> StartError {
+    StartError::Fork(io::Error::from_raw_os_error(errno))
 }
 
 /// The worker was lost through no fault of the script.
@@ -382,4 +401,85 @@ fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
 fn pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
     let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
     Ok((pipe::Receiver::from_owned_fd(ours)?, theirs))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::fake_zygote::{self, Fork, IDLE};
+    use super::*;
+    use crate::api::request::ExecuteRequest;
+    use crate::config::choices::Platform;
+
+    fn config() -> Config {
+        Config::from_variables(&BTreeMap::new(), Platform::Elsewhere).unwrap()
+    }
+
+    async fn start(fork: Fork) -> Result<Worker, StartError> {
+        let (zygote, sandbox) = (fake_zygote::start(fork), Sandbox::without_isolation());
+        Worker::start(1, &zygote, &sandbox, &config(), false).await
+    }
+
+    async fn start_error(fork: Fork) -> String {
+        start(fork).await.map(drop).unwrap_err().to_string()
+    }
+
+    async fn run(script: &'static str) -> Execution {
+        let request = ExecuteRequest::from_python(b"def main(): pass", 100).unwrap();
+        let config = config();
+        let job = Job { timeout: Duration::from_secs(5), ..Job::new(request, &config) };
+        let worker = start(Fork::Shell(script)).await.unwrap();
+        let run = worker.run(&job, &config, Duration::ZERO, true).await;
+        run.unwrap().0
+    }
+
+    #[tokio::test]
+    async fn a_worker_is_known_by_the_process_that_said_that_it_is_ready() {
+        let worker = start(IDLE).await.unwrap();
+        let pid = worker.pid();
+        assert!(worker.is_alive() && pid.as_raw() > 0 && pid != nix::unistd::getpid());
+        worker.end().await;
+        assert!(procfs::memory(pid).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_failed_lock_down_names_its_step() {
+        let failed = Fork::Shell(
+            "printf 'L\\055\\000\\000\\000{\"step\":\"no_new_privs\",\"error\":\"OSError: no\"}' >&0",
+        );
+        assert_eq!(start_error(failed).await, "lock-down failed at NoNewPrivs: OSError: no");
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_does_not_start_has_an_error_of_its_own() {
+        assert_eq!(start_error(Fork::Dies).await, "a worker died before it was ready");
+        assert_eq!(
+            start_error(Fork::Fails(libc::EAGAIN)).await,
+            "fork of a worker: Resource temporarily unavailable (os error 11)"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_value_frame_is_the_result() {
+        let execution = run(
+            "printf 'R\\000\\000\\000\\000' >&0; head -c 1 >/dev/null; printf 'V\\002\\000\\000\\00042' >&0; sleep 60",
+        )
+        .await;
+        assert_eq!(execution.outcome.unwrap().result.get(), "42");
+    }
+
+    #[tokio::test]
+    async fn an_exit_without_an_answer_is_explained_by_its_status() {
+        let execution =
+            run("printf 'R\\000\\000\\000\\000' >&0; head -c 1 >/dev/null; exit 3")
+                .await;
+        let failure = execution.outcome.unwrap_err();
+        assert_eq!(
+            (failure.kind, failure.error.as_str()),
+            (Kind::Exit, "The script ended its process with status 3 before main returned")
+        );
+        // As the zygote reports it, less what the worker had used before the request.
+        assert!(execution.cpu > Duration::from_secs(4), "{:?}", execution.cpu);
+    }
 }

@@ -238,6 +238,27 @@ impl Sandbox {
     }
 }
 
+#[cfg(test)]
+impl Sandbox {
+    /// A sandbox without any mechanism, with scratch directories of its own.
+    pub(crate) fn without_isolation() -> Sandbox {
+        Sandbox {
+            tier: None,
+            layers: vec![],
+            landlock: None,
+            common_ruleset: OnceLock::new(),
+            uids: None,
+            readable: vec![],
+            scratch: ScratchRoot::create().unwrap(),
+            filters: vec![],
+            plan: Plan::default(),
+            prctl: false,
+            sweeper: None,
+            contamination: Contamination::default(),
+        }
+    }
+}
+
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
