@@ -1,6 +1,8 @@
-# The only commands to remember. `make run` serves, `make test` proves, `make bench` measures.
+# The commands to remember: `make run` serves, `make test` runs the tests, `make bench` measures.
 
 PYTHON ?= python3
+# Every target uses the interpreter of .venv, unless the environment names another.
+export MAINBOX_PYTHON ?= $(CURDIR)/.venv/bin/python3
 RUFF := ruff==0.17.5
 DENY := cargo-deny@0.20.2
 PLAYWRIGHT := playwright==1.65.2
@@ -19,7 +21,10 @@ WORLDS := host user rootless docker uid bare small old gvisor lambda
 
 .PHONY: run build test lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page extra soak fuzz schemathesis cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
-run: .venv/installed build   ## Serve on PORT (8080)
+# Anyone who can reach the port can run scripts, so a laptop listens on loopback only.
+run: export MAINBOX_HOST ?= 127.0.0.1
+run: .venv/installed build   ## Serve on port 8080 of this machine: PORT=9000 make run
+	@echo "Listening on $(MAINBOX_HOST). To accept clients from other machines: MAINBOX_HOST=:: make run"
 	exec target/release/mainbox
 
 build:                       ## The binary: target/release/mainbox
