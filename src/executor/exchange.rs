@@ -182,7 +182,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_result_over_its_limit_is_refused_although_it_was_sent() {
-        let failure = failure(b"V\x09\0\0\0123456789").await;
+        let failure = failure(b"V\x09\0\0\x00123456789").await;
         assert_eq!(failure.kind, Kind::ResultTooLarge);
         assert_eq!(failure.error, "The result is larger than its limit of 8 bytes");
     }

@@ -19,6 +19,7 @@ pub mod protocol;
 mod reaper;
 pub mod self_test;
 mod worker;
+mod worker_start;
 mod zygote;
 
 use std::sync::Arc;
