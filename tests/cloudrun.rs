@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Answer, load_until_refused, output, request};
+use indoc::indoc;
 use serde_json::json;
 
 /// A container of the image, removed with this value.
@@ -88,8 +89,10 @@ fn two_thousand_requests_at_64_on_one_cpu_are_answered_or_told_to_come_again() {
                     .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
                     .is_ok()
                 {
-                    let script =
-                        "import pandas as pd\ndef main(): return int(pd.Series(range(100)).sum())";
+                    let script = indoc! {r#"
+                        import pandas as pd
+                        def main(): return int(pd.Series(range(100)).sum())
+                    "#};
                     let answer = container.run(script).unwrap();
                     let busy = answer.status == 503;
                     if busy {
@@ -133,8 +136,23 @@ fn sigterm_in_full_load_answers_everything_and_exits_0() {
 #[ignore = "needs Docker and the image: make cloudrun"]
 fn bombs_in_every_request_hurt_nobody_else() {
     let container = Container::start(&["--memory", "512m", "--env", "MAINBOX_POLICY=off"]);
-    let memory = "def main():\n    kept = []\n    while True: kept.append(bytearray(1 << 20))";
-    let fork = "import os\ndef main():\n    refused = 0\n    while refused < 1000:\n        try: os.fork()\n        except OSError: refused += 1\n    return refused";
+    let memory = indoc! {r#"
+        def main():
+            kept = []
+            while True:
+                kept.append(bytearray(1 << 20))
+    "#};
+    let fork = indoc! {r#"
+        import os
+        def main():
+            refused = 0
+            while refused < 1000:
+                try:
+                    os.fork()
+                except OSError:
+                    refused += 1
+            return refused
+    "#};
     for _ in 0..3 {
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -184,7 +202,10 @@ fn the_image_is_small_and_has_no_program_but_the_interpreter_and_us() {
     let bytes: u64 =
         docker(&["image", "inspect", "--format", "{{.Size}}", "mainbox"]).parse().unwrap();
     assert!(bytes < 200 * 1_000_000, "{bytes} bytes");
-    let find = "import os\nprint(sorted(os.path.join(d, f) for d, _, fs in os.walk('/usr') for f in fs if '.so' not in f and os.access(os.path.join(d, f), os.X_OK) and not os.path.islink(os.path.join(d, f)) and os.stat(os.path.join(d, f)).st_mode & 0o111))";
+    let find = indoc! {r#"
+        import os
+        print(sorted(os.path.join(d, f) for d, _, fs in os.walk('/usr') for f in fs if '.so' not in f and os.access(os.path.join(d, f), os.X_OK) and not os.path.islink(os.path.join(d, f)) and os.stat(os.path.join(d, f)).st_mode & 0o111))
+    "#};
     let programs =
         docker(&["run", "--rm", "--entrypoint", "/usr/local/bin/python3", "mainbox", "-c", find]);
     assert_eq!(programs, "['/usr/local/bin/mainbox', '/usr/local/bin/python3.13']");
@@ -206,9 +227,13 @@ fn further_packages_are_a_build_argument() {
     ];
     let directory = env!("CARGO_MANIFEST_DIR");
     said(Command::new("docker").args(build).current_dir(directory));
-    let script = "import matplotlib.pyplot as plt, scipy.optimize\nimport pandas as pd\ndef main():\n    \
-        pd.Series([1, 4, 9]).plot().figure.savefig('outputs/plot.png')\n    \
-        return round(scipy.optimize.brentq(lambda x: x * x - 4, 0, 9), 6)";
+    let script = indoc! {r#"
+        import matplotlib.pyplot as plt, scipy.optimize
+        import pandas as pd
+        def main():
+            pd.Series([1, 4, 9]).plot().figure.savefig('outputs/plot.png')
+            return round(scipy.optimize.brentq(lambda x: x * x - 4, 0, 9), 6)
+    "#};
     let mut run = Command::new("docker");
     run.args(["run", "--rm", "--interactive", "--read-only", "--tmpfs", "/tmp"])
         .args(["--env", "MAINBOX_PRELOAD=numpy,pandas,scipy,matplotlib.pyplot"])

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Answer, lacks, server};
+use indoc::indoc;
 use serde_json::{Value, json};
 
 /// Runs `script` and expects a 200 with exactly this body.
@@ -69,8 +70,10 @@ def main():
 #[test]
 fn os_and_requests_are_importable() {
     let answer = server().run(
-        "import os, requests, json, csv, re, statistics, zoneinfo, xml.etree.ElementTree\n\
-         def main(): return [os.name, os.cpu_count() >= 1, requests.__name__, str(zoneinfo.ZoneInfo('Europe/Paris'))]",
+        indoc! {r#"
+            import os, requests, json, csv, re, statistics, zoneinfo, xml.etree.ElementTree
+            def main(): return [os.name, os.cpu_count() >= 1, requests.__name__, str(zoneinfo.ZoneInfo('Europe/Paris'))]
+        "#},
     );
     assert_eq!(answer.json()["result"], json!(["posix", true, "requests", "Europe/Paris"]));
 }
@@ -137,7 +140,12 @@ fn integers_of_any_size_pass_unrounded_both_ways() {
 #[test]
 fn an_async_main_is_awaited() {
     answers(
-        "import asyncio\nasync def main():\n    await asyncio.sleep(0.001)\n    return 'awaited'",
+        indoc! {r#"
+            import asyncio
+            async def main():
+                await asyncio.sleep(0.001)
+                return 'awaited'
+        "#},
         r#"{"result":"awaited","stdout":""}"#,
     );
 }
@@ -214,8 +222,14 @@ fn a_script_without_main_is_told_so() {
         "print(1)",
         "class main: pass",
         "main = 5",
-        "class A:\n    def main(self): return 1",
-        "def f():\n    def main(): return 1",
+        indoc! {r#"
+            class A:
+                def main(self): return 1
+        "#},
+        indoc! {r#"
+            def f():
+                def main(): return 1
+        "#},
     ] {
         fails(script, "missing_main", error);
     }
@@ -225,7 +239,11 @@ fn a_script_without_main_is_told_so() {
 #[test]
 fn a_syntax_error_names_the_line_and_the_text() {
     let answer = fails(
-        "x = 1\ndef main(:\n    return 1\n",
+        indoc! {r#"
+            x = 1
+            def main(:
+                return 1
+        "#},
         "syntax_error",
         "Syntax error on line 2: invalid syntax: def main(:",
     );
@@ -258,7 +276,14 @@ fn the_standard_policy_refuses_what_cannot_work() {
 #[test]
 fn an_exception_shows_the_script_and_nothing_of_the_server() {
     let answer = fails(
-        "import json\ndef inner(text):\n    return json.loads(text)\ndef main():\n    print('before')\n    return inner('{')\n",
+        indoc! {r#"
+            import json
+            def inner(text):
+                return json.loads(text)
+            def main():
+                print('before')
+                return inner('{')
+        "#},
         "exception",
         "json.decoder.JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
     );
@@ -287,13 +312,34 @@ fn an_exception_shows_the_script_and_nothing_of_the_server() {
 
 #[test]
 fn causes_and_groups_show_no_frames_but_the_scripts() {
-    let home = server().run("import json\ndef main(): return json.__path__[0]").json();
+    let home = server()
+        .run(indoc! {r#"
+            import json
+            def main(): return json.__path__[0]
+        "#})
+        .json();
     let home = home["result"].as_str().unwrap().strip_suffix("/json").unwrap();
     for script in [
-        "def main():\n    try:\n        import json; json.loads('{')\n    except ValueError as error:\n        raise KeyError('x') from error",
-        "def main():\n    raise ExceptionGroup('several', [ValueError(1), OSError(2)])",
-        "import pandas as pd\ndef main():\n    return pd.DataFrame({'a': [1]})['b']",
-        "def main():\n    from json import nothing",
+        indoc! {r#"
+            def main():
+                try:
+                    import json; json.loads('{')
+                except ValueError as error:
+                    raise KeyError('x') from error
+        "#},
+        indoc! {r#"
+            def main():
+                raise ExceptionGroup('several', [ValueError(1), OSError(2)])
+        "#},
+        indoc! {r#"
+            import pandas as pd
+            def main():
+                return pd.DataFrame({'a': [1]})['b']
+        "#},
+        indoc! {r#"
+            def main():
+                from json import nothing
+        "#},
     ] {
         let traceback = server().run(script).json()["traceback"].as_str().unwrap().to_owned();
         assert!(traceback.contains("File \"script.py\""), "{traceback}");
@@ -308,13 +354,23 @@ fn causes_and_groups_show_no_frames_but_the_scripts() {
 #[test]
 fn sys_exit_and_os_exit_are_an_exit() {
     let answer = fails(
-        "import sys\ndef main():\n    print('bye')\n    sys.exit(2)",
+        indoc! {r#"
+            import sys
+            def main():
+                print('bye')
+                sys.exit(2)
+        "#},
         "exit",
         "The script called sys.exit(2) before main returned",
     );
     assert_eq!(answer.json()["stdout"], "bye\n");
     let answer = fails(
-        "import os\ndef main():\n    print('bye', end='')\n    os._exit(3)",
+        indoc! {r#"
+            import os
+            def main():
+                print('bye', end='')
+                os._exit(3)
+        "#},
         "exit",
         "The script ended its process with status 3 before main returned",
     );
@@ -329,7 +385,11 @@ fn a_keyboard_interrupt_is_an_exception() {
 #[test]
 fn an_exception_that_cannot_be_printed_is_one_all_the_same() {
     fails(
-        "class Odd(Exception):\n    def __str__(self): raise self\ndef main(): raise Odd",
+        indoc! {r#"
+            class Odd(Exception):
+                def __str__(self): raise self
+            def main(): raise Odd
+        "#},
         "exception",
         "script.Odd: <exception str() failed>",
     );
@@ -338,7 +398,12 @@ fn an_exception_that_cannot_be_printed_is_one_all_the_same() {
 #[test]
 fn a_segfault_is_a_crash_and_its_output_survives() {
     let answer = fails(
-        "import ctypes\ndef main():\n    print('before')\n    ctypes.string_at(0)",
+        indoc! {r#"
+            import ctypes
+            def main():
+                print('before')
+                ctypes.string_at(0)
+        "#},
         "crashed",
         "The script crashed: SIGSEGV",
     );
@@ -348,31 +413,86 @@ fn a_segfault_is_a_crash_and_its_output_survives() {
 #[test]
 fn a_script_that_ruins_its_own_process_spoils_only_its_own_answer() {
     for (script, kind) in [
-        ("import os\ndef main():\n    os.closerange(0, 256)\n    return 1", "crashed"),
-        ("import sys\ndef main():\n    sys.stdout = None\n    sys.stderr = 5\n    return 1", ""),
         (
-            "import json\ndef main():\n    json.dumps = json.loads = json.JSONEncoder = None\n    return 1",
+            indoc! {r#"
+                import os
+                def main():
+                    os.closerange(0, 256)
+                    return 1
+            "#},
+            "crashed",
+        ),
+        (
+            indoc! {r#"
+                import sys
+                def main():
+                    sys.stdout = None
+                    sys.stderr = 5
+                    return 1
+            "#},
             "",
         ),
-        ("import sys\ndef main():\n    sys.modules.clear()\n    return 1", ""),
         (
-            "import builtins\ndef main():\n    del builtins.len, builtins.isinstance\n    return 1",
+            indoc! {r#"
+                import json
+                def main():
+                    json.dumps = json.loads = json.JSONEncoder = None
+                    return 1
+            "#},
+            "",
+        ),
+        (
+            indoc! {r#"
+                import sys
+                def main():
+                    sys.modules.clear()
+                    return 1
+            "#},
+            "",
+        ),
+        (
+            indoc! {r#"
+                import builtins
+                def main():
+                    del builtins.len, builtins.isinstance
+                    return 1
+            "#},
             "crashed",
         ),
         (
-            "import os\ndef main():\n    os.write(3, b'garbage that is no frame')\n    return 1",
+            indoc! {r#"
+                import os
+                def main():
+                    os.write(3, b'garbage that is no frame')
+                    return 1
+            "#},
             "crashed",
         ),
         (
-            "import os\ndef main():\n    os.write(3, b'V\\xff\\xff\\xff\\xff')\n    return 1",
+            indoc! {r#"
+                import os
+                def main():
+                    os.write(3, b'V\xff\xff\xff\xff')
+                    return 1
+            "#},
             "crashed",
         ),
         (
-            "import os\ndef main():\n    os.write(3, b'V\\x03\\x00\\x00\\x00{,}')\n    return 1",
+            indoc! {r#"
+                import os
+                def main():
+                    os.write(3, b'V\x03\x00\x00\x00{,}')
+                    return 1
+            "#},
             "not_json",
         ),
         (
-            "import os\ndef main():\n    os.write(3, b'R\\x00\\x00\\x00\\x00')\n    return 1",
+            indoc! {r#"
+                import os
+                def main():
+                    os.write(3, b'R\x00\x00\x00\x00')
+                    return 1
+            "#},
             "crashed",
         ),
     ] {
@@ -389,10 +509,22 @@ fn a_script_that_ruins_its_own_process_spoils_only_its_own_answer() {
 #[test]
 fn what_the_sandbox_refuses_is_said_in_words() {
     for script in [
-        "import socket\ndef main(): socket.create_connection(('127.0.0.1', 80))",
-        "import socket\ndef main(): socket.socket()",
-        "import requests\ndef main(): requests.get('http://example.com')",
-        "import urllib.request\ndef main(): urllib.request.urlopen('http://example.com')",
+        indoc! {r#"
+            import socket
+            def main(): socket.create_connection(('127.0.0.1', 80))
+        "#},
+        indoc! {r#"
+            import socket
+            def main(): socket.socket()
+        "#},
+        indoc! {r#"
+            import requests
+            def main(): requests.get('http://example.com')
+        "#},
+        indoc! {r#"
+            import urllib.request
+            def main(): urllib.request.urlopen('http://example.com')
+        "#},
     ] {
         let (status, kind, error) = server().run(script).failure();
         assert_eq!((status, kind.as_str()), (400, "exception"));
@@ -422,8 +554,24 @@ def main():
 
 #[test]
 fn threads_print_and_are_waited_for_where_there_are_threads() {
-    let joined = "import threading\ndef main():\n    print('before')\n    thread = threading.Thread(target=lambda: print('in a thread'))\n    thread.start(); thread.join()\n    print('after')\n    return 1";
-    let late = "import threading, time\ndef late():\n    time.sleep(0.05)\n    print('late')\ndef main():\n    threading.Thread(target=late).start()\n    return 1";
+    let joined = indoc! {r#"
+        import threading
+        def main():
+            print('before')
+            thread = threading.Thread(target=lambda: print('in a thread'))
+            thread.start(); thread.join()
+            print('after')
+            return 1
+    "#};
+    let late = indoc! {r#"
+        import threading, time
+        def late():
+            time.sleep(0.05)
+            print('late')
+        def main():
+            threading.Thread(target=late).start()
+            return 1
+    "#};
     if lacks("threads") {
         for script in [joined, late] {
             let (status, kind, error) = server().run(script).failure();
@@ -438,9 +586,13 @@ fn threads_print_and_are_waited_for_where_there_are_threads() {
 
 #[test]
 fn stdout_is_byte_exact_and_stderr_apart() {
-    let answer = server().run(
-        "import os, sys\ndef main():\n    print('  é\\r\\n\\t ')\n    os.write(1, b'\\xff\\x00')\n    print('problem', file=sys.stderr)",
-    );
+    let answer = server().run(indoc! {r#"
+        import os, sys
+        def main():
+            print('  é\r\n\t ')
+            os.write(1, b'\xff\x00')
+            print('problem', file=sys.stderr)
+    "#});
     let body = answer.json();
     assert_eq!(body["stdout"], "  é\r\n\t \n\u{fffd}\0");
     assert_eq!(body["stderr"], "problem\n");
@@ -554,7 +706,12 @@ fn other_paths_are_a_404_and_other_methods_a_405() {
 
 #[test]
 fn a_hundred_concurrent_requests_get_their_own_answers() {
-    let script = "import random\ndef main(x):\n    print('stdout of', x)\n    return {'x': x, 'random': random.random()}";
+    let script = indoc! {r#"
+        import random
+        def main(x):
+            print('stdout of', x)
+            return {'x': x, 'random': random.random()}
+    "#};
     // Fifty at once leave the other tests their places in the queue.
     let answers: Vec<(u64, Value)> = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..50u64)
@@ -582,8 +739,11 @@ fn a_hundred_concurrent_requests_get_their_own_answers() {
 
 #[test]
 fn randomness_differs_between_requests() {
-    let script = "import random, secrets, uuid\nimport numpy as np\n\
-        def main(): return [random.random(), float(np.random.rand()), float(np.random.default_rng().random()), str(uuid.uuid4()), secrets.token_hex(8)]";
+    let script = indoc! {r#"
+        import random, secrets, uuid
+        import numpy as np
+        def main(): return [random.random(), float(np.random.rand()), float(np.random.default_rng().random()), str(uuid.uuid4()), secrets.token_hex(8)]
+    "#};
     let draws: Vec<Value> = (0..4).map(|_| server().run(script).json()["result"].clone()).collect();
     for kind in 0..5 {
         let mut seen: Vec<String> = draws.iter().map(|draw| draw[kind].to_string()).collect();
@@ -595,9 +755,13 @@ fn randomness_differs_between_requests() {
 
 #[test]
 fn the_environment_is_clean_and_the_scratch_directory_private() {
-    let script = "import os, tempfile, pathlib\n\
-        def main():\n    pathlib.Path('note').write_text('mine')\n    handle, name = tempfile.mkstemp()\n\
-        \x20   return [sorted(os.environ), os.getcwd() == os.environ['HOME'] == os.environ['TMPDIR'], os.listdir('.') != [], os.path.dirname(name) == os.getcwd(), os.path.exists('other')]";
+    let script = indoc! {r#"
+        import os, tempfile, pathlib
+        def main():
+            pathlib.Path('note').write_text('mine')
+            handle, name = tempfile.mkstemp()
+            return [sorted(os.environ), os.getcwd() == os.environ['HOME'] == os.environ['TMPDIR'], os.listdir('.') != [], os.path.dirname(name) == os.getcwd(), os.path.exists('other')]
+    "#};
     let expected = json!([
         ["HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER"],
         true,
@@ -610,7 +774,10 @@ fn the_environment_is_clean_and_the_scratch_directory_private() {
         let (_, kind, error) = server().run(elsewhere).failure();
         assert_eq!(kind, "exception");
         assert!(error.contains("opening files is not available in this sandbox"), "{error}");
-        let script = "import os\ndef main(): return sorted(os.environ)";
+        let script = indoc! {r#"
+            import os
+            def main(): return sorted(os.environ)
+        "#};
         assert_eq!(server().run(script).json()["result"], expected[0]);
         return;
     }

@@ -5,6 +5,7 @@
 mod common;
 
 use common::server;
+use indoc::{formatdoc, indoc};
 use serde_json::{Value, json};
 
 /// Runs `script` with `files` and expects a 200; its result and the files that came back.
@@ -83,8 +84,14 @@ def main():
 
 #[test]
 fn what_a_script_has_not_closed_is_written_all_the_same() {
-    let script = "import sys\nLOG = open('outputs/log', 'w')\ndef main():\n    LOG.write('kept open')\n    \
-        sys.stdout = open('outputs/printed', 'w')\n    print('into a file')";
+    let script = indoc! {r#"
+        import sys
+        LOG = open('outputs/log', 'w')
+        def main():
+            LOG.write('kept open')
+            sys.stdout = open('outputs/printed', 'w')
+            print('into a file')
+    "#};
     let left = json!({"log": "kept open", "printed": "into a file\n"});
     assert_eq!(runs(script, &json!({})), (Value::Null, left));
 }
@@ -183,23 +190,32 @@ fn more_than_its_limit_is_told_by_the_name_of_the_file() {
     let none = json!({});
     let most = server().get("/about").json()["limits"]["max_files_bytes"].as_u64().unwrap();
     fails(
-        &format!(
-            "def main():\n    for name in 'ab': open(f'outputs/{{name}}', 'wb').write(bytes({most} - 9))"
-        ),
+        &formatdoc! {r#"
+            def main():
+                for name in 'ab':
+                    open(f'outputs/{{name}}', 'wb').write(bytes({most} - 9))
+        "#},
         &none,
         400,
         "result_too_large",
         &format!("outputs/b does not fit; all files together may have {most} bytes"),
     );
     fails(
-        "def main():\n    for number in range(101): open(f'outputs/{number:03}', 'w')",
+        indoc! {r#"
+            def main():
+                for number in range(101):
+                    open(f'outputs/{number:03}', 'w')
+        "#},
         &none,
         400,
         "result_too_large",
         "outputs/100 is one too many; the limit is 100 files",
     );
     fails(
-        "import os\ndef main(): os.makedirs('outputs' + '/d' * 8); open('outputs' + '/d' * 8 + '/e', 'w')",
+        indoc! {r#"
+            import os
+            def main(): os.makedirs('outputs' + '/d' * 8); open('outputs' + '/d' * 8 + '/e', 'w')
+        "#},
         &none,
         400,
         "result_too_large",
@@ -220,7 +236,12 @@ fn more_than_its_limit_is_told_by_the_name_of_the_file() {
 #[test]
 fn large_files_pass_whole() {
     let text = "0123456789abcdef".repeat(1 << 18);
-    let script = "import hashlib\ndef main():\n    data = open('large', 'rb').read()\n    return [len(data), hashlib.sha256(data).hexdigest()]";
+    let script = indoc! {r#"
+        import hashlib
+        def main():
+            data = open('large', 'rb').read()
+            return [len(data), hashlib.sha256(data).hexdigest()]
+    "#};
     let (result, _) = runs(script, &json!({"large": text}));
     let digest = "3cab7815c40973b8fb036c7a2a69b3649882622a4a0a2f1a980efa4ef8545577";
     assert_eq!(result, json!([4 << 20, digest]));
@@ -228,9 +249,14 @@ fn large_files_pass_whole() {
 
 #[test]
 fn the_next_request_has_its_own_files_only() {
-    let list = "import os\ndef main(): return sorted(os.listdir('.'))";
-    let leave =
-        "import os\ndef main(): open('left', 'w').write('x'); return sorted(os.listdir('.'))";
+    let list = indoc! {r#"
+        import os
+        def main(): return sorted(os.listdir('.'))
+    "#};
+    let leave = indoc! {r#"
+        import os
+        def main(): open('left', 'w').write('x'); return sorted(os.listdir('.'))
+    "#};
     assert_eq!(runs(leave, &json!({"mine": ""})).0, json!(["left", "mine", "outputs"]));
     for _ in 0..3 {
         assert_eq!(runs(list, &json!({})), (json!(["outputs"]), Value::Null));

@@ -5,15 +5,22 @@
 mod common;
 
 use common::{Server, server, status_kib};
+use indoc::{formatdoc, indoc};
 
 const BROKE: &str = "The script broke the process that was to send its answer";
 
 /// What becomes of a script that writes `bytes`, a Python expression, on its channel and then does `after`.
 #[track_caller]
 fn says(bytes: &str, after: &str, status: u16, kind: &str, error: &str) {
-    let script = format!(
-        "import os, struct, time\ndef frame(kind, payload): return kind + struct.pack('<I', len(payload)) + payload\ndef main():\n    data = {bytes}\n    while data: data = data[os.write(3, data):]\n    {after}"
-    );
+    let script = formatdoc! {r#"
+        import os, struct, time
+        def frame(kind, payload): return kind + struct.pack('<I', len(payload)) + payload
+        def main():
+            data = {bytes}
+            while data:
+                data = data[os.write(3, data):]
+            {after}
+    "#};
     let answer = server().run(&script);
     let expected = (status, kind.to_owned(), error.to_owned());
     assert_eq!(answer.failure(), expected, "{bytes}: {}", answer.body);
@@ -97,15 +104,28 @@ fn frames_that_are_not_for_a_worker_with_a_request_are_a_crash() {
 
 #[test]
 fn of_many_frames_the_first_is_the_answer_and_it_is_the_scripts_own() {
-    let script =
-        "import os\ndef main():\n    os.write(3, b'V\\x01\\0\\0\\x001' * 1000)\n    return 2";
+    let script = indoc! {r#"
+        import os
+        def main():
+            os.write(3, b'V\x01\0\0\x001' * 1000)
+            return 2
+    "#};
     assert_eq!(server().run(script).body, r#"{"result":1,"stdout":""}"#);
     assert_eq!(server().run("def main(): return 3").body, r#"{"result":3,"stdout":""}"#);
 }
 
 #[test]
 fn what_is_said_after_the_result_is_not_heard() {
-    let script = "import os, threading, time\ndef late():\n    time.sleep(0.0005)\n    while True: os.write(3, b'V\\x01\\0\\0\\x009')\ndef main():\n    threading.Thread(target=late, daemon=True).start()\n    return 'x' * 1000";
+    let script = indoc! {r#"
+        import os, threading, time
+        def late():
+            time.sleep(0.0005)
+            while True:
+                os.write(3, b'V\x01\0\0\x009')
+        def main():
+            threading.Thread(target=late, daemon=True).start()
+            return 'x' * 1000
+    "#};
     for _ in 0..20 {
         let body = server().run(script).body;
         // It may come first, and then it is the script's own answer too.
@@ -127,7 +147,12 @@ fn nothing_is_reserved_for_what_a_worker_claims() {
     ]);
     let peak = || status_kib(server.pid(), "VmHWM") / 1024;
     let before = peak();
-    let script = "import os, struct, time\ndef main():\n    os.write(3, b'V' + struct.pack('<I', 64 << 20) + b'[')\n    time.sleep(9)";
+    let script = indoc! {r#"
+        import os, struct, time
+        def main():
+            os.write(3, b'V' + struct.pack('<I', 64 << 20) + b'[')
+            time.sleep(9)
+    "#};
     std::thread::scope(|scope| {
         let claims: Vec<_> =
             (0..32).map(|_| scope.spawn(|| server.run(script).failure().1)).collect();

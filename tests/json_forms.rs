@@ -4,6 +4,7 @@
 mod common;
 
 use common::server;
+use indoc::formatdoc;
 use serde_json::json;
 
 const IMPORTS: &str = "
@@ -42,8 +43,11 @@ def nested(depth):
 #[track_caller]
 fn forms(rows: &[(&str, &str)]) {
     let expressions: Vec<&str> = rows.iter().map(|(expression, _)| *expression).collect();
-    let script =
-        format!("{IMPORTS}\ndef main():\n    return [{}]", expressions.join(",\n        "));
+    let script = formatdoc! {r#"
+        {IMPORTS}
+        def main():
+            return [{}]
+    "#, expressions.join(",\n        ")};
     let expected: Vec<&str> = rows.iter().map(|(_, json)| *json).collect();
     let answer = server().run(&script);
     assert_eq!(answer.body, format!("{{\"result\":[{}],\"stdout\":\"\"}}", expected.join(",")));
@@ -51,7 +55,11 @@ fn forms(rows: &[(&str, &str)]) {
 
 #[track_caller]
 fn has_no_form(expression: &str, error: &str) {
-    let answer = server().run(&format!("{IMPORTS}\ndef main():\n    return {expression}"));
+    let answer = server().run(&formatdoc! {r#"
+        {IMPORTS}
+        def main():
+            return {expression}
+    "#});
     assert_eq!(answer.failure(), (400, String::from("not_json"), error.to_owned()));
 }
 
@@ -205,7 +213,13 @@ fn cycles_and_deep_nesting_are_not_json() {
     has_no_form("nested(101)", "result is nested deeper than 100 levels");
     has_no_form("nested(100_000)", "result is nested deeper than 100 levels");
     assert_eq!(
-        server().run(&format!("{IMPORTS}\ndef main():\n    return nested(100)")).status,
+        server()
+            .run(&formatdoc! {r#"
+                {IMPORTS}
+                def main():
+                    return nested(100)
+            "#})
+            .status,
         200
     );
 }

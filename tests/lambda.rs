@@ -13,6 +13,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
 use common::{OwnPython, Server, children, declared_tier, mainbox, output, status, status_kib};
+use indoc::{formatdoc, indoc};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -215,8 +216,15 @@ fn an_answer_over_6_mb_is_refused_by_us_and_not_by_lambda() {
 fn lambdas_deadline_ends_a_script_before_lambda_ends_us() {
     let mut command = mainbox(&[("MAINBOX_PRELOAD", "")]);
     let function = Server::emulated(command.env("AWS_LAMBDA_FUNCTION_TIMEOUT", "3"));
-    let (status, answer) =
-        run(&function, "import time\ndef main():\n    print('on')\n    time.sleep(9)");
+    let (status, answer) = run(
+        &function,
+        indoc! {r#"
+            import time
+            def main():
+                print('on')
+                time.sleep(9)
+        "#},
+    );
     assert_eq!(
         (status, answer),
         (
@@ -233,9 +241,17 @@ fn lambdas_deadline_ends_a_script_before_lambda_ends_us() {
 #[ignore = "needs the emulator: make lambda"]
 fn two_hundred_invocations_leave_no_growth() {
     let function = function(&[]);
-    let script = "import os\nimport pandas as pd\ndef main():\n    \
-        try: os.makedirs('/tmp/left/deep')\n    except OSError: pass\n    \
-        print('x' * 10_000)\n    return int(pd.DataFrame({'a': range(1000)}).a.sum())";
+    let script = indoc! {r#"
+        import os
+        import pandas as pd
+        def main():
+            try:
+                os.makedirs('/tmp/left/deep')
+            except OSError:
+                pass
+            print('x' * 10_000)
+            return int(pd.DataFrame({'a': range(1000)}).a.sum())
+    "#};
     let count = || {
         let tree = Tree::of(&function);
         (tree.all().len(), descriptors(tree.supervisor), entries(function.temporary()))
@@ -286,7 +302,11 @@ fn a_spare_survives_a_freeze_and_nothing_stirs_between_invocations() {
     tree.signal(Signal::SIGSTOP);
     std::thread::sleep(Duration::from_secs(12));
     tree.signal(Signal::SIGCONT);
-    let script = "import os\nimport pandas as pd\ndef main(): return [os.getpid(), int(pd.Series([1, 2]).sum())]";
+    let script = indoc! {r#"
+        import os
+        import pandas as pd
+        def main(): return [os.getpid(), int(pd.Series([1, 2]).sum())]
+    "#};
     assert_eq!(run(&function, script), ok(json!([own_id, 3])));
     let queue = logged(&function, "request", 2)[1]["queue_ms"].as_f64().unwrap();
     assert!(queue < 100.0, "waited {queue} ms for a worker that was there");
@@ -299,7 +319,15 @@ fn when_the_zygote_is_killed_that_request_fails_and_a_fresh_runtime_serves_the_n
     assert_eq!(run(&function, "def main(): return 1"), ok(1));
     let before = Tree::of(&function);
     let (_, answer) = std::thread::scope(|scope| {
-        let lost = scope.spawn(|| run(&function, "import time\ndef main(): time.sleep(5)"));
+        let lost = scope.spawn(|| {
+            run(
+                &function,
+                indoc! {r#"
+                    import time
+                    def main(): time.sleep(5)
+                "#},
+            )
+        });
         std::thread::sleep(Duration::from_secs(1));
         kill(Pid::from_raw(before.zygote), Signal::SIGKILL).unwrap();
         lost.join().unwrap()
@@ -358,7 +386,11 @@ fn every_request_is_one_line_of_json_without_its_content() {
     let mut command = mainbox(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_METRICS", "emf")]);
     let function = Server::emulated(command.env("AWS_LAMBDA_LOG_LEVEL", "TRACE"));
     let secret = json!({
-        "script": "def main(x):\n    print('sesame-printed')\n    raise ValueError('sesame-raised' + x)",
+        "script": indoc! {r#"
+            def main(x):
+                print('sesame-printed')
+                raise ValueError('sesame-raised' + x)
+        "#},
         "input": "sesame-input",
     });
     let (_, answer) = function.invoke(secret.to_string().as_bytes());
@@ -425,9 +457,14 @@ fn thieves(port: u16, id: &str) -> Vec<String> {
     reach
         .iter()
         .map(|attempt| {
-            format!(
-                "import ctypes, os, socket, urllib.request\ndef main():\n    try: return {attempt}\n    except BaseException as error: return 'refused'"
-            )
+            formatdoc! {r#"
+                import ctypes, os, socket, urllib.request
+                def main():
+                    try:
+                        return {attempt}
+                    except BaseException as error:
+                        return 'refused'
+            "#}
         })
         .collect()
 }
@@ -452,10 +489,17 @@ fn whoever_can_open_a_socket_can_take_the_event_and_forge_its_answer() {
     assert_eq!(run(&function, "def main(): return 1"), ok(1));
     let api =
         format!("http://127.0.0.1:{}/2018-06-01/runtime/invocation", function.runtime_api_port());
-    let theft = format!(
-        "import time, urllib.request\nanswer = urllib.request.urlopen('{api}/next')\nid = answer.headers['Lambda-Runtime-Aws-Request-Id']\nprint(answer.read().decode())\nurllib.request.urlopen('{api}/' + id + '/response', data=b'\"forged\"')"
-    );
-    let script = "import time\ndef main(): time.sleep(3)  # precious";
+    let theft = formatdoc! {r#"
+        import time, urllib.request
+        answer = urllib.request.urlopen('{api}/next')
+        id = answer.headers['Lambda-Runtime-Aws-Request-Id']
+        print(answer.read().decode())
+        urllib.request.urlopen('{api}/' + id + '/response', data=b'"forged"')
+    "#};
+    let script = indoc! {r#"
+        import time
+        def main(): time.sleep(3)  # precious
+    "#};
     std::thread::scope(|scope| {
         let victim = scope.spawn(|| run(&function, script));
         std::thread::sleep(Duration::from_secs(1));
@@ -472,14 +516,46 @@ fn whoever_can_open_a_socket_can_take_the_event_and_forge_its_answer() {
 fn what_a_script_leaves_never_meets_the_next_invocation() {
     let function = function(&[("MAINBOX_POLICY", "off"), ("MAINBOX_PRELOAD", "")]);
     // In the tier rlimits a script can make directories, links and IPC objects, and kill what is of its own uid.
-    let leave = "import ctypes, os\ndef main():\n    libc = ctypes.CDLL(None)\n    done = []\n    \
-        for name, act in {\n        'directory': lambda: os.makedirs('/tmp/left/deep'),\n        'link': lambda: os.symlink('/etc', '/tmp/link'),\n        \
-        'memory': lambda: libc.shmget(7, 4096, 0o1666),\n        'queue': lambda: libc.msgget(7, 0o1666),\n    }.items():\n        \
-        try: done.append([name, act() != -1])\n        except BaseException as error: done.append([name, False])\n    return done";
-    let look = "import ctypes, os\ndef main():\n    libc = ctypes.CDLL(None)\n    return [os.path.lexists('/tmp/left'), os.path.lexists('/tmp/link'), libc.shmget(7, 4096, 0) != -1, libc.msgget(7, 0) != -1]";
-    let killer = format!(
-        "{leave}\ninner = main\ndef main():\n    import signal\n    inner()\n    parent = os.getppid()\n    for process in range(parent, max(1, parent - 3), -1):\n        if process > 1:\n            try: os.kill(process, signal.SIGKILL)\n            except OSError: pass\n    import time\n    time.sleep(2)\n    return 'killed'"
-    );
+    let leave = indoc! {r#"
+        import ctypes, os
+        def main():
+            libc = ctypes.CDLL(None)
+            done = []
+            for name, act in {
+                'directory': lambda: os.makedirs('/tmp/left/deep'),
+                'link': lambda: os.symlink('/etc', '/tmp/link'),
+                'memory': lambda: libc.shmget(7, 4096, 0o1666),
+                'queue': lambda: libc.msgget(7, 0o1666),
+            }.items():
+                try:
+                    done.append([name, act() != -1])
+                except BaseException as error:
+                    done.append([name, False])
+            return done
+    "#};
+    let look = indoc! {r#"
+        import ctypes, os
+        def main():
+            libc = ctypes.CDLL(None)
+            return [os.path.lexists('/tmp/left'), os.path.lexists('/tmp/link'), libc.shmget(7, 4096, 0) != -1, libc.msgget(7, 0) != -1]
+    "#};
+    let killer = formatdoc! {r#"
+        {leave}
+        inner = main
+        def main():
+            import signal
+            inner()
+            parent = os.getppid()
+            for process in range(parent, max(1, parent - 3), -1):
+                if process > 1:
+                    try:
+                        os.kill(process, signal.SIGKILL)
+                    except OSError:
+                        pass
+            import time
+            time.sleep(2)
+            return 'killed'
+    "#};
     let nothing = ok(json!([false, false, false, false]));
     for _ in 0..2 {
         assert_eq!(run(&function, leave).0, 200);

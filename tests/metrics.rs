@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use common::{Server, children};
+use indoc::indoc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -44,7 +45,10 @@ fn becomes(server: &Server, name: &str, value: f64) {
 fn executions_are_counted_by_what_became_of_them() {
     let server = Server::start(&[("MAINBOX_PRELOAD", "")]);
     for script in [
-        "import time\ndef main(): time.sleep(0.03)",
+        indoc! {r#"
+            import time
+            def main(): time.sleep(0.03)
+        "#},
         "def main(): return 1",
         "def main(): return bytearray(5_000_000)[0]",
         "def main(): raise ValueError",
@@ -85,7 +89,10 @@ fn what_runs_waits_and_is_spare_is_told() {
         becomes(&server, &format!("mainbox_spares{{zygote=\"{zygote}\"}}"), 2.0);
         becomes(&server, &format!("mainbox_zygote_restarts_total{{zygote=\"{zygote}\"}}"), 0.0);
     }
-    let sleep = json!({"script": "import time\ndef main(): time.sleep(9)"});
+    let sleep = json!({"script": indoc! {r#"
+        import time
+        def main(): time.sleep(9)
+    "#}});
     let requests: Vec<_> = (0..5).map(|_| server.begin("", &sleep)).collect();
     becomes(&server, "mainbox_running", 2.0);
     becomes(&server, "mainbox_waiting", 3.0);

@@ -6,6 +6,7 @@ mod common;
 use std::io::Write;
 
 use common::{Answer, Server, mainbox, output, read_to_end, server};
+use indoc::indoc;
 use mainbox::api::catalogue::Kind;
 use serde_json::{Value, json};
 
@@ -117,20 +118,55 @@ fn real_answers_are_as_described() {
     for (script, limits) in [
         ("def main(): return {'a': [1, 2.5, None]}", json!({})),
         (
-            "def main():\n    open('outputs/a.txt', 'w').write('text')\n    open('outputs/raw', 'wb').write(b'\\xff')",
+            indoc! {r#"
+                def main():
+                    open('outputs/a.txt', 'w').write('text')
+                    open('outputs/raw', 'wb').write(b'\xff')
+            "#},
             json!({}),
         ),
-        ("import sys\ndef main(): print('y' * 2_000_000); sys.stderr.write('x')", json!({})),
+        (
+            indoc! {r#"
+                import sys
+                def main(): print('y' * 2_000_000); sys.stderr.write('x')
+            "#},
+            json!({}),
+        ),
         ("def main() return 1", json!({})),
         ("x = 1", json!({})),
-        ("import subprocess\ndef main(): pass", json!({})),
+        (
+            indoc! {r#"
+                import subprocess
+                def main(): pass
+            "#},
+            json!({}),
+        ),
         ("def main(): print('before'); raise ValueError('no')", json!({})),
-        ("import sys\ndef main(): sys.exit(3)", json!({})),
+        (
+            indoc! {r#"
+                import sys
+                def main(): sys.exit(3)
+            "#},
+            json!({}),
+        ),
         ("def main(): return main", json!({})),
         ("def main(): return 'x' * 5_000_000", json!({})),
-        ("def main():\n    while True: pass", json!({"timeout_seconds": 0.2})),
+        (
+            indoc! {r#"
+                def main():
+                    while True:
+                        pass
+            "#},
+            json!({"timeout_seconds": 0.2}),
+        ),
         ("def main(): return len(bytes(1 << 30))", json!({})),
-        ("import os\ndef main(): os.abort()", json!({})),
+        (
+            indoc! {r#"
+                import os
+                def main(): os.abort()
+            "#},
+            json!({}),
+        ),
         ("def main(): pass", json!({"timeout_seconds": 0})),
         (&"#".repeat(200_000), json!({})),
     ] {
@@ -206,7 +242,10 @@ fn a_service_that_is_not_ready_or_busy_is_as_described() {
     let document = document();
     let starting = Server::start_unready(&[("MAINBOX_QUEUE", "0"), ("MAINBOX_CONCURRENCY", "1")]);
     is_described(&document, "get", "/health", &starting.get("/health"));
-    let sleep = "import time\ndef main(): time.sleep(1)";
+    let sleep = indoc! {r#"
+        import time
+        def main(): time.sleep(1)
+    "#};
     std::thread::scope(|scope| {
         let first = scope.spawn(|| starting.run(sleep));
         std::thread::sleep(std::time::Duration::from_millis(300));

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Server, children, is_python, mainbox, output, scratch_roots, script};
+use indoc::indoc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -16,7 +17,14 @@ const QUICK: &[(&str, &str)] = &[("MAINBOX_PRELOAD", "")];
 
 #[test]
 fn run_prints_the_body_and_exits_0() {
-    let path = script("ok", "def main(x=None):\n    print('hi')\n    return {'x': x}");
+    let path = script(
+        "ok",
+        indoc! {r#"
+            def main(x=None):
+                print('hi')
+                return {'x': x}
+        "#},
+    );
     assert_eq!(
         output(mainbox(QUICK).args(["run", &path])),
         (Some(0), String::from("{\"result\":{\"x\":null},\"stdout\":\"hi\\n\"}\n"), String::new())
@@ -45,7 +53,13 @@ fn run_reads_standard_input_and_exits_1_on_failure() {
 
 #[test]
 fn an_interrupted_run_leaves_nothing() {
-    let path = script("long", "import time\ndef main(): time.sleep(9)");
+    let path = script(
+        "long",
+        indoc! {r#"
+            import time
+            def main(): time.sleep(9)
+        "#},
+    );
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let mut process =
             mainbox(QUICK).args(["run", &path]).stderr(Stdio::piped()).spawn().unwrap();
@@ -146,8 +160,13 @@ impl Drop for Folder {
 #[test]
 fn run_takes_files_and_keeps_what_is_left_in_outputs() {
     let folder = Folder::make("files");
-    let source = "import os\ndef main():\n    os.mkdir('outputs/deep')\n    \
-        open('outputs/deep/b', 'wb').write(open('a.bin', 'rb').read() * 2)\n    return sorted(os.listdir('.'))";
+    let source = indoc! {r#"
+        import os
+        def main():
+            os.mkdir('outputs/deep')
+            open('outputs/deep/b', 'wb').write(open('a.bin', 'rb').read() * 2)
+            return sorted(os.listdir('.'))
+    "#};
     let (script, input) = (folder.path("job.py"), folder.path("a.bin"));
     std::fs::write(&script, source).unwrap();
     std::fs::write(&input, b"\xff\0").unwrap();
@@ -194,7 +213,14 @@ fn in_a_terminal(folder: &Folder, source: &str) -> (Vec<(Duration, String)>, Str
 #[test]
 fn who_looks_on_sees_the_output_as_it_comes_and_a_spinner() {
     let folder = Folder::make("terminal");
-    let source = "import time\ndef main():\n    print('first')\n    time.sleep(2.5)\n    print('half', end='')\n    return 1";
+    let source = indoc! {r#"
+        import time
+        def main():
+            print('first')
+            time.sleep(2.5)
+            print('half', end='')
+            return 1
+    "#};
     let (pieces, body) = in_a_terminal(&folder, source);
     assert_eq!(body, "{\"result\":1,\"stdout\":\"first\\nhalf\"}\n");
     let (last, _) = pieces.last().unwrap();
@@ -210,7 +236,14 @@ fn who_looks_on_sees_the_output_as_it_comes_and_a_spinner() {
 #[test]
 fn a_script_cannot_control_the_terminal() {
     let folder = Folder::make("hostile");
-    let source = "import sys\nSAY = '\\x1b]0;owned\\x07\\x9b31m\\x7f'\ndef main():\n    print(SAY)\n    print(SAY, file=sys.stderr)\n    return SAY";
+    let source = indoc! {r#"
+        import sys
+        SAY = '\x1b]0;owned\x07\x9b31m\x7f'
+        def main():
+            print(SAY)
+            print(SAY, file=sys.stderr)
+            return SAY
+    "#};
     let (pieces, body) = in_a_terminal(&folder, source);
     let screen: String = pieces.into_iter().map(|(_, piece)| piece).collect();
     assert!(screen.contains("\u{241b}]0;owned\u{2407}\u{fffd}31m\u{2421}"), "{screen:?}");
@@ -223,7 +256,14 @@ fn a_script_cannot_control_the_terminal() {
 fn where_nobody_looks_on_standard_error_is_left_alone() {
     let folder = Folder::make("quiet");
     let job = folder.path("slow.py");
-    std::fs::write(&job, "import time\ndef main(): print('x'); time.sleep(1.2)").unwrap();
+    std::fs::write(
+        &job,
+        indoc! {r#"
+            import time
+            def main(): print('x'); time.sleep(1.2)
+        "#},
+    )
+    .unwrap();
     let ran = output(mainbox(QUICK).args(["run", &job]));
     assert_eq!(
         ran,

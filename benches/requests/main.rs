@@ -13,6 +13,8 @@ mod yardstick;
 
 use std::time::{Duration, Instant};
 
+use indoc::indoc;
+
 use report::{Row, Run};
 use serde_json::json;
 use server::Server;
@@ -24,11 +26,20 @@ const CONNECTIONS: usize = 8;
 const LOAD: Duration = Duration::from_secs(3);
 
 const TRIVIAL: &str = "def main(): return 1";
-const NUMPY: &str =
-    "import numpy as np\ndef main(): return [np.mean([1, 2, 3, 4, 5]), np.std([1, 2, 3, 4, 5])]";
-const PANDAS: &str =
-    "import pandas as pd\ndef main(): return int(pd.DataFrame({'a': [1, 2, 3]})['a'].sum())";
-const GROUPBY: &str = "import pandas as pd\ndef main():\n    frame = pd.DataFrame({'key': [n % 100 for n in range(10_000)], 'value': range(10_000)})\n    return frame.groupby('key')['value'].sum().to_dict()";
+const NUMPY: &str = indoc! {r#"
+    import numpy as np
+    def main(): return [np.mean([1, 2, 3, 4, 5]), np.std([1, 2, 3, 4, 5])]
+"#};
+const PANDAS: &str = indoc! {r#"
+    import pandas as pd
+    def main(): return int(pd.DataFrame({'a': [1, 2, 3]})['a'].sum())
+"#};
+const GROUPBY: &str = indoc! {r#"
+    import pandas as pd
+    def main():
+        frame = pd.DataFrame({'key': [n % 100 for n in range(10_000)], 'value': range(10_000)})
+        return frame.groupby('key')['value'].sum().to_dict()
+"#};
 
 fn main() {
     let arguments: Vec<String> =
@@ -205,7 +216,14 @@ fn throughput(server: &Server, script: &str) -> f64 {
 /// By how much all processes together grow with each pandas script that runs besides, MB.
 fn memory_of_each_worker() -> f64 {
     let server = Server::healthy(&[("MAINBOX_CONCURRENCY", "8")]);
-    let script = "import time\nimport pandas as pd\ndef main():\n    frame = pd.DataFrame({'a': range(1000)})\n    time.sleep(1.5)\n    return int(frame.a.sum())";
+    let script = indoc! {r#"
+        import time
+        import pandas as pd
+        def main():
+            frame = pd.DataFrame({'a': range(1000)})
+            time.sleep(1.5)
+            return int(frame.a.sum())
+    "#};
     let with = |count: usize| {
         std::thread::scope(|scope| {
             for _ in 0..count {
