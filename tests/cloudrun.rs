@@ -1,4 +1,4 @@
-//! The Cloud Run image under load, as an engine runs it: `make cloudrun` builds it and runs these.
+//! The Cloud Run image in Docker, also under load. `make cloudrun` builds it and runs these tests.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 mod common;
@@ -13,23 +13,23 @@ use common::{Answer, load_until_refused, output, request};
 use indoc::indoc;
 use serde_json::json;
 
-/// A container of the image, removed with this value.
+/// A container of the image, removed when this value is dropped.
 struct Container {
     id: String,
     url: String,
 }
 
 impl Container {
-    /// One that is healthy; `flags` are the engine's.
+    /// Starts a container with these flags of `docker run`, and waits until it is healthy.
     fn start(flags: &[&str]) -> Container {
         let mut run = Command::new("docker");
         run.args(["run", "--detach", "--publish", "127.0.0.1:0:8080"]).args(flags).arg("mainbox");
-        let id = said(&mut run);
+        let id = stdout_of(&mut run);
         let address = docker(&["port", &id, "8080/tcp"]);
         let container = Container { id, url: format!("http://{address}") };
         let started = Instant::now();
         while !request("GET", &format!("{}/health", container.url), None, b"")
-            .is_ok_and(|answer| answer.status == 200)
+            .is_ok_and(|response| response.status == 200)
         {
             assert!(
                 started.elapsed() < Duration::from_secs(30),
@@ -51,7 +51,7 @@ impl Container {
         docker(&["inspect", "--format", &format!("{{{{{field}}}}}"), &self.id])
     }
 
-    /// MiB that the engine counts for it.
+    /// The memory that the engine reports for the container, MiB.
     fn memory_mib(&self) -> f64 {
         let usage = docker(&["stats", "--no-stream", "--format", "{{.MemUsage}}", &self.id]);
         let (used, _) = usage.split_once(" / ").unwrap();
@@ -66,10 +66,10 @@ impl Drop for Container {
 }
 
 fn docker(arguments: &[&str]) -> String {
-    said(Command::new("docker").args(arguments))
+    stdout_of(Command::new("docker").args(arguments))
 }
 
-fn said(command: &mut Command) -> String {
+fn stdout_of(command: &mut Command) -> String {
     let (code, text, error) = output(command);
     assert_eq!(code, Some(0), "{command:?}: {error}");
     text.trim().to_owned()
@@ -77,7 +77,7 @@ fn said(command: &mut Command) -> String {
 
 #[test]
 #[ignore = "needs Docker and the image: make cloudrun"]
-fn two_thousand_requests_at_64_on_one_cpu_are_answered_or_told_to_come_again() {
+fn two_thousand_requests_on_one_cpu_get_a_result_or_busy() {
     let container =
         Container::start(&["--cpus", "1", "--memory", "512m", "--env", "MAINBOX_QUEUE=32"]);
     let left = AtomicU32::new(2000);
@@ -93,14 +93,14 @@ fn two_thousand_requests_at_64_on_one_cpu_are_answered_or_told_to_come_again() {
                         import pandas as pd
                         def main(): return int(pd.Series(range(100)).sum())
                     "#};
-                    let answer = container.run(script).unwrap();
-                    let busy = answer.status == 503;
+                    let response = container.run(script).unwrap();
+                    let busy = response.status == 503;
                     if busy {
                         std::thread::sleep(Duration::from_millis(100));
-                        assert_eq!(answer.failure().1, "busy");
-                        assert_eq!(answer.header("retry-after"), "1");
+                        assert_eq!(response.failure().1, "busy");
+                        assert_eq!(response.header("retry-after"), "1");
                     } else {
-                        assert_eq!(answer.body, r#"{"result":4950,"stdout":""}"#);
+                        assert_eq!(response.body, r#"{"result":4950,"stdout":""}"#);
                     }
                     counts.lock().unwrap()[usize::from(busy)] += 1;
                 }
@@ -117,9 +117,9 @@ fn two_thousand_requests_at_64_on_one_cpu_are_answered_or_told_to_come_again() {
 
 #[test]
 #[ignore = "needs Docker and the image: make cloudrun"]
-fn sigterm_in_full_load_answers_everything_and_exits_0() {
+fn sigterm_under_load_answers_every_request_and_exits_0() {
     let container = Container::start(&["--cpus", "1", "--env", "MAINBOX_QUEUE=1000"]);
-    // Not through the engine's proxy, which listens longer than the container.
+    // Not through the engine's proxy, which accepts connections longer than the container.
     let address = format!("{}:8080", container.inspect(".NetworkSettings.IPAddress"));
     let counts = load_until_refused(&address, 64, || {
         std::thread::sleep(Duration::from_secs(2));
@@ -134,7 +134,7 @@ fn sigterm_in_full_load_answers_everything_and_exits_0() {
 
 #[test]
 #[ignore = "needs Docker and the image: make cloudrun"]
-fn bombs_in_every_request_hurt_nobody_else() {
+fn memory_and_fork_bombs_do_not_affect_other_requests() {
     let container = Container::start(&["--memory", "512m", "--env", "MAINBOX_POLICY=off"]);
     let memory = indoc! {r#"
         def main():
@@ -157,20 +157,20 @@ fn bombs_in_every_request_hurt_nobody_else() {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let answer = container.run(memory).unwrap();
+                    let response = container.run(memory).unwrap();
                     assert_eq!(
-                        (answer.status, answer.failure().1.as_str()),
+                        (response.status, response.failure().1.as_str()),
                         (400, "memory_limit"),
                         "{}",
-                        answer.body
+                        response.body
                     );
                 });
                 scope.spawn(|| {
-                    let answer = container.run(fork).unwrap();
-                    assert_eq!(answer.body, r#"{"result":1000,"stdout":""}"#);
+                    let response = container.run(fork).unwrap();
+                    assert_eq!(response.body, r#"{"result":1000,"stdout":""}"#);
                 });
-                let answer = container.run("def main(): return 'unhurt'").unwrap();
-                assert_eq!(answer.body, r#"{"result":"unhurt","stdout":""}"#);
+                let response = container.run("def main(): return 'unhurt'").unwrap();
+                assert_eq!(response.body, r#"{"result":"unhurt","stdout":""}"#);
             }
         });
     }
@@ -180,7 +180,7 @@ fn bombs_in_every_request_hurt_nobody_else() {
 
 #[test]
 #[ignore = "needs Docker and the image: make cloudrun"]
-fn the_engine_learns_from_the_image_how_the_service_is() {
+fn the_image_reports_its_health_to_the_engine() {
     let container = Container::start(&[]);
     let started = Instant::now();
     while container.inspect(".State.Health.Status") != "healthy" {
@@ -198,7 +198,7 @@ fn the_engine_learns_from_the_image_how_the_service_is() {
 
 #[test]
 #[ignore = "needs Docker and the image: make cloudrun"]
-fn the_image_is_small_and_has_no_program_but_the_interpreter_and_us() {
+fn the_image_is_small_and_contains_only_the_interpreter_and_mainbox() {
     let bytes: u64 =
         docker(&["image", "inspect", "--format", "{{.Size}}", "mainbox"]).parse().unwrap();
     assert!(bytes < 200 * 1_000_000, "{bytes} bytes");
@@ -213,7 +213,7 @@ fn the_image_is_small_and_has_no_program_but_the_interpreter_and_us() {
 
 #[test]
 #[ignore = "needs Docker and the image: make cloudrun"]
-fn further_packages_are_a_build_argument() {
+fn a_build_argument_adds_packages() {
     let build = [
         "build",
         "--quiet",
@@ -226,7 +226,7 @@ fn further_packages_are_a_build_argument() {
         ".",
     ];
     let directory = env!("CARGO_MANIFEST_DIR");
-    said(Command::new("docker").args(build).current_dir(directory));
+    stdout_of(Command::new("docker").args(build).current_dir(directory));
     let script = indoc! {r#"
         import matplotlib.pyplot as plt, scipy.optimize
         import pandas as pd
@@ -242,7 +242,7 @@ fn further_packages_are_a_build_argument() {
     let mut process = run.spawn().unwrap();
     process.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     let output = process.wait_with_output().unwrap();
-    // What could not be preloaded would be named there.
+    // A module that could not be preloaded would be named on stderr.
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
     let body: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&body["result"], &body["stdout"]), (&2.0.into(), &"".into()), "{body}");

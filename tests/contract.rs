@@ -1,4 +1,4 @@
-//! The contract of POST /execute and its neighbours, against a server with default settings.
+//! The contract of POST /execute and the other endpoints, tested on a server with default settings.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 mod common;
@@ -9,38 +9,43 @@ use serde_json::{Value, json};
 
 /// Runs `script` and expects a 200 with exactly this body.
 #[track_caller]
-fn answers(script: &str, body: &str) {
-    let answer = server().run(script);
-    assert_eq!((answer.status, answer.body.as_str()), (200, body));
+fn returns(script: &str, body: &str) {
+    let response = server().run(script);
+    assert_eq!((response.status, response.body.as_str()), (200, body));
 }
 
 /// Runs `script` and expects a failure of this kind with exactly this sentence.
 #[track_caller]
-fn fails(script: &str, kind: &str, error: &str) -> Answer {
-    let answer = server().run(script);
-    assert_eq!(answer.failure(), (400, kind.to_owned(), error.to_owned()), "{}", answer.body);
-    answer
+fn fails_with(script: &str, kind: &str, error: &str) -> Answer {
+    let response = server().run(script);
+    assert_eq!(response.failure(), (400, kind.to_owned(), error.to_owned()), "{}", response.body);
+    response
 }
 
-/// Expects that a request was refused, and that the next one is served.
+/// Expects that a request was refused, and that the next one succeeds.
 #[track_caller]
-fn refused(answer: &Answer, status: u16, kind: &str, error: &str) {
-    assert_eq!(answer.failure(), (status, kind.to_owned(), error.to_owned()), "{}", answer.body);
-    assert_eq!(answer.json()["stdout"], "");
-    answers("def main(): return 1", r#"{"result":1,"stdout":""}"#);
+fn is_refused(response: &Answer, status: u16, kind: &str, error: &str) {
+    assert_eq!(
+        response.failure(),
+        (status, kind.to_owned(), error.to_owned()),
+        "{}",
+        response.body
+    );
+    assert_eq!(response.json()["stdout"], "");
+    returns("def main(): return 1", r#"{"result":1,"stdout":""}"#);
 }
 
 #[test]
-fn a_dictionary_comes_back_in_its_order() {
-    answers(
+fn a_dictionary_keeps_its_order() {
+    returns(
         r#"def main(): return {"message": "Hello from the cloud!", "status": "success"}"#,
         r#"{"result":{"message":"Hello from the cloud!","status":"success"},"stdout":""}"#,
     );
 }
 
 #[test]
-fn pandas_is_there_and_prints() {
-    answers(
+fn a_script_can_import_pandas_and_print() {
+    returns(
         r#"
 import pandas as pd
 def main():
@@ -52,7 +57,7 @@ def main():
 
 #[test]
 fn pandas_and_numpy_summaries_are_json() {
-    answers(
+    returns(
         r#"
 import numpy as np
 import pandas as pd
@@ -68,18 +73,18 @@ def main():
 }
 
 #[test]
-fn os_and_requests_are_importable() {
-    let answer = server().run(
+fn os_and_requests_can_be_imported() {
+    let response = server().run(
         indoc! {r#"
             import os, requests, json, csv, re, statistics, zoneinfo, xml.etree.ElementTree
             def main(): return [os.name, os.cpu_count() >= 1, requests.__name__, str(zoneinfo.ZoneInfo('Europe/Paris'))]
         "#},
     );
-    assert_eq!(answer.json()["result"], json!(["posix", true, "requests", "Europe/Paris"]));
+    assert_eq!(response.json()["result"], json!(["posix", true, "requests", "Europe/Paris"]));
 }
 
 #[test]
-fn imports_go_on_working_while_the_script_runs() {
+fn main_can_import_modules_while_it_runs() {
     let script = r#"
 import importlib
 def main():
@@ -115,8 +120,8 @@ def main():
         "e3b0c4",
         "No module named 'no_such_module'"
     ]);
-    let answer = server().run(script);
-    assert_eq!(answer.json()["result"], expected, "{}", answer.body);
+    let response = server().run(script);
+    assert_eq!(response.json()["result"], expected, "{}", response.body);
 }
 
 #[test]
@@ -129,7 +134,7 @@ fn input_is_passed_to_main_and_null_is_an_input() {
 }
 
 #[test]
-fn integers_of_any_size_pass_unrounded_both_ways() {
+fn integers_of_any_size_are_not_rounded() {
     let body = r#"{"script":"def main(n): return [n, 2**100, n + 1]","input":900719925474099312345678901234567890}"#;
     assert_eq!(
         server().post("application/json", body.as_bytes()).body,
@@ -139,7 +144,7 @@ fn integers_of_any_size_pass_unrounded_both_ways() {
 
 #[test]
 fn an_async_main_is_awaited() {
-    answers(
+    returns(
         indoc! {r#"
             import asyncio
             async def main():
@@ -151,14 +156,15 @@ fn an_async_main_is_awaited() {
 }
 
 #[test]
-fn a_bare_script_is_a_body_too() {
-    let answer = server().post("text/x-python; charset=utf-8", "def main(): return 'é'".as_bytes());
-    assert_eq!(answer.body, r#"{"result":"é","stdout":""}"#);
+fn a_bare_script_is_accepted_as_a_body() {
+    let response =
+        server().post("text/x-python; charset=utf-8", "def main(): return 'é'".as_bytes());
+    assert_eq!(response.body, r#"{"result":"é","stdout":""}"#);
 }
 
 #[test]
-fn the_script_is_the_module_script_and_its_guard_does_not_fire() {
-    answers(
+fn the_script_runs_as_the_module_script_and_not_as_main() {
+    returns(
         r#"
 import dataclasses, pickle, sys
 @dataclasses.dataclass
@@ -174,24 +180,24 @@ if __name__ == "__main__":
 }
 
 #[test]
-fn every_execution_says_what_it_cost_and_what_it_ran_under() {
-    let answer = server().run("def main(): return len(b'x' * 60_000_000)");
-    let names: Vec<&str> = answer
+fn headers_report_the_cost_and_the_isolation_of_an_execution() {
+    let response = server().run("def main(): return len(b'x' * 60_000_000)");
+    let names: Vec<&str> = response
         .header("server-timing")
         .split(", ")
         .map(|part| part.split(";dur=").next().unwrap())
         .collect();
     assert_eq!(names, ["queue", "run", "cpu"]);
-    let peak: u64 = answer.header("mainbox-peak-memory").parse().unwrap();
-    // gVisor tells no peak.
+    let peak: u64 = response.header("mainbox-peak-memory").parse().unwrap();
+    // gVisor does not report the peak.
     assert!((55_000_000..90_000_000).contains(&peak) || lacks("peak"), "{peak}");
     let tier = server().get("/about").json()["isolation"]["tier"].clone();
-    assert_eq!(tier, answer.header("mainbox-isolation"));
-    assert_eq!(answer.header("content-type"), "application/json");
+    assert_eq!(tier, response.header("mainbox-isolation"));
+    assert_eq!(response.header("content-type"), "application/json");
 }
 
 #[test]
-fn about_names_versions_limits_and_layers() {
+fn about_reports_versions_limits_and_layers() {
     let about = server().get("/about").json();
     assert_eq!(about["version"], env!("CARGO_PKG_VERSION"));
     assert!(about["python"].as_str().unwrap().starts_with("3."));
@@ -216,7 +222,7 @@ fn the_index_lists_the_endpoints() {
 // Failures of a script.
 
 #[test]
-fn a_script_without_main_is_told_so() {
+fn a_script_without_main_is_missing_main() {
     let error = "Script must contain a main() function";
     for script in [
         "print(1)",
@@ -231,14 +237,14 @@ fn a_script_without_main_is_told_so() {
                 def main(): return 1
         "#},
     ] {
-        fails(script, "missing_main", error);
+        fails_with(script, "missing_main", error);
     }
-    answers("main = lambda: 7", r#"{"result":7,"stdout":""}"#);
+    returns("main = lambda: 7", r#"{"result":7,"stdout":""}"#);
 }
 
 #[test]
-fn a_syntax_error_names_the_line_and_the_text() {
-    let answer = fails(
+fn a_syntax_error_names_its_line_and_text() {
+    let response = fails_with(
         indoc! {r#"
             x = 1
             def main(:
@@ -247,16 +253,16 @@ fn a_syntax_error_names_the_line_and_the_text() {
         "syntax_error",
         "Syntax error on line 2: invalid syntax: def main(:",
     );
-    assert_eq!(answer.json()["line"], 2);
+    assert_eq!(response.json()["line"], 2);
     for script in ["(".repeat(5000), String::from("def main(): return 1\n\tx"), "-".repeat(90_000)]
     {
-        let answer = server().run(&script);
-        assert_eq!(answer.failure().1, "syntax_error", "{}", answer.body);
+        let response = server().run(&script);
+        assert_eq!(response.failure().1, "syntax_error", "{}", response.body);
     }
 }
 
 #[test]
-fn the_standard_policy_refuses_what_cannot_work() {
+fn the_standard_policy_refuses_imports_and_calls_that_cannot_work() {
     for (line, error) in [
         ("import subprocess", "Dangerous import detected: subprocess"),
         ("from multiprocessing.pool import Pool", "Dangerous import detected: multiprocessing"),
@@ -268,14 +274,14 @@ fn the_standard_policy_refuses_what_cannot_work() {
         ("import os; os.spawnlp", "Dangerous call detected: os.spawnlp"),
         ("import os; os.posix_spawn", "Dangerous call detected: os.posix_spawn"),
     ] {
-        let answer = fails(&format!("\n{line}\ndef main(): return 1"), "forbidden", error);
-        assert_eq!(answer.json()["line"], 2);
+        let response = fails_with(&format!("\n{line}\ndef main(): return 1"), "forbidden", error);
+        assert_eq!(response.json()["line"], 2);
     }
 }
 
 #[test]
-fn an_exception_shows_the_script_and_nothing_of_the_server() {
-    let answer = fails(
+fn a_traceback_contains_only_frames_of_the_script() {
+    let response = fails_with(
         indoc! {r#"
             import json
             def inner(text):
@@ -287,7 +293,7 @@ fn an_exception_shows_the_script_and_nothing_of_the_server() {
         "exception",
         "json.decoder.JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
     );
-    let body = answer.json();
+    let body = response.json();
     assert_eq!(body["line"], 3);
     assert_eq!(body["stdout"], "before\n");
     // Which part of a line Python underlines differs between its versions.
@@ -311,7 +317,7 @@ fn an_exception_shows_the_script_and_nothing_of_the_server() {
 }
 
 #[test]
-fn causes_and_groups_show_no_frames_but_the_scripts() {
+fn causes_and_exception_groups_contain_only_frames_of_the_script() {
     let home = server()
         .run(indoc! {r#"
             import json
@@ -352,8 +358,8 @@ fn causes_and_groups_show_no_frames_but_the_scripts() {
 }
 
 #[test]
-fn sys_exit_and_os_exit_are_an_exit() {
-    let answer = fails(
+fn sys_exit_and_os_exit_are_reported_as_exit() {
+    let response = fails_with(
         indoc! {r#"
             import sys
             def main():
@@ -363,8 +369,8 @@ fn sys_exit_and_os_exit_are_an_exit() {
         "exit",
         "The script called sys.exit(2) before main returned",
     );
-    assert_eq!(answer.json()["stdout"], "bye\n");
-    let answer = fails(
+    assert_eq!(response.json()["stdout"], "bye\n");
+    let response = fails_with(
         indoc! {r#"
             import os
             def main():
@@ -374,17 +380,17 @@ fn sys_exit_and_os_exit_are_an_exit() {
         "exit",
         "The script ended its process with status 3 before main returned",
     );
-    assert_eq!(answer.json()["stdout"], "bye");
+    assert_eq!(response.json()["stdout"], "bye");
 }
 
 #[test]
-fn a_keyboard_interrupt_is_an_exception() {
-    fails("def main(): raise KeyboardInterrupt", "exception", "KeyboardInterrupt");
+fn a_keyboard_interrupt_is_reported_as_an_exception() {
+    fails_with("def main(): raise KeyboardInterrupt", "exception", "KeyboardInterrupt");
 }
 
 #[test]
-fn an_exception_that_cannot_be_printed_is_one_all_the_same() {
-    fails(
+fn an_exception_whose_str_fails_is_reported() {
+    fails_with(
         indoc! {r#"
             class Odd(Exception):
                 def __str__(self): raise self
@@ -396,8 +402,8 @@ fn an_exception_that_cannot_be_printed_is_one_all_the_same() {
 }
 
 #[test]
-fn a_segfault_is_a_crash_and_its_output_survives() {
-    let answer = fails(
+fn a_segfault_is_reported_as_crashed_with_the_output_before_it() {
+    let response = fails_with(
         indoc! {r#"
             import ctypes
             def main():
@@ -407,11 +413,11 @@ fn a_segfault_is_a_crash_and_its_output_survives() {
         "crashed",
         "The script crashed: SIGSEGV",
     );
-    assert_eq!(answer.json()["stdout"], "before\n");
+    assert_eq!(response.json()["stdout"], "before\n");
 }
 
 #[test]
-fn a_script_that_ruins_its_own_process_spoils_only_its_own_answer() {
+fn a_script_that_breaks_its_own_process_does_not_affect_the_next_request() {
     for (script, kind) in [
         (
             indoc! {r#"
@@ -496,18 +502,18 @@ fn a_script_that_ruins_its_own_process_spoils_only_its_own_answer() {
             "crashed",
         ),
     ] {
-        let answer = server().run(script);
+        let response = server().run(script);
         if kind.is_empty() {
-            assert_eq!(answer.body, r#"{"result":1,"stdout":""}"#, "{script}");
+            assert_eq!(response.body, r#"{"result":1,"stdout":""}"#, "{script}");
         } else {
-            assert_eq!(answer.failure().1, kind, "{script}: {}", answer.body);
+            assert_eq!(response.failure().1, kind, "{script}: {}", response.body);
         }
-        answers("def main(): return 'next'", r#"{"result":"next","stdout":""}"#);
+        returns("def main(): return 'next'", r#"{"result":"next","stdout":""}"#);
     }
 }
 
 #[test]
-fn what_the_sandbox_refuses_is_said_in_words() {
+fn refused_network_access_is_explained() {
     for script in [
         indoc! {r#"
             import socket
@@ -535,8 +541,8 @@ fn what_the_sandbox_refuses_is_said_in_words() {
 // Output.
 
 #[test]
-fn everything_printed_is_in_stdout_in_order_and_once() {
-    answers(
+fn stdout_contains_everything_printed_once_and_in_order() {
+    returns(
         r#"
 import ctypes, os, sys
 print("at import")
@@ -553,7 +559,7 @@ def main():
 }
 
 #[test]
-fn threads_print_and_are_waited_for_where_there_are_threads() {
+fn threads_are_waited_for_and_their_output_is_returned() {
     let joined = indoc! {r#"
         import threading
         def main():
@@ -579,38 +585,35 @@ fn threads_print_and_are_waited_for_where_there_are_threads() {
             assert!(error.contains("thread"), "{error}");
         }
     } else {
-        answers(joined, r#"{"result":1,"stdout":"before\nin a thread\nafter\n"}"#);
-        answers(late, r#"{"result":1,"stdout":"late\n"}"#);
+        returns(joined, r#"{"result":1,"stdout":"before\nin a thread\nafter\n"}"#);
+        returns(late, r#"{"result":1,"stdout":"late\n"}"#);
     }
 }
 
 #[test]
-fn stdout_is_byte_exact_and_stderr_apart() {
-    let answer = server().run(indoc! {r#"
+fn stdout_is_byte_exact_and_separate_from_stderr() {
+    let response = server().run(indoc! {r#"
         import os, sys
         def main():
             print('  é\r\n\t ')
             os.write(1, b'\xff\x00')
             print('problem', file=sys.stderr)
     "#});
-    let body = answer.json();
+    let body = response.json();
     assert_eq!(body["stdout"], "  é\r\n\t \n\u{fffd}\0");
     assert_eq!(body["stderr"], "problem\n");
     assert_eq!(body["result"], Value::Null);
 }
 
-// Bad requests.
+// Invalid requests.
 
 #[test]
-fn bad_bodies_are_named() {
+fn invalid_bodies_are_explained() {
     for (body, error) in [
         ("", "The body is not valid JSON: EOF while parsing a value at line 1 column 0"),
         ("{", "The body is not valid JSON: EOF while parsing an object at line 1 column 1"),
-        ("[\"def main(): return 1\"]", "The body must be a JSON object, not an array"),
-        (
-            "3",
-            "The request is not valid: invalid type: integer `3`, expected struct Body at line 1 column 1",
-        ),
+        ("[\"def main(): return 1\"]", "The body must be a JSON object"),
+        ("3", "The body must be a JSON object"),
         ("{}", "The request is not valid: missing field `script` at line 1 column 2"),
         (
             "{\"script\": 3}",
@@ -652,11 +655,16 @@ fn bad_bodies_are_named() {
             "The body is not valid JSON: trailing characters at line 1 column 17",
         ),
     ] {
-        refused(&server().post("application/json", body.as_bytes()), 400, "invalid_request", error);
+        is_refused(
+            &server().post("application/json", body.as_bytes()),
+            400,
+            "invalid_request",
+            error,
+        );
     }
     let deep =
         format!("{{\"script\": \"a\", \"input\": {}{}}}", "[".repeat(10_000), "]".repeat(10_000));
-    refused(
+    is_refused(
         &server().post("application/json", deep.as_bytes()),
         400,
         "invalid_request",
@@ -669,9 +677,9 @@ fn bad_bodies_are_named() {
 }
 
 #[test]
-fn what_is_too_large_is_a_413() {
+fn a_script_over_its_limit_gets_413() {
     let script = format!("def main(): return 1 #{}", "x".repeat(102_400));
-    refused(
+    is_refused(
         &server().run(&script),
         413,
         "payload_too_large",
@@ -680,9 +688,9 @@ fn what_is_too_large_is_a_413() {
 }
 
 #[test]
-fn other_content_types_are_a_415() {
+fn other_content_types_get_415() {
     for content_type in ["text/plain", "application/x-www-form-urlencoded", ""] {
-        refused(
+        is_refused(
             &server().post(content_type, br#"{"script":"def main(): return 1"}"#),
             415,
             "unsupported_media_type",
@@ -692,46 +700,46 @@ fn other_content_types_are_a_415() {
 }
 
 #[test]
-fn other_paths_are_a_404_and_other_methods_a_405() {
-    refused(&server().get("/nothing"), 404, "not_found", "There is no /nothing here");
-    let answer = server().get("/execute");
-    refused(&answer, 405, "method_not_allowed", "This endpoint takes POST");
-    assert_eq!(answer.header("allow"), "POST");
-    let answer = server().request("DELETE", "/health", None, b"");
-    refused(&answer, 405, "method_not_allowed", "This endpoint takes GET, HEAD");
-    assert_eq!(answer.header("allow"), "GET, HEAD");
+fn unknown_paths_get_404_and_wrong_methods_get_405() {
+    is_refused(&server().get("/nothing"), 404, "not_found", "There is no /nothing here");
+    let response = server().get("/execute");
+    is_refused(&response, 405, "method_not_allowed", "This endpoint accepts POST only");
+    assert_eq!(response.header("allow"), "POST");
+    let response = server().request("DELETE", "/health", None, b"");
+    is_refused(&response, 405, "method_not_allowed", "This endpoint accepts GET, HEAD only");
+    assert_eq!(response.header("allow"), "GET, HEAD");
 }
 
-// Many at once.
+// Concurrent requests.
 
 #[test]
-fn a_hundred_concurrent_requests_get_their_own_answers() {
+fn a_hundred_concurrent_requests_get_their_own_results() {
     let script = indoc! {r#"
         import random
         def main(x):
             print('stdout of', x)
             return {'x': x, 'random': random.random()}
     "#};
-    // Fifty at once leave the other tests their places in the queue.
-    let answers: Vec<(u64, Value)> = std::thread::scope(|scope| {
+    // Only fifty at once, so that the queue has room for the requests of the other tests.
+    let results: Vec<(u64, Value)> = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..50u64)
             .map(|client| {
                 scope.spawn(move || {
                     [client, client + 50].map(|x| {
-                        let answer = server().execute(&json!({"script": script, "input": x}));
-                        (x, answer.json())
+                        let response = server().execute(&json!({"script": script, "input": x}));
+                        (x, response.json())
                     })
                 })
             })
             .collect();
         clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
     });
-    for (x, answer) in &answers {
-        assert_eq!(answer["result"]["x"], json!(x), "{answer}");
-        assert_eq!(answer["stdout"], format!("stdout of {x}\n"));
+    for (x, response) in &results {
+        assert_eq!(response["result"]["x"], json!(x), "{response}");
+        assert_eq!(response["stdout"], format!("stdout of {x}\n"));
     }
     let mut random: Vec<String> =
-        answers.iter().map(|(_, answer)| answer["result"]["random"].to_string()).collect();
+        results.iter().map(|(_, response)| response["result"]["random"].to_string()).collect();
     random.sort();
     random.dedup();
     assert_eq!(random.len(), 100);
@@ -754,7 +762,7 @@ fn randomness_differs_between_requests() {
 }
 
 #[test]
-fn the_environment_is_clean_and_the_scratch_directory_private() {
+fn the_environment_is_clean_and_the_scratch_directory_is_private() {
     let script = indoc! {r#"
         import os, tempfile, pathlib
         def main():
@@ -781,6 +789,6 @@ fn the_environment_is_clean_and_the_scratch_directory_private() {
         assert_eq!(server().run(script).json()["result"], expected[0]);
         return;
     }
-    let answer = server().run(script);
-    assert_eq!(answer.json()["result"], expected, "{}", answer.body);
+    let response = server().run(script);
+    assert_eq!(response.json()["result"], expected, "{}", response.body);
 }

@@ -1,4 +1,4 @@
-//! Files that come with a request, and those that its script leaves in `outputs/`: the same in every world, also where no
+//! Files of a request, and files that the script leaves in `outputs/`. They behave the same on every host, even where no
 //! file can be opened.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
@@ -8,24 +8,24 @@ use common::server;
 use indoc::{formatdoc, indoc};
 use serde_json::{Value, json};
 
-/// Runs `script` with `files` and expects a 200; its result and the files that came back.
+/// Runs `script` with `files` and expects a 200. Returns the result and the returned files.
 #[track_caller]
 fn runs(script: &str, files: &Value) -> (Value, Value) {
-    let answer = server().execute(&json!({"script": script, "files": files}));
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    (answer.json()["result"].clone(), answer.json()["files"].clone())
+    let response = server().execute(&json!({"script": script, "files": files}));
+    assert_eq!(response.status, 200, "{}", response.body);
+    (response.json()["result"].clone(), response.json()["files"].clone())
 }
 
 /// Runs `script` with `files` and expects a failure.
 #[track_caller]
-fn fails(script: &str, files: &Value, status: u16, kind: &str, error: &str) {
-    let answer = server().execute(&json!({"script": script, "files": files}));
-    assert_eq!(answer.failure(), (status, kind.to_owned(), error.to_owned()));
-    assert!(answer.json()["files"].is_null());
+fn fails_with(script: &str, files: &Value, status: u16, kind: &str, error: &str) {
+    let response = server().execute(&json!({"script": script, "files": files}));
+    assert_eq!(response.failure(), (status, kind.to_owned(), error.to_owned()));
+    assert!(response.json()["files"].is_null());
 }
 
 #[test]
-fn files_are_there_before_the_script_starts() {
+fn files_are_written_before_the_script_starts() {
     let script = r#"
 import csv, glob, json, os, pathlib
 import numpy as np
@@ -55,7 +55,7 @@ def main():
 }
 
 #[test]
-fn what_is_left_in_outputs_comes_back_and_nothing_else() {
+fn only_files_in_outputs_are_returned() {
     let script = r#"
 import os, pathlib
 import pandas as pd
@@ -76,14 +76,14 @@ def main():
         "given": "is left too", "plots/new/empty": "", "raw": {"base64": "AP8="}, "table.csv": "a\n1\n", "text": "é",
     });
     assert_eq!(runs(script, &files), (json!(true), left));
-    let answer = server().run("def main(): open('outputs/a', 'w').write('b'); print('c')");
-    assert_eq!(answer.body, r#"{"result":null,"stdout":"c\n","files":{"a":"b"}}"#);
-    let answer = server().run("def main(): open('outputs/a', 'w').write('b'); raise ValueError");
-    assert_eq!((answer.status, &answer.json()["files"]), (400, &Value::Null));
+    let response = server().run("def main(): open('outputs/a', 'w').write('b'); print('c')");
+    assert_eq!(response.body, r#"{"result":null,"stdout":"c\n","files":{"a":"b"}}"#);
+    let response = server().run("def main(): open('outputs/a', 'w').write('b'); raise ValueError");
+    assert_eq!((response.status, &response.json()["files"]), (400, &Value::Null));
 }
 
 #[test]
-fn what_a_script_has_not_closed_is_written_all_the_same() {
+fn files_that_the_script_did_not_close_are_returned() {
     let script = indoc! {r#"
         import sys
         LOG = open('outputs/log', 'w')
@@ -97,7 +97,7 @@ fn what_a_script_has_not_closed_is_written_all_the_same() {
 }
 
 #[test]
-fn files_behave_as_files_do() {
+fn files_support_the_usual_operations() {
     let script = r#"
 import io, os, shutil, zipfile
 def attempt(act):
@@ -160,36 +160,35 @@ def main():
 
 #[test]
 fn names_that_could_leave_the_directory_are_refused() {
-    let rule = "it must be relative, with parts that are neither empty nor `.` nor `..`, without control characters and backslashes, of at most 255 bytes and 8 parts";
+    let rule = "use a relative path of at most 255 bytes and 8 parts, without empty, `.` or `..` parts, control characters or backslashes";
     for name in ["", "../a", "/etc/passwd", "a/../../b", "a//b", "./a", "a\u{0}", "a\\b"] {
-        let answer =
+        let response =
             server().execute(&json!({"script": "def main(): return 1", "files": {name: "x"}}));
-        let (status, kind, error) = answer.failure();
+        let (status, kind, error) = response.failure();
         assert_eq!((status, kind.as_str()), (400, "invalid_request"), "{name}");
-        let expected = format!(
-            "The request is not valid: files: `{name}` is no name of a file: {rule} at line "
-        );
+        let expected =
+            format!("The request is not valid: files: invalid file name `{name}`: {rule} at line ");
         assert!(error.starts_with(&expected), "{error}");
     }
-    fails(
+    fails_with(
         "def main(): return 1",
         &json!({"outputs": ""}),
         400,
         "invalid_request",
-        "files: `outputs` is the directory for what comes back",
+        "files: `outputs` is reserved for the directory of returned files",
     );
     let body = r#"{"script": "def main(): return 1", "files": {"a": "", "a/b": ""}}"#;
     assert_eq!(
         server().post("application/json", body.as_bytes()).failure().2,
-        "The request is not valid: files: `a/b` is there twice, or is a file and a directory at once at line 1 column 64"
+        "The request is not valid: files: duplicate file name `a/b`, or one used as both a file and a directory at line 1 column 64"
     );
 }
 
 #[test]
-fn more_than_its_limit_is_told_by_the_name_of_the_file() {
+fn a_file_that_exceeds_a_limit_is_named() {
     let none = json!({});
     let most = server().get("/about").json()["limits"]["max_files_bytes"].as_u64().unwrap();
-    fails(
+    fails_with(
         &formatdoc! {r#"
             def main():
                 for name in 'ab':
@@ -198,9 +197,9 @@ fn more_than_its_limit_is_told_by_the_name_of_the_file() {
         &none,
         400,
         "result_too_large",
-        &format!("outputs/b does not fit; all files together may have {most} bytes"),
+        &format!("outputs/b does not fit; the limit for all files together is {most} bytes"),
     );
-    fails(
+    fails_with(
         indoc! {r#"
             def main():
                 for number in range(101):
@@ -209,9 +208,9 @@ fn more_than_its_limit_is_told_by_the_name_of_the_file() {
         &none,
         400,
         "result_too_large",
-        "outputs/100 is one too many; the limit is 100 files",
+        "outputs/100 exceeds the limit of 100 files",
     );
-    fails(
+    fails_with(
         indoc! {r#"
             import os
             def main(): os.makedirs('outputs' + '/d' * 8); open('outputs' + '/d' * 8 + '/e', 'w')
@@ -221,12 +220,12 @@ fn more_than_its_limit_is_told_by_the_name_of_the_file() {
         "result_too_large",
         "outputs/d/d/d/d/d/d/d/d is nested too deeply",
     );
-    fails(
+    fails_with(
         "def main(): open('outputs/a\\nb', 'w')",
         &none,
         400,
         "not_json",
-        "outputs/a\nb has a name that cannot be sent",
+        "outputs/a\nb has a name that cannot be returned",
     );
     let all = format!("def main(): open('outputs/all', 'w').write('x' * {most})");
     let (_, files) = runs(&all, &none);
@@ -234,7 +233,7 @@ fn more_than_its_limit_is_told_by_the_name_of_the_file() {
 }
 
 #[test]
-fn large_files_pass_whole() {
+fn large_files_are_complete() {
     let text = "0123456789abcdef".repeat(1 << 18);
     let script = indoc! {r#"
         import hashlib
@@ -248,7 +247,7 @@ fn large_files_pass_whole() {
 }
 
 #[test]
-fn the_next_request_has_its_own_files_only() {
+fn files_are_not_visible_to_the_next_request() {
     let list = indoc! {r#"
         import os
         def main(): return sorted(os.listdir('.'))

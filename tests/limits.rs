@@ -1,4 +1,4 @@
-//! Every limit, with its own kind and a sentence that names it. Each test has a server with the limits that it needs.
+//! Every limit, its kind and its message. Each test starts a server with the limits that it needs.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 mod common;
@@ -9,7 +9,7 @@ use common::{Answer, Server, children};
 use indoc::indoc;
 use serde_json::json;
 
-/// A server with small limits, to be shared by the tests that need them.
+/// Starts a server with small limits.
 fn small() -> Server {
     Server::start(&[
         ("MAINBOX_PRELOAD", "numpy"),
@@ -24,8 +24,8 @@ fn small() -> Server {
 }
 
 #[track_caller]
-fn failed(answer: &Answer, kind: &str, error: &str) {
-    assert_eq!(answer.failure(), (400, kind.to_owned(), error.to_owned()), "{}", answer.body);
+fn has_failed(response: &Answer, kind: &str, error: &str) {
+    assert_eq!(response.failure(), (400, kind.to_owned(), error.to_owned()), "{}", response.body);
 }
 
 #[test]
@@ -86,19 +86,19 @@ fn wall_time_is_limited_whatever_the_script_does() {
         "#},
     ] {
         let started = Instant::now();
-        let answer = server.run(script);
+        let response = server.run(script);
         let took = started.elapsed();
-        failed(&answer, "timeout", "The script ran longer than its limit of 0.7 seconds");
-        assert_eq!(answer.json()["stdout"], "before\n", "{script}");
+        has_failed(&response, "timeout", "The script ran longer than its limit of 0.7 seconds");
+        assert_eq!(response.json()["stdout"], "before\n", "{script}");
         assert!(took >= Duration::from_millis(700) && took < Duration::from_secs(3), "{took:?}");
     }
 }
 
 #[test]
-fn a_request_may_lower_its_limits_and_not_raise_them() {
+fn a_request_can_lower_its_limits_but_not_raise_them() {
     let server = small();
     let with = |limits, script: &str| server.execute(&json!({"script": script, "limits": limits}));
-    failed(
+    has_failed(
         &with(
             json!({"timeout_seconds": 0.2}),
             indoc! {r#"
@@ -110,7 +110,7 @@ fn a_request_may_lower_its_limits_and_not_raise_them() {
         "timeout",
         "The script ran longer than its limit of 0.2 seconds",
     );
-    failed(
+    has_failed(
         &with(
             json!({"timeout_seconds": 100}),
             indoc! {r#"
@@ -132,10 +132,10 @@ fn a_request_may_lower_its_limits_and_not_raise_them() {
 }
 
 #[test]
-fn cpu_time_is_limited_too() {
+fn cpu_time_is_limited() {
     let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_TIMEOUT_SECONDS", "5")]);
-    // Its own limit is one second above the wall time, so the script lowers it, which it may.
-    let answer = server.run(indoc! {r#"
+    // The CPU limit is one second above the wall time limit, so the script lowers it to reach it first.
+    let response = server.run(indoc! {r#"
         import resource
         def main():
             print('before')
@@ -143,25 +143,29 @@ fn cpu_time_is_limited_too() {
             while True:
                 pass
     "#});
-    failed(&answer, "timeout", "The script used more than its limit of 6 seconds of CPU time");
-    assert_eq!(answer.json()["stdout"], "before\n");
-    let answer = server.run(indoc! {r#"
+    has_failed(
+        &response,
+        "timeout",
+        "The script used more than its limit of 6 seconds of CPU time",
+    );
+    assert_eq!(response.json()["stdout"], "before\n");
+    let response = server.run(indoc! {r#"
         import resource
         def main(): return resource.getrlimit(resource.RLIMIT_CPU)
     "#});
-    assert_eq!(answer.json()["result"], json!([6, 7]));
-    let answer = server.execute(&json!({
+    assert_eq!(response.json()["result"], json!([6, 7]));
+    let response = server.execute(&json!({
         "script": indoc! {r#"
             import resource
             def main(): return resource.getrlimit(resource.RLIMIT_CPU)
         "#},
         "limits": {"timeout_seconds": 1.5},
     }));
-    assert_eq!(answer.json()["result"], json!([3, 4]));
+    assert_eq!(response.json()["result"], json!([3, 4]));
 }
 
 #[test]
-fn memory_is_limited_however_it_is_taken() {
+fn memory_is_limited_however_it_is_allocated() {
     let server = small();
     for script in [
         indoc! {r#"
@@ -197,11 +201,15 @@ fn memory_is_limited_however_it_is_taken() {
                 raise MemoryError
         "#},
     ] {
-        let answer = server.run(script);
-        failed(&answer, "memory_limit", "The script needed more memory than its limit of 64 MB");
-        assert_eq!(answer.json()["stdout"], "before\n", "{script}");
+        let response = server.run(script);
+        has_failed(
+            &response,
+            "memory_limit",
+            "The script needed more memory than its limit of 64 MB",
+        );
+        assert_eq!(response.json()["stdout"], "before\n", "{script}");
     }
-    // Where the numbers come from: the budget is on top of what numpy has mapped.
+    // The limit is on top of what numpy has mapped.
     assert_eq!(
         server.run("def main(): return len(bytearray(50_000_000))").json()["result"],
         50_000_000
@@ -209,23 +217,23 @@ fn memory_is_limited_however_it_is_taken() {
 }
 
 #[test]
-fn a_worker_that_is_killed_for_memory_reads_as_memory_limit() {
+fn a_killed_worker_is_reported_as_memory_limit() {
     let server = small();
-    // The kernel's way to say it; a script can only do it to itself.
-    let answer = server.run(indoc! {r#"
+    // The kernel's OOM killer sends SIGKILL. A script can send it to itself only.
+    let response = server.run(indoc! {r#"
         import os, signal
         def main():
             print('before')
             os.kill(os.getpid(), signal.SIGKILL)
     "#});
-    failed(&answer, "memory_limit", "The script needed more memory than its limit of 64 MB");
-    assert_eq!(answer.json()["stdout"], "before\n");
+    has_failed(&response, "memory_limit", "The script needed more memory than its limit of 64 MB");
+    assert_eq!(response.json()["stdout"], "before\n");
 }
 
 #[test]
-fn output_is_cut_and_the_script_goes_on() {
+fn output_over_the_limit_is_cut_and_the_script_continues() {
     let server = small();
-    let answer = server.run(indoc! {r#"
+    let response = server.run(indoc! {r#"
         import sys
         def main():
             for _ in range(100_000):
@@ -233,43 +241,43 @@ fn output_is_cut_and_the_script_goes_on() {
             print('y' * 999, file=sys.stderr)
             return 'done'
     "#});
-    let body = answer.json();
-    assert_eq!((answer.status, &body["result"]), (200, &json!("done")));
+    let body = response.json();
+    assert_eq!((response.status, &body["result"]), (200, &json!("done")));
     assert_eq!(body["stdout"].as_str().unwrap().len(), 1000);
     assert_eq!(body["stderr"].as_str().unwrap().len(), 1000);
     assert_eq!(body["truncated"], json!(["stdout"]));
-    let answer = server.run(indoc! {r#"
+    let response = server.run(indoc! {r#"
         import os
         def main():
             os.write(2, b'z' * 60_000)
             os.write(1, b'z' * 1000)
     "#});
-    assert_eq!(answer.json()["truncated"], json!(["stderr"]));
+    assert_eq!(response.json()["truncated"], json!(["stderr"]));
 }
 
 #[test]
-fn a_flood_of_output_until_the_timeout_is_survived() {
+fn endless_output_ends_with_the_timeout() {
     let server = small();
-    let answer = server.run(indoc! {r#"
+    let response = server.run(indoc! {r#"
         import os
         def main():
             while True:
                 os.write(1, b'z' * 65536)
     "#});
-    failed(&answer, "timeout", "The script ran longer than its limit of 0.7 seconds");
-    assert_eq!(answer.json()["stdout"].as_str().unwrap().len(), 1000);
+    has_failed(&response, "timeout", "The script ran longer than its limit of 0.7 seconds");
+    assert_eq!(response.json()["stdout"].as_str().unwrap().len(), 1000);
 }
 
 #[test]
 fn the_result_is_limited() {
     let server = small();
     assert_eq!(server.run("def main(): return 'x' * 1998").status, 200);
-    failed(
+    has_failed(
         &server.run("def main(): return 'x' * 1999"),
         "result_too_large",
         "The result has 2001 bytes; the limit is 2000",
     );
-    failed(
+    has_failed(
         &server.run(indoc! {r#"
             import os, struct
             def main():
@@ -281,25 +289,25 @@ fn the_result_is_limited() {
 }
 
 #[test]
-fn a_flood_in_an_exception_is_cut() {
+fn long_errors_and_tracebacks_are_cut() {
     let server = small();
-    let answer = server.run("def main(): raise ValueError('x' * 1_000_000)");
-    let body = answer.json();
+    let response = server.run("def main(): raise ValueError('x' * 1_000_000)");
+    let body = response.json();
     assert!(body["error"].as_str().unwrap().len() < 5_000);
     assert!(body["traceback"].as_str().unwrap().len() < 40_000);
-    let answer = server.run(indoc! {r#"
+    let response = server.run(indoc! {r#"
         def f(): f()
         def main(): f()
     "#});
-    assert_eq!(answer.failure().2, "RecursionError: maximum recursion depth exceeded");
-    assert!(answer.body.len() < 10_000);
+    assert_eq!(response.failure().2, "RecursionError: maximum recursion depth exceeded");
+    assert!(response.body.len() < 10_000);
 }
 
 #[test]
-fn a_script_over_its_limit_is_a_413() {
-    let answer = small().run(&format!("def main(): return 1 #{}", "x".repeat(400)));
+fn a_script_over_its_limit_gets_413() {
+    let response = small().run(&format!("def main(): return 1 #{}", "x".repeat(400)));
     assert_eq!(
-        answer.failure(),
+        response.failure(),
         (
             413,
             String::from("payload_too_large"),
@@ -309,7 +317,7 @@ fn a_script_over_its_limit_is_a_413() {
 }
 
 #[test]
-fn threads_and_descriptors_and_files_are_counted() {
+fn threads_descriptors_and_file_sizes_are_limited() {
     let server = small();
     let threads = indoc! {r#"
         import threading
@@ -344,12 +352,12 @@ fn threads_and_descriptors_and_files_are_counted() {
                 except OSError as error:
                     return [file.tell() <= 1 << 20, error.strerror]
     "#};
-    let answer = server.run(bytes).json();
-    assert_eq!(answer["result"][0], true, "{answer}");
+    let response = server.run(bytes).json();
+    assert_eq!(response["result"][0], true, "{response}");
 }
 
 #[test]
-fn a_full_queue_is_busy_and_says_when_to_come_again() {
+fn a_full_queue_gets_busy_and_a_retry_time() {
     let server = Server::start(&[
         ("MAINBOX_PRELOAD", ""),
         ("MAINBOX_CONCURRENCY", "1"),
@@ -375,7 +383,7 @@ fn a_full_queue_is_busy_and_says_when_to_come_again() {
 }
 
 #[test]
-fn after_a_rest_one_spare_is_kept_and_a_burst_brings_the_others_back() {
+fn idle_time_leaves_one_spare_and_a_request_restores_the_others() {
     let server = Server::start(&[
         ("MAINBOX_PRELOAD", ""),
         ("MAINBOX_CONCURRENCY", "3"),
@@ -441,7 +449,7 @@ fn the_strict_policy_refuses_introspection() {
         ("def main(): return __import__('os')", "Dangerous builtin detected: __import__"),
         ("def main(): print(1)", "The main() function must contain a return statement"),
     ] {
-        failed(&server.run(script), "forbidden", error);
+        has_failed(&server.run(script), "forbidden", error);
     }
     assert_eq!(
         server
@@ -455,31 +463,31 @@ fn the_strict_policy_refuses_introspection() {
 }
 
 #[test]
-fn the_policy_can_be_off_and_the_kernel_still_refuses() {
+fn the_sandbox_refuses_programs_when_the_policy_is_off() {
     let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_POLICY", "off")]);
-    let answer = server.run(indoc! {r#"
+    let response = server.run(indoc! {r#"
         import subprocess
         def main(): return subprocess.run(['true']).returncode
     "#});
-    failed(
-        &answer,
+    has_failed(
+        &response,
         "exception",
         "PermissionError: [Errno 1] starting other programs is not available in the sandbox",
     );
-    failed(
+    has_failed(
         &server.run("def main() return 1"),
         "syntax_error",
         "Syntax error on line 1: expected ':': def main() return 1",
     );
-    failed(&server.run("x = 1"), "missing_main", "Script must contain a main() function");
+    has_failed(&server.run("x = 1"), "missing_main", "Script must contain a main() function");
 }
 
 #[test]
-fn files_that_the_scratch_directory_cannot_hold_are_refused_before_anything_runs() {
+fn files_too_large_for_the_scratch_directory_are_refused() {
     let small = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_SCRATCH_MB", "1")]);
-    let answer = small.execute(
+    let response = small.execute(
         &json!({"script": "def main(): return 1", "files": {"a": "x".repeat(1 << 20), "b": "y"}}),
     );
-    let error = "The files take 1052672 bytes; the scratch directory has 1048576";
-    assert_eq!(answer.failure(), (413, String::from("payload_too_large"), String::from(error)));
+    let error = "The files need 1052672 bytes; the scratch directory has 1048576";
+    assert_eq!(response.failure(), (413, String::from("payload_too_large"), String::from(error)));
 }

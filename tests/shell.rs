@@ -1,4 +1,4 @@
-//! mainbox as a command in a shell: what it prints, where, and how it ends.
+//! The commands of mainbox: what they print, where, and with which exit code they end.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 mod common;
@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 const QUICK: &[(&str, &str)] = &[("MAINBOX_PRELOAD", "")];
 
 #[test]
-fn run_prints_the_body_and_exits_0() {
+fn run_prints_the_response_body_and_exits_0() {
     let path = script(
         "ok",
         indoc! {r#"
@@ -66,7 +66,7 @@ fn an_interrupted_run_leaves_nothing() {
         let pid = process.id() as i32;
         let started = Instant::now();
         while !children(pid).into_iter().any(is_python) {
-            assert!(started.elapsed() < Duration::from_secs(10), "it does not start");
+            assert!(started.elapsed() < Duration::from_secs(10), "the zygote does not start");
             std::thread::sleep(Duration::from_millis(10));
         }
         kill(Pid::from_raw(pid), signal).unwrap();
@@ -77,13 +77,10 @@ fn an_interrupted_run_leaves_nothing() {
 }
 
 #[test]
-fn run_says_what_is_wrong_with_its_arguments() {
+fn run_reports_invalid_arguments() {
     let (code, _, error) = output(mainbox(QUICK).args(["run", "/nowhere.py"]));
     assert_eq!(code, Some(2));
-    assert_eq!(
-        error,
-        "mainbox: /nowhere.py cannot be read: No such file or directory (os error 2)\n"
-    );
+    assert_eq!(error, "mainbox: cannot read /nowhere.py: No such file or directory (os error 2)\n");
     let path = script("input", "def main(x): return x");
     let (code, _, error) = output(mainbox(QUICK).args(["run", &path, "--input", "{"]));
     assert_eq!(code, Some(2));
@@ -96,7 +93,7 @@ fn run_says_what_is_wrong_with_its_arguments() {
 }
 
 #[test]
-fn help_and_version_are_as_people_expect() {
+fn help_and_version_exit_0() {
     let version = format!("mainbox {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(output(mainbox(QUICK).arg("--version")), (Some(0), version, String::new()));
     let (code, help, _) = output(mainbox(QUICK).arg("--help"));
@@ -107,7 +104,7 @@ fn help_and_version_are_as_people_expect() {
 }
 
 #[test]
-fn the_doctor_finds_everything_held() {
+fn the_doctor_reports_that_every_promise_holds() {
     let (code, text, _) = output(mainbox(QUICK).arg("doctor"));
     assert_eq!(code, Some(0), "{text}");
     for line in [
@@ -122,7 +119,7 @@ fn the_doctor_finds_everything_held() {
 }
 
 #[test]
-fn the_health_command_says_how_the_service_is() {
+fn the_health_command_reports_the_health_of_the_service() {
     let server = Server::start(QUICK);
     let port = server.port().to_string();
     let ask = |port: &str| output(mainbox(&[]).env("PORT", port).arg("health"));
@@ -136,7 +133,7 @@ fn the_health_command_says_how_the_service_is() {
     assert_eq!(error, expected);
 }
 
-/// A directory of its own, gone with this value.
+/// A temporary directory, removed when this value is dropped.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -158,7 +155,7 @@ impl Drop for Folder {
 }
 
 #[test]
-fn run_takes_files_and_keeps_what_is_left_in_outputs() {
+fn run_copies_files_in_and_writes_the_outputs() {
     let folder = Folder::make("files");
     let source = indoc! {r#"
         import os
@@ -177,19 +174,20 @@ fn run_takes_files_and_keeps_what_is_left_in_outputs() {
     let outputs = folder.path("new/outputs");
     assert_eq!(run(&outputs), (Some(0), String::from(body), String::new()));
     assert_eq!(std::fs::read(folder.path("new/outputs/deep/b")).unwrap(), b"\xff\0\xff\0");
-    let error = format!("mainbox: --outputs: {outputs}: it is not empty\n");
+    let error = format!("mainbox: --outputs: {outputs}: the directory is not empty\n");
     assert_eq!(run(&outputs), (Some(2), String::new(), error));
     let twice = output(mainbox(QUICK).args(["run", &script, "--file", &input, "--file", &input]));
-    let error = "mainbox: --file: `a.bin` is there twice, or is a file and a directory at once\n";
+    let error = "mainbox: --file: duplicate file name `a.bin`, or one used as both a file and a directory\n";
     assert_eq!(twice, (Some(2), String::new(), String::from(error)));
 }
 
-/// Runs a script in a terminal, with standard output elsewhere: what the terminal got, with times, and the body.
+/// Runs a script in a terminal, with standard output redirected to a file. Returns what the terminal showed, with times,
+/// and the response body.
 fn in_a_terminal(folder: &Folder, source: &str) -> (Vec<(Duration, String)>, String) {
     let (job, body) = (folder.path("job.py"), folder.path("body"));
     std::fs::write(&job, source).unwrap();
     let binary = mainbox(&[]).get_program().to_string_lossy().into_owned();
-    // `script` gives it one.
+    // script(1) runs it in a terminal.
     let mut terminal = Command::new("script");
     terminal.args(["-qec", &format!("{binary} run {job} >{body}"), "/dev/null"]);
     for (name, _) in std::env::vars() {
@@ -211,7 +209,7 @@ fn in_a_terminal(folder: &Folder, source: &str) -> (Vec<(Duration, String)>, Str
 }
 
 #[test]
-fn who_looks_on_sees_the_output_as_it_comes_and_a_spinner() {
+fn a_terminal_shows_the_output_as_it_comes_and_a_spinner() {
     let folder = Folder::make("terminal");
     let source = indoc! {r#"
         import time
@@ -227,7 +225,7 @@ fn who_looks_on_sees_the_output_as_it_comes_and_a_spinner() {
     let (first, _) = pieces.iter().find(|(_, piece)| piece.contains("first")).unwrap();
     assert!(*last - *first > Duration::from_secs(1), "{pieces:?}");
     let screen: String = pieces.into_iter().map(|(_, piece)| piece).collect();
-    // Where the start took long there was a spinner before it.
+    // On a slow machine, a spinner comes first.
     let (_, after) = screen.split_once("first\r\n\r\u{1b}[K").unwrap();
     assert!(after.contains(" 2 s"), "{screen:?}");
     assert!(screen.ends_with("\r\u{1b}[Khalf\r\n"), "{screen:?}");
@@ -253,7 +251,7 @@ fn a_script_cannot_control_the_terminal() {
 }
 
 #[test]
-fn where_nobody_looks_on_standard_error_is_left_alone() {
+fn without_a_terminal_nothing_is_written_to_standard_error() {
     let folder = Folder::make("quiet");
     let job = folder.path("slow.py");
     std::fs::write(
@@ -272,7 +270,7 @@ fn where_nobody_looks_on_standard_error_is_left_alone() {
 }
 
 #[test]
-fn completions_and_the_manual_need_no_settings_and_name_everything() {
+fn completions_and_the_manual_ignore_settings_and_list_everything() {
     let nonsense = &[("MAINBOX_NONSENSE", "1"), ("MAINBOX_PYTHON", "/nowhere")];
     let commands = ["run", "doctor", "archive", "health", "completions", "man"];
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
