@@ -1,4 +1,4 @@
-//! What the figures are held against: the same work without mainbox, measured in the same run.
+//! The yardsticks: the same work without mainbox, measured in the same run.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
@@ -12,10 +12,10 @@ use super::{GROUPBY, median};
 const STARTS: usize = 10;
 
 fn python() -> Command {
-    Command::new(std::env::var("MAINBOX_PYTHON").unwrap_or(String::from(".venv/bin/python3")))
+    Command::new(std::env::var("MAINBOX_PYTHON").unwrap_or(String::from("python3")))
 }
 
-/// How long Python takes to start and end with these arguments.
+/// The time that Python takes to start and exit with these arguments.
 pub fn start(arguments: &[&str]) -> Duration {
     median((0..STARTS).map(|_| {
         let started = Instant::now();
@@ -24,7 +24,7 @@ pub fn start(arguments: &[&str]) -> Duration {
     }))
 }
 
-/// How long the groupby takes in an interpreter that has run it before.
+/// The time of the groupby in an interpreter that has run it before.
 pub fn groupby_when_warm() -> Duration {
     let script = formatdoc! {r#"
         {GROUPBY}
@@ -41,8 +41,8 @@ pub fn groupby_when_warm() -> Duration {
     Duration::from_secs_f64(seconds.trim().parse().unwrap())
 }
 
-/// Processes a second that a process with pandas in it can fork, end and reap, on two cores: nothing that forks a process
-/// for each request can be faster.
+/// Processes per second that a process with `module` imported can fork and reap, on two cores. A service that forks a
+/// process for each request cannot be faster.
 pub fn forks_a_second(module: &str) -> f64 {
     let script = formatdoc! {r#"
         import gc, os, time
@@ -67,7 +67,7 @@ pub fn forks_a_second(module: &str) -> f64 {
     rates.sum()
 }
 
-/// Proportional set size of one interpreter with pandas in it, bytes.
+/// Proportional set size of one interpreter that has imported pandas, bytes.
 pub fn memory_with_pandas() -> u64 {
     let mut process = python()
         .args([
@@ -90,7 +90,7 @@ pub fn memory_with_pandas() -> u64 {
     bytes
 }
 
-/// MB/s through a pipe between two threads.
+/// Throughput of a pipe between two threads, MB/s.
 pub fn pipe_mb_a_second() -> f64 {
     const BYTES: usize = 256 << 20;
     let (mut reader, mut writer) = std::io::pipe().unwrap();
