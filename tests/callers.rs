@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use common::{Server, read_to_end};
@@ -150,4 +151,42 @@ fn without_configured_origins_no_page_can_call() {
     assert!(head.starts_with("http/1.1 405 method not allowed\r\n"), "{head}");
     let (head, _) = run(&server, "origin: https://a.example\r\n");
     assert!(!head.contains("access-control"), "{head}");
+}
+
+// Request ids.
+
+/// Sends a request with these header lines. Returns the request id of the response and that of the access log line.
+#[track_caller]
+fn request_ids(server: &Server, headers: &str, count: usize) -> (String, Value) {
+    let (head, body) = run(server, headers);
+    assert_eq!(body, ANSWER);
+    let id = head.split("\r\nx-request-id: ").nth(1).unwrap().split("\r\n").next().unwrap();
+    let line: Value = serde_json::from_str(&server.log_line("POST /execute ok", count)).unwrap();
+    assert_eq!(line["httpRequest"]["requestUrl"], "/execute", "{line}");
+    (id.to_owned(), line["request_id"].clone())
+}
+
+#[test]
+fn a_plain_request_id_is_echoed_and_logged() {
+    let server = Server::start(&[("MAINBOX_PRELOAD", "")]);
+    let longest = "x".repeat(64);
+    for (number, sent) in ["a", "root-1.67_ab", &longest].into_iter().enumerate() {
+        let ids = request_ids(&server, &format!("x-request-id: {sent}\r\n"), number + 1);
+        assert_eq!(ids, (sent.to_owned(), json!(sent)));
+    }
+}
+
+#[test]
+fn a_request_id_that_is_missing_or_not_plain_is_replaced() {
+    let server = Server::start(&[("MAINBOX_PRELOAD", "")]);
+    let mut seen = BTreeSet::new();
+    let sent = ["a b", "a\"b", "{}", "a,b", "\u{e9}", &"x".repeat(65)];
+    let headers = sent.map(|sent| format!("x-request-id: {sent}\r\n"));
+    for (number, headers) in headers.iter().map(String::as_str).chain([""]).enumerate() {
+        let (id, logged) = request_ids(&server, headers, number + 1);
+        assert_eq!(logged, json!(id), "{headers}");
+        assert!(!headers.contains(&id), "{headers}");
+        assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'), "{id}");
+        assert!(seen.insert(id), "{seen:?}");
+    }
 }
