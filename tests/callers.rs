@@ -1,5 +1,5 @@
 //! Callers: API keys, rate limits, web pages of other origins, and request ids.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -93,14 +93,29 @@ fn a_rate_limited_request_is_refused_before_its_body_is_read() {
     let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_RATE", "1/h")]);
     is_served(&server, "");
     let mut stream = server.connect();
-    write!(stream, "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: text/x-python\r\ncontent-length: 20\r\nconnection: close\r\n\r\n").unwrap();
+    let head = [
+        "POST /execute HTTP/1.1",
+        "host: x",
+        "content-type: text/x-python",
+        "content-length: 20",
+        "connection: close",
+    ];
+    write!(stream, "{}\r\n\r\n", head.join("\r\n")).unwrap();
     assert!(read_to_end(stream).starts_with("HTTP/1.1 429 Too Many Requests\r\n"));
 }
 
 /// Sends the preflight request of a browser. Returns the head of the response.
 fn preflight(server: &Server, origin: &str) -> String {
     let mut stream = server.connect();
-    write!(stream, "OPTIONS /execute HTTP/1.1\r\nhost: x\r\norigin: {origin}\r\naccess-control-request-method: POST\r\naccess-control-request-headers: authorization,content-type\r\nconnection: close\r\n\r\n").unwrap();
+    let head = [
+        "OPTIONS /execute HTTP/1.1",
+        "host: x",
+        &format!("origin: {origin}"),
+        "access-control-request-method: POST",
+        "access-control-request-headers: authorization,content-type",
+        "connection: close",
+    ];
+    write!(stream, "{}\r\n\r\n", head.join("\r\n")).unwrap();
     read_to_end(stream).to_ascii_lowercase()
 }
 

@@ -1,5 +1,5 @@
 //! The contract of POST /execute and the other endpoints, tested on a server with default settings.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -46,11 +46,13 @@ fn a_dictionary_keeps_its_order() {
 #[test]
 fn a_script_can_import_pandas_and_print() {
     returns(
-        r#"
-import pandas as pd
-def main():
-    df = pd.DataFrame({"a": [1, 2, 3]}); print("DataFrame created"); return {"sum": df["a"].sum(), "shape": df.shape}
-"#,
+        indoc! {r#"
+            import pandas as pd
+            def main():
+                df = pd.DataFrame({"a": [1, 2, 3]})
+                print("DataFrame created")
+                return {"sum": df["a"].sum(), "shape": df.shape}
+        "#},
         "{\"result\":{\"sum\":6,\"shape\":[3,1]},\"stdout\":\"DataFrame created\\n\"}",
     );
 }
@@ -58,13 +60,19 @@ def main():
 #[test]
 fn pandas_and_numpy_summaries_are_json() {
     returns(
-        r#"
-import numpy as np
-import pandas as pd
-def main():
-    df = pd.DataFrame({"a": [1, 2, 3], "b": [1.5, 2.5, 3.5]})
-    return [df.sum().to_dict(), df.mean().to_dict(), np.mean([1, 2, 3, 4]), np.std([1, 2, 3, 4]), df.to_dict("records")]
-"#,
+        indoc! {r#"
+            import numpy as np
+            import pandas as pd
+            def main():
+                df = pd.DataFrame({"a": [1, 2, 3], "b": [1.5, 2.5, 3.5]})
+                return [
+                    df.sum().to_dict(),
+                    df.mean().to_dict(),
+                    np.mean([1, 2, 3, 4]),
+                    np.std([1, 2, 3, 4]),
+                    df.to_dict("records"),
+                ]
+        "#},
         concat!(
             r#"{"result":[{"a":6.0,"b":7.5},{"a":2.0,"b":2.5},2.5,1.118033988749895,"#,
             r#"[{"a":1,"b":1.5},{"a":2,"b":2.5},{"a":3,"b":3.5}]],"stdout":""}"#
@@ -74,41 +82,41 @@ def main():
 
 #[test]
 fn os_and_requests_can_be_imported() {
-    let response = server().run(
-        indoc! {r#"
-            import os, requests, json, csv, re, statistics, zoneinfo, xml.etree.ElementTree
-            def main(): return [os.name, os.cpu_count() >= 1, requests.__name__, str(zoneinfo.ZoneInfo('Europe/Paris'))]
-        "#},
-    );
+    let response = server().run(indoc! {r#"
+        import os, requests, json, csv, re, statistics, zoneinfo, xml.etree.ElementTree
+        def main():
+            zone = zoneinfo.ZoneInfo('Europe/Paris')
+            return [os.name, os.cpu_count() >= 1, requests.__name__, str(zone)]
+    "#});
     assert_eq!(response.json()["result"], json!(["posix", true, "requests", "Europe/Paris"]));
 }
 
 #[test]
 fn main_can_import_modules_while_it_runs() {
-    let script = r#"
-import importlib
-def main():
-    import statistics
-    import email.message, html.parser, textwrap, queue, ipaddress, hashlib, difflib
-    import pandas as pd
-    import numpy as np
-    frame = pd.DataFrame({"a": [1.0, 2.0, 4.0], "t": pd.date_range("2024-01-01", periods=3, tz="Europe/Paris")})
-    try:
-        import no_such_module
-    except ModuleNotFoundError as error:
-        missing = str(error)
-    return [
-        statistics.median([1, 2, 9]),
-        str(importlib.import_module("decimal").Decimal("1.5") + 1),
-        frame["a"].describe()["max"],
-        frame[["a"]].to_json(),
-        np.round(np.linalg.svd(np.eye(2))[1].sum(), 6),
-        frame["t"].dt.tz_convert("Asia/Tokyo").iloc[0].isoformat(),
-        frame.groupby("a").size().to_list(),
-        hashlib.sha256(b"").hexdigest()[:6],
-        missing,
-    ]
-"#;
+    let script = indoc! {r#"
+        import importlib
+        def main():
+            import statistics
+            import email.message, html.parser, textwrap, queue, ipaddress, hashlib, difflib
+            import pandas as pd
+            import numpy as np
+            frame = pd.DataFrame({"a": [1.0, 2.0, 4.0], "t": pd.date_range("2024-01-01", periods=3, tz="Europe/Paris")})
+            try:
+                import no_such_module
+            except ModuleNotFoundError as error:
+                missing = str(error)
+            return [
+                statistics.median([1, 2, 9]),
+                str(importlib.import_module("decimal").Decimal("1.5") + 1),
+                frame["a"].describe()["max"],
+                frame[["a"]].to_json(),
+                np.round(np.linalg.svd(np.eye(2))[1].sum(), 6),
+                frame["t"].dt.tz_convert("Asia/Tokyo").iloc[0].isoformat(),
+                frame.groupby("a").size().to_list(),
+                hashlib.sha256(b"").hexdigest()[:6],
+                missing,
+            ]
+    "#};
     let expected = json!([
         2,
         "2.5",
@@ -165,16 +173,16 @@ fn a_bare_script_is_accepted_as_a_body() {
 #[test]
 fn the_script_runs_as_the_module_script_and_not_as_main() {
     returns(
-        r#"
-import dataclasses, pickle, sys
-@dataclasses.dataclass
-class Point:
-    x: int
-def main():
-    return [__name__, sys.modules["script"].Point is Point, pickle.loads(pickle.dumps(Point(3))).x, Point(4)]
-if __name__ == "__main__":
-    print(main())
-"#,
+        indoc! {r#"
+            import dataclasses, pickle, sys
+            @dataclasses.dataclass
+            class Point:
+                x: int
+            def main():
+                return [__name__, sys.modules["script"].Point is Point, pickle.loads(pickle.dumps(Point(3))).x, Point(4)]
+            if __name__ == "__main__":
+                print(main())
+        "#},
         r#"{"result":["script",true,3,{"x":4}],"stdout":""}"#,
     );
 }
@@ -543,17 +551,17 @@ fn refused_network_access_is_explained() {
 #[test]
 fn stdout_contains_everything_printed_once_and_in_order() {
     returns(
-        r#"
-import ctypes, os, sys
-print("at import")
-def main():
-    os.write(1, b"os.write\n")
-    sys.stdout.buffer.write(b"buffer\n")
-    print("no newline", end="")
-    sys.__stdout__.write("|")
-    ctypes.CDLL(None).puts(b"C")
-    return None
-"#,
+        indoc! {r#"
+            import ctypes, os, sys
+            print("at import")
+            def main():
+                os.write(1, b"os.write\n")
+                sys.stdout.buffer.write(b"buffer\n")
+                print("no newline", end="")
+                sys.__stdout__.write("|")
+                ctypes.CDLL(None).puts(b"C")
+                return None
+        "#},
         r#"{"result":null,"stdout":"at import\nos.write\nbuffer\nno newline|C\n"}"#,
     );
 }
@@ -750,7 +758,14 @@ fn randomness_differs_between_requests() {
     let script = indoc! {r#"
         import random, secrets, uuid
         import numpy as np
-        def main(): return [random.random(), float(np.random.rand()), float(np.random.default_rng().random()), str(uuid.uuid4()), secrets.token_hex(8)]
+        def main():
+            return [
+                random.random(),
+                float(np.random.rand()),
+                float(np.random.default_rng().random()),
+                str(uuid.uuid4()),
+                secrets.token_hex(8),
+            ]
     "#};
     let draws: Vec<Value> = (0..4).map(|_| server().run(script).json()["result"].clone()).collect();
     for kind in 0..5 {
@@ -768,7 +783,13 @@ fn the_environment_is_clean_and_the_scratch_directory_is_private() {
         def main():
             pathlib.Path('note').write_text('mine')
             handle, name = tempfile.mkstemp()
-            return [sorted(os.environ), os.getcwd() == os.environ['HOME'] == os.environ['TMPDIR'], os.listdir('.') != [], os.path.dirname(name) == os.getcwd(), os.path.exists('other')]
+            return [
+                sorted(os.environ),
+                os.getcwd() == os.environ['HOME'] == os.environ['TMPDIR'],
+                os.listdir('.') != [],
+                os.path.dirname(name) == os.getcwd(),
+                os.path.exists('other'),
+            ]
     "#};
     let expected = json!([
         ["HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER"],

@@ -1,6 +1,6 @@
 //! Files of a request, and files that the script leaves in `outputs/`. They behave the same on every host, even where no
 //! file can be opened.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -26,23 +26,33 @@ fn fails_with(script: &str, files: &Value, status: u16, kind: &str, error: &str)
 
 #[test]
 fn files_are_written_before_the_script_starts() {
-    let script = r#"
-import csv, glob, json, os, pathlib
-import numpy as np
-import pandas as pd
-AT_THE_TOP = open("note.txt").read()
-def main():
-    with open("data/table.csv", newline="") as file:
-        rows = list(csv.reader(file))
-    frame = pd.read_csv("data/table.csv")
-    return [
-        AT_THE_TOP, rows, frame.to_dict("list"), np.loadtxt("data/table.csv", delimiter=",", skiprows=1),
-        pathlib.Path("raw").read_bytes(), list(open("raw", "rb").read()), json.load(open("deep/er/a.json")),
-        sorted(os.listdir(".")), sorted(glob.glob("data/*.csv")), os.path.getsize("note.txt"), os.path.isdir("deep/er"),
-        sorted(path.name for path in pathlib.Path("deep").iterdir()), open(os.path.abspath("note.txt")).readline(),
-        sorted(map(str, pathlib.Path(".").rglob("*.json"))), [folder for folder, _, _ in os.walk("deep")],
-    ]
-"#;
+    let script = indoc! {r#"
+        import csv, glob, json, os, pathlib
+        import numpy as np
+        import pandas as pd
+        AT_THE_TOP = open("note.txt").read()
+        def main():
+            with open("data/table.csv", newline="") as file:
+                rows = list(csv.reader(file))
+            frame = pd.read_csv("data/table.csv")
+            return [
+                AT_THE_TOP,
+                rows,
+                frame.to_dict("list"),
+                np.loadtxt("data/table.csv", delimiter=",", skiprows=1),
+                pathlib.Path("raw").read_bytes(),
+                list(open("raw", "rb").read()),
+                json.load(open("deep/er/a.json")),
+                sorted(os.listdir(".")),
+                sorted(glob.glob("data/*.csv")),
+                os.path.getsize("note.txt"),
+                os.path.isdir("deep/er"),
+                sorted(path.name for path in pathlib.Path("deep").iterdir()),
+                open(os.path.abspath("note.txt")).readline(),
+                sorted(map(str, pathlib.Path(".").rglob("*.json"))),
+                [folder for folder, _, _ in os.walk("deep")],
+            ]
+    "#};
     let files = json!({
         "note.txt": "é\nline", "data/table.csv": "a,b\n1,2\n3,4\n", "raw": {"base64": "AP+A"}, "deep/er/a.json": "{\"x\": 1}",
     });
@@ -56,21 +66,22 @@ def main():
 
 #[test]
 fn only_files_in_outputs_are_returned() {
-    let script = r#"
-import os, pathlib
-import pandas as pd
-def main():
-    pd.DataFrame({"a": [1]}).to_csv("outputs/table.csv", index=False)
-    pathlib.Path("outputs/text").write_text("é")
-    with open("outputs/raw", "wb") as file: file.write(bytes([0, 255]))
-    os.makedirs("outputs/plots/new")
-    open("outputs/plots/new/empty", "x").close()
-    os.mkdir("outputs/nothing")
-    open("beside.txt", "w").write("stays")
-    open("outputs/gone", "w").write("")
-    os.remove("outputs/gone")
-    return os.path.exists("beside.txt")
-"#;
+    let script = indoc! {r#"
+        import os, pathlib
+        import pandas as pd
+        def main():
+            pd.DataFrame({"a": [1]}).to_csv("outputs/table.csv", index=False)
+            pathlib.Path("outputs/text").write_text("é")
+            with open("outputs/raw", "wb") as file:
+                file.write(bytes([0, 255]))
+            os.makedirs("outputs/plots/new")
+            open("outputs/plots/new/empty", "x").close()
+            os.mkdir("outputs/nothing")
+            open("beside.txt", "w").write("stays")
+            open("outputs/gone", "w").write("")
+            os.remove("outputs/gone")
+            return os.path.exists("beside.txt")
+    "#};
     let files = json!({"outputs/given": "is left too", "read.me": ""});
     let left = json!({
         "given": "is left too", "plots/new/empty": "", "raw": {"base64": "AP8="}, "table.csv": "a\n1\n", "text": "é",
@@ -98,32 +109,72 @@ fn files_that_the_script_did_not_close_are_returned() {
 
 #[test]
 fn files_support_the_usual_operations() {
-    let script = r#"
-import io, os, shutil, zipfile
-def attempt(act):
-    try: return act()
-    except Exception as error: return type(error).__name__
-def main():
-    with open("a", "w") as file: print("one", file=file)
-    with open("a", "a") as file: file.write("two")
-    with open("a", "r+") as file: file.seek(1); file.write("N"); file.seek(0); whole = file.read()
-    with open("b", "wb+") as file:
-        file.write(b"0123456789"); file.seek(-3, io.SEEK_END); end = file.read(); file.truncate(4); file.seek(6); file.write(b"x")
-    os.rename("b", "c")
-    with zipfile.ZipFile("outputs/z.zip", "w") as archive: archive.writestr("inside", "packed")
-    unbuffered = open("u", "wb", buffering=0); unbuffered.write(b"at once")
-    shutil.copy("u", "copy"); os.makedirs("x/y"); os.rmdir("x/y"); os.rename(src="copy", dst="x/copied")
-    with zipfile.ZipFile("packed.zip", "w") as archive: archive.write("u")
-    return [
-        whole, end, open("c", "rb").read(), os.path.exists("b"), zipfile.ZipFile("outputs/z.zip").read("inside").decode(),
-        open("u").read(), os.stat("c").st_size, list(os.scandir("outputs"))[0].name, open("a").mode, open("a", "rb").readable(),
-        open("x/copied").read(), os.path.samefile("a", "u"), os.path.samefile("u", "./u"), os.access("x", os.W_OK), os.access("no", os.R_OK),
-        os.stat("u").st_mtime > 1.6e9, attempt(lambda: os.rmdir("x")),
-        [attempt(lambda: open("none")), attempt(lambda: open("a", "x")), attempt(lambda: open("outputs")),
-         attempt(lambda: os.listdir("none")), attempt(lambda: os.listdir("a")), attempt(lambda: os.mkdir("outputs")),
-         attempt(lambda: os.remove("none")), attempt(lambda: open("a").write("")), attempt(lambda: open("a", "q"))],
-    ]
-"#;
+    let script = indoc! {r#"
+        import io, os, shutil, zipfile
+        def attempt(act):
+            try:
+                return act()
+            except Exception as error:
+                return type(error).__name__
+        def main():
+            with open("a", "w") as file:
+                print("one", file=file)
+            with open("a", "a") as file:
+                file.write("two")
+            with open("a", "r+") as file:
+                file.seek(1)
+                file.write("N")
+                file.seek(0)
+                whole = file.read()
+            with open("b", "wb+") as file:
+                file.write(b"0123456789")
+                file.seek(-3, io.SEEK_END)
+                end = file.read()
+                file.truncate(4)
+                file.seek(6)
+                file.write(b"x")
+            os.rename("b", "c")
+            with zipfile.ZipFile("outputs/z.zip", "w") as archive:
+                archive.writestr("inside", "packed")
+            unbuffered = open("u", "wb", buffering=0)
+            unbuffered.write(b"at once")
+            shutil.copy("u", "copy")
+            os.makedirs("x/y")
+            os.rmdir("x/y")
+            os.rename(src="copy", dst="x/copied")
+            with zipfile.ZipFile("packed.zip", "w") as archive:
+                archive.write("u")
+            return [
+                whole,
+                end,
+                open("c", "rb").read(),
+                os.path.exists("b"),
+                zipfile.ZipFile("outputs/z.zip").read("inside").decode(),
+                open("u").read(),
+                os.stat("c").st_size,
+                list(os.scandir("outputs"))[0].name,
+                open("a").mode,
+                open("a", "rb").readable(),
+                open("x/copied").read(),
+                os.path.samefile("a", "u"),
+                os.path.samefile("u", "./u"),
+                os.access("x", os.W_OK),
+                os.access("no", os.R_OK),
+                os.stat("u").st_mtime > 1.6e9,
+                attempt(lambda: os.rmdir("x")),
+                [
+                    attempt(lambda: open("none")),
+                    attempt(lambda: open("a", "x")),
+                    attempt(lambda: open("outputs")),
+                    attempt(lambda: os.listdir("none")),
+                    attempt(lambda: os.listdir("a")),
+                    attempt(lambda: os.mkdir("outputs")),
+                    attempt(lambda: os.remove("none")),
+                    attempt(lambda: open("a").write("")),
+                    attempt(lambda: open("a", "q")),
+                ],
+            ]
+    "#};
     let (result, _) = runs(script, &json!({}));
     let expected = json!([
         "oNe\ntwo",

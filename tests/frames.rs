@@ -1,6 +1,6 @@
 //! Hostile frames: a script can write to the channel of its worker. Each test expects one clear failure, and that the
 //! supervisor reserves no memory for a length that a worker only claims.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The JSON form of every type of result, as the table in the README lists them.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

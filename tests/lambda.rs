@@ -1,6 +1,6 @@
 //! AWS Lambda: the function behind AWS' emulator of the runtime API (`make lambda` installs it and runs these tests), and
 //! behind a small runtime API of this file for what the emulator cannot do.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -492,9 +492,9 @@ fn a_process_outside_the_sandbox_can_fetch_events_and_forge_responses() {
         format!("http://127.0.0.1:{}/2018-06-01/runtime/invocation", function.runtime_api_port());
     let theft = formatdoc! {r#"
         import time, urllib.request
-        answer = urllib.request.urlopen('{api}/next')
-        id = answer.headers['Lambda-Runtime-Aws-Request-Id']
-        print(answer.read().decode())
+        event = urllib.request.urlopen('{api}/next')
+        id = event.headers['Lambda-Runtime-Aws-Request-Id']
+        print(event.read().decode())
         urllib.request.urlopen('{api}/' + id + '/response', data=b'"forged"')
     "#};
     let script = indoc! {r#"
@@ -504,8 +504,8 @@ fn a_process_outside_the_sandbox_can_fetch_events_and_forge_responses() {
     std::thread::scope(|scope| {
         let victim = scope.spawn(|| run(&function, script));
         std::thread::sleep(Duration::from_secs(1));
-        let mut thief = std::process::Command::new("python3");
-        let (code, stolen, error) = output(thief.args(["-c", &theft]));
+        let mut attacker = std::process::Command::new("python3");
+        let (code, stolen, error) = output(attacker.args(["-c", &theft]));
         assert_eq!(code, Some(0), "{error}");
         assert!(stolen.contains("# the victim"), "{stolen}");
         assert_eq!(victim.join().unwrap(), (200, json!("forged")));
@@ -538,7 +538,12 @@ fn leftovers_of_a_script_do_not_reach_the_next_invocation() {
         import ctypes, os
         def main():
             libc = ctypes.CDLL(None)
-            return [os.path.lexists('/tmp/left'), os.path.lexists('/tmp/link'), libc.shmget(7, 4096, 0) != -1, libc.msgget(7, 0) != -1]
+            return [
+                os.path.lexists('/tmp/left'),
+                os.path.lexists('/tmp/link'),
+                libc.shmget(7, 4096, 0) != -1,
+                libc.msgget(7, 0) != -1,
+            ]
     "#};
     let killer = formatdoc! {r#"
         {leave}

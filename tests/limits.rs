@@ -1,5 +1,5 @@
 //! Every limit, its kind and its message. Each test starts a server with the limits that it needs.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

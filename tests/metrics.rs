@@ -1,5 +1,5 @@
 //! The metrics, and the dashboard that shows them.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

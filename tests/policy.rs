@@ -1,6 +1,6 @@
 //! The seccomp filters, interpreted for every system call number of every architecture, and compared with the table that
 //! they are made from.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

@@ -1,5 +1,5 @@
 //! Properties: `main` returns any JSON input unchanged, and any printed text is in `stdout` unchanged.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The commands of mainbox: what they print, where, and with which exit code they end.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

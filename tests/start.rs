@@ -1,6 +1,6 @@
 //! The start of the service: settings as flags, the addresses to listen on, the interpreter, and what the log shows of
 //! workers that are not ready yet.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
