@@ -1,4 +1,4 @@
-//! Runs as tables, as stored JSON, as a figure, and beside each other.
+//! Shows runs as tables and as a figure, stores them as JSON, and compares two of them.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// Everything that was measured in one world.
+/// Everything that was measured in one environment.
 #[derive(Deserialize, Serialize)]
 pub struct Run {
     pub world: String,
     pub isolation: String,
     pub cpus: usize,
     pub rows: Vec<Row>,
-    /// Milliseconds, sorted, by script.
+    /// Latencies by script, milliseconds, sorted.
     pub latencies: Vec<(String, Vec<f64>)>,
 }
 
-/// One figure beside its yardstick.
+/// One measured value and its yardstick.
 #[derive(Deserialize, Serialize)]
 pub struct Row {
     what: String,
@@ -29,7 +29,7 @@ pub struct Row {
     met: bool,
 }
 
-/// Worlds in the order of the document, with what they are.
+/// The environments in the order of the document, with their titles.
 const WORLDS: [(&str, &str); 3] = [
     ("host", "On the host, as root"),
     ("docker", "In `docker run --cpus 1`"),
@@ -91,7 +91,7 @@ impl Run {
             let (value, unit, ratio) = (row.value, &row.unit, row.ratio());
             let ratio =
                 if ratio < 0.1 { format!("1/{:.0}", 1.0 / ratio) } else { format!("{ratio:.2}") };
-            // Targets are for the host; elsewhere the figures stand for themselves.
+            // The targets are for the host only.
             let (target, met) = match (self.world.as_str(), row.target.is_empty(), row.met) {
                 ("host", false, true) => (row.target.as_str(), "met"),
                 ("host", false, false) => (row.target.as_str(), "**missed**"),
@@ -108,10 +108,10 @@ impl Run {
     }
 }
 
-/// Writes `docs/benchmarks.md` and its figure from what is stored.
+/// Writes `docs/benchmarks.md` and its figure from the stored runs.
 pub fn render() {
     let mut text = String::from(
-        "# Benchmarks\n\nWritten by `make bench` and `make bench-worlds`. Each figure stands beside a yardstick that was measured in the same run:\nmachines differ and are noisy, ratios hold. The median of 5 rounds of 60 requests, one after the other with a pause, on a\nconnection that is kept; throughput with 8 callers that wait for nothing.\n\n![Latency distribution](benchmarks/latency.svg)\n",
+        "# Benchmarks\n\nWritten by `make bench` and `make bench-worlds`. Each value stands next to a yardstick that was measured in the same run:\nmachines differ and are noisy, so only the ratios can be compared. Latencies are of 5 rounds of 60 requests over one\nconnection, with a pause before each; throughput is with 8 callers that never pause.\n\n![Latency distribution](benchmarks/latency.svg)\n",
     );
     for (world, title) in WORLDS.iter().filter(|(world, _)| Run::path(world).exists()) {
         let run = Run::stored(world);
@@ -126,7 +126,7 @@ pub fn render() {
     std::fs::write(folder().with_extension("md"), text + "\n" + &notes).unwrap();
 }
 
-/// The share of requests that were answered within so many milliseconds.
+/// Draws the share of requests that were answered within a number of milliseconds.
 fn draw(run: &Run) {
     let path = folder().join("latency.svg");
     let area = SVGBackend::new(&path, (760, 360)).into_drawing_area();
@@ -166,7 +166,7 @@ fn draw(run: &Run) {
     area.present().unwrap();
 }
 
-/// Prints what got slower or larger since `before`, by ratio to its yardstick.
+/// Prints what became slower or larger since `before`, by the ratio to the yardstick.
 pub fn compare(before: &Run, now: &Run) {
     println!("| what | before | now | |\n|---|---|---|---|");
     for row in &now.rows {
