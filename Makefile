@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 RUFF := ruff==0.17.5
+PYTEST := pytest==9.2.0
+PYRIGHT := pyright[nodejs]==1.1.414
 DENY := cargo-deny@0.20.2
 PLAYWRIGHT := playwright==1.65.2
 SCHEMATHESIS := schemathesis==4.32.5
@@ -17,7 +19,7 @@ IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
 WORLDS := host user rootless docker uid bare small old gvisor lambda
 
-.PHONY: run build test lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page extra soak fuzz schemathesis cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: run build test harness lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page extra soak fuzz schemathesis cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 run: .venv/installed build   ## Serve on PORT (8080)
 	exec target/release/mainbox
@@ -36,6 +38,9 @@ extra: .venv/installed       ## The optional packages of requirements-extra.txt 
 
 test: .venv/installed        ## Every test but the slow suites
 	cargo test --locked
+
+harness: .tools/ruff         ## Unit tests of the Python side, without a sandbox
+	cd harness && ../.tools/bin/python3 -B -m pytest
 
 worlds: $(WORLDS:%=world-%)  ## Contract and containment in every world where mainbox will run; needs root and tests/worlds/setup
 
@@ -120,6 +125,7 @@ lint: .tools/ruff            ## What CI demands besides passing tests
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 	.tools/bin/ruff check harness tests
 	.tools/bin/ruff format --check harness tests
+	.tools/bin/pyright --project harness --pythonpath .tools/bin/python3
 
 deny: .cargo-deny/bin/cargo-deny ## Licences, sources and bans of all dependencies; `cargo deny check` has advisories too, which need the network
 	.cargo-deny/bin/cargo-deny check licenses bans sources
@@ -140,7 +146,7 @@ fmt: .tools/ruff             ## Format Rust and Python
 
 .tools/ruff: Makefile
 	$(PYTHON) -m venv --clear --without-pip .tools
-	$(PYTHON) -m pip --python .tools/bin/python3 install --quiet --disable-pip-version-check $(RUFF)
+	$(PYTHON) -m pip --python .tools/bin/python3 install --quiet --disable-pip-version-check $(RUFF) $(PYTEST) '$(PYRIGHT)'
 	touch $@
 
 lock:                        ## Compile requirements.in into requirements.txt (needs uv)

@@ -60,7 +60,10 @@ def of_exception(error: BaseException) -> ScriptFailure:
     frames = "".join(summary.format())
     if isinstance(error, MemoryError):
         return ScriptFailure("memory_limit", "The script needed more memory than its limit", frames=frames, line=line)
-    sentence = "".join(summary.format_exception_only()).strip().split("\n  ")[0]
+    if isinstance(error, SyntaxError):  # from exec or eval; its summary begins with the place
+        sentence = f"{type(error).__name__}: {error}"
+    else:
+        sentence = "".join(summary.format_exception_only()).strip().split("\n  ")[0]
     return ScriptFailure("exception", sentence, frames=frames, line=line)
 
 
