@@ -189,14 +189,14 @@ fn more_than_its_limit_is_told_by_the_name_of_the_file() {
         &none,
         400,
         "result_too_large",
-        &format!("outputs/b does not fit; all files together may have {most} bytes"),
+        &format!("outputs/b does not fit; the limit for all files together is {most} bytes"),
     );
     fails(
         "def main():\n    for number in range(101): open(f'outputs/{number:03}', 'w')",
         &none,
         400,
         "result_too_large",
-        "outputs/100 is one too many; the limit is 100 files",
+        "outputs/100 exceeds the limit of 100 files",
     );
     fails(
         "import os\ndef main(): os.makedirs('outputs' + '/d' * 8); open('outputs' + '/d' * 8 + '/e', 'w')",
@@ -210,7 +210,7 @@ fn more_than_its_limit_is_told_by_the_name_of_the_file() {
         &none,
         400,
         "not_json",
-        "outputs/a\nb has a name that cannot be sent",
+        "outputs/a\nb has a name that cannot be returned",
     );
     let all = format!("def main(): open('outputs/all', 'w').write('x' * {most})");
     let (_, files) = runs(&all, &none);
