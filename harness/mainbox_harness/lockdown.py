@@ -111,8 +111,8 @@ def lock_down(lockdown: dict[str, Any], order: dict[str, Any], zygote: int) -> N
         steps.append(("non_dumpable", lambda: prctl(PR_SET_DUMPABLE, 0)))
         # No program gives privileges back. Landlock and seccomp require it from processes without CAP_SYS_ADMIN.
         steps.append(("no_new_privs", lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)))
-    # Confines the worker to the files of the interpreter and its scratch directory, even if its uid may read more. Before
-    # seccomp, which refuses the system call.
+    # Confines the worker to the files of the interpreter and its scratch directory, even if its uid may read more.
+    # Before seccomp, which refuses the system call.
     if order["ruleset"]:
         steps.append(("landlock", enter_ruleset))
     # Refuses every system call that scripts do not need, among them those of the steps above, so it is the last. The
