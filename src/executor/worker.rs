@@ -17,7 +17,9 @@ use super::job::Job;
 use super::outcome::{self, Execution, Returned};
 use super::output_capture::OutputCapture;
 use super::protocol::Order;
-use super::worker_start::{StartError, fork_error, greeting, discard_early_output, pipe, socket_pair};
+use super::worker_start::{
+    StartError, discard_early_output, fork_error, greeting, pipe, socket_pair,
+};
 use super::zygote::{Exit, Zygote, ZygoteState};
 use crate::api::catalogue::{Failure, Kind};
 use crate::config::Config;
