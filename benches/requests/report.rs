@@ -41,8 +41,8 @@ const INTRODUCTION: &str = "\
 # Benchmarks
 
 `make bench` and `make bench-worlds` write this file. Each number is next to a yardstick from the same run, since
-machines differ and are noisy, but ratios are stable. Latencies are percentiles of 300 requests, one after the other with
-a pause of 15 ms, on a connection that is kept open. Throughput is measured with 8 clients that send without pause.
+machines differ and are noisy, but ratios are stable. Latencies are percentiles of 300 requests, one after the other
+with a pause of 15 ms, on a connection that is kept open. Throughput is measured with 8 clients that send without pause.
 Start times are the median of 5 starts.
 
 ![Latency distribution](benchmarks/latency.svg)
