@@ -38,7 +38,7 @@ class Server:
         )
         self.url = ""
         for line in self.process.stderr:
-            if address := re.search(r'"address":"0\.0\.0\.0:(\d+)"', line):
+            if address := re.search(r'"address":"[^"]*:(\d+)"', line):
                 self.url = f"http://127.0.0.1:{address[1]}/"
                 break
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
@@ -237,7 +237,6 @@ def main(n):
     def test_the_javascript_of_the_readme_runs_a_script(self) -> None:
         """As a page of the same origin."""
         snippet = (REPOSITORY / "README.md").read_text().split("```javascript\n")[1].split("```")[0]
-        self.assertEqual(len(snippet.splitlines()), 5)
         with self.page() as page:
             call = "execute('def main(x): return x * 2', 21, 'execute')"
             self.assertEqual(page.evaluate(f"async () => {{ {snippet} return {call} }}"), 42)
