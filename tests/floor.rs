@@ -83,7 +83,7 @@ fn binaries_that_can_be_read_are_below_the_tier_rlimits() {
     stops_with(
         &mut command,
         &format!(
-            "MAINBOX_FLOOR is rlimits, but this host lacks the layer `unreadable binaries`: this user can read {}; install it root-owned and 0711",
+            "MAINBOX_FLOOR is rlimits, but this host lacks the layer `unreadable binaries`: this user can read {}; install it owned by root with mode 0711",
             binary.display()
         ),
     );
@@ -95,7 +95,7 @@ fn a_scratch_directory_that_cannot_be_made_is_named() {
     let (code, _, error) = output(mainbox(&[]).env("TMPDIR", "/nowhere"));
     assert_eq!(code, Some(1));
     let name = error
-        .strip_prefix("mainbox: scratch directory /nowhere/mainbox-")
+        .strip_prefix("mainbox: cannot create scratch directory /nowhere/mainbox-")
         .unwrap_or_else(|| panic!("{error}"));
     assert!(name.ends_with("-XXXXXX: No such file or directory (os error 2)\n"), "{error}");
 }
@@ -133,7 +133,7 @@ fn where_no_other_uid_is_mapped_workers_get_user_namespaces_instead() {
     assert_eq!(code, Some(0), "{text}{error}");
     assert!(
         text.contains(
-            "no   own uid per worker: the user namespace of the zygotes knows no other uid"
+            "no   own uid per worker: the user namespace of the zygotes maps only one uid"
         ),
         "{text}"
     );

@@ -229,11 +229,11 @@ fn the_dangerous_ones_are_not_in_the_table() {
 }
 
 #[test]
-fn every_row_says_who_needs_it_and_stands_once() {
+fn every_row_has_a_reason_and_is_listed_once() {
     let rows: Vec<&Allowed> = SYSCALLS.iter().chain(LEGACY_SYSCALLS).collect();
-    assert!(rows.iter().all(|row| !row.who.is_empty()));
+    assert!(rows.iter().all(|row| !row.reason.is_empty()));
     assert_eq!(rows.len(), table().len());
-    assert!(READABLE.iter().all(|(path, who)| path.starts_with('/') && !who.is_empty()));
+    assert!(READABLE.iter().all(|(path, reason)| path.starts_with('/') && !reason.is_empty()));
 }
 
 #[test]

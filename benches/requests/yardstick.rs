@@ -10,7 +10,7 @@ use super::{GROUPBY, median};
 const STARTS: usize = 10;
 
 fn python() -> Command {
-    Command::new(std::env::var("MAINBOX_PYTHON").unwrap_or(String::from(".venv/bin/python3")))
+    Command::new(std::env::var("MAINBOX_PYTHON").unwrap_or(String::from("python3")))
 }
 
 /// How long Python takes to start and end with these arguments.

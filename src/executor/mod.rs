@@ -7,6 +7,8 @@
 mod admission;
 mod essential;
 mod exchange;
+#[cfg(test)]
+mod fake_zygote;
 mod harness;
 mod import_scan;
 mod job;
@@ -17,6 +19,7 @@ pub mod protocol;
 mod reaper;
 pub mod self_test;
 mod worker;
+mod worker_start;
 mod zygote;
 
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! The log, on stderr: lines for people on a terminal, JSON objects elsewhere.
 
+use std::backtrace::Backtrace;
 use std::fmt;
 use std::io::{self, IsTerminal};
 
@@ -63,6 +64,8 @@ fn own_level(level: Level) -> Targets {
 fn for_people(level: Level) {
     let fields = debug_fn(|writer, field, value| match field.name() {
         "message" => write!(writer, "{value:?}"),
+        // The only field of a span, in braces.
+        "request_id" => write!(writer, "{value:?}"),
         name if FOR_PROGRAMS.iter().any(|prefix| name.starts_with(prefix)) => Ok(()),
         name => write!(writer, " {name}={value:?}"),
     });
@@ -71,6 +74,7 @@ fn for_people(level: Level) {
         .with_target(false)
         .with_writer(|| LossyStderr);
     tracing_subscriber::registry().with(own_level(level)).with(lines).init();
+    log_panics();
 }
 
 fn for_programs(level_name: &'static str, filter: Targets) {
@@ -79,6 +83,15 @@ fn for_programs(level_name: &'static str, filter: Targets) {
         .event_format(JsonLine { level_name })
         .with_writer(|| LossyStderr);
     tracing_subscriber::registry().with(filter).with(lines).init();
+    log_panics();
+}
+
+/// Writes panics to the log, in its format, instead of as plain text between its lines.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::force_capture();
+        tracing::error!(%panic, %backtrace, "a panic in the supervisor");
+    }));
 }
 
 /// Standard error. Lines are lost if the reader is gone: reporting the error would write to the same closed stream and
