@@ -6,6 +6,8 @@ PYTHON ?= python3
 # Every target uses the interpreter of .venv, unless the environment names another.
 export MAINBOX_PYTHON ?= $(CURDIR)/.venv/bin/python3
 RUFF := ruff==0.17.5
+PYTEST := pytest==9.2.0
+PYRIGHT := pyright[nodejs]==1.1.414
 DENY := cargo-deny@0.20.2
 PLAYWRIGHT := playwright==1.65.2
 SCHEMATHESIS := schemathesis==4.32.5
@@ -21,7 +23,7 @@ IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
 WORLDS := host user rootless docker uid bare small old gvisor lambda
 
-.PHONY: help run build test lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page extra soak fuzz schemathesis cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: help run build test harness lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page extra soak fuzz schemathesis cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 help:                        ## List the targets
 	@awk 'match($$0, /^[a-z0-9-]+:/) && split($$0, parts, / *## /) > 1 { printf "  %-16s %s\n", substr($$0, 1, RLENGTH - 1), parts[2] }' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +48,9 @@ extra: .venv/installed       ## Install the optional packages of requirements-ex
 
 test: .venv/installed        ## Run all tests except the slow suites
 	cargo test --locked
+
+harness: .tools/ruff         ## Run the unit tests of the Python side, without a sandbox
+	cd harness && ../.tools/bin/python3 -B -m pytest
 
 worlds: $(WORLDS:%=world-%)  ## Run the contract and containment suites in every world, or in one: make world-docker; needs root and tests/worlds/setup
 
@@ -130,6 +135,7 @@ lint: .tools/ruff            ## Check formatting, lints and documentation of Rus
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 	.tools/bin/ruff check harness tests
 	.tools/bin/ruff format --check harness tests
+	.tools/bin/pyright --project harness --pythonpath .tools/bin/python3
 
 deny: .cargo-deny/bin/cargo-deny ## Check licenses, sources and bans of all dependencies; `cargo deny check` also checks advisories, which need the network
 	.cargo-deny/bin/cargo-deny check licenses bans sources
@@ -150,7 +156,7 @@ fmt: .tools/ruff             ## Format Rust and Python
 
 .tools/ruff: Makefile
 	$(PYTHON) -m venv --clear --without-pip .tools
-	$(PYTHON) -m pip --python .tools/bin/python3 install --quiet --disable-pip-version-check $(RUFF)
+	$(PYTHON) -m pip --python .tools/bin/python3 install --quiet --disable-pip-version-check $(RUFF) $(PYTEST) '$(PYRIGHT)'
 	touch $@
 
 lock:                        ## Compile requirements.in into requirements.txt (needs uv)

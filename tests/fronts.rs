@@ -272,7 +272,7 @@ fn an_archive_of_another_python_is_refused_and_the_log_says_why() {
         std::thread::sleep(Duration::from_millis(50));
     }
     let sentence =
-        "MAINBOX_ARCHIVE is of another version of Python; make it anew with `mainbox archive`";
+        "MAINBOX_ARCHIVE is from another version of Python; write it again with `mainbox archive`";
     server.log_line(sentence, 1);
 }
 

@@ -17,7 +17,9 @@ use super::job::Job;
 use super::outcome::{self, Execution, Returned};
 use super::output_capture::OutputCapture;
 use super::protocol::Order;
-use super::worker_start::{StartError, fork_error, greeting, log_early_stderr, pipe, socket_pair};
+use super::worker_start::{
+    StartError, discard_early_output, fork_error, greeting, pipe, socket_pair,
+};
 use super::zygote::{Exit, Zygote, ZygoteState};
 use crate::api::catalogue::{Failure, Kind};
 use crate::config::Config;
@@ -97,7 +99,7 @@ impl Worker {
                 Err(StartError::Stuck)
             }
         };
-        log_early_stderr(worker, &stderr);
+        discard_early_output(worker, &stdout, &stderr);
         let started = match started {
             // A zygote that cannot fork reports that and then closes the channel, and the end of the channel may be
             // noticed first.

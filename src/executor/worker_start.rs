@@ -16,8 +16,8 @@ use super::exchange::MAX_FAILURE_BYTES;
 use super::protocol::{LockdownFailure, from_worker};
 use crate::sandbox::SandboxError;
 
-/// How much of what a worker wrote to stderr before it was ready is logged, bytes.
-const EARLY_STDERR_BYTES: usize = 16 * 1024;
+/// How much of what a worker printed before it was ready is discarded, bytes.
+const EARLY_OUTPUT_BYTES: usize = 16 * 1024;
 
 /// Why a worker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -97,13 +97,12 @@ async fn lockdown_failure(channel: &UnixStream, header: [u8; 5]) -> StartError {
     serde_json::from_slice(&payload).map_or(StartError::Died, StartError::Lockdown)
 }
 
-/// Logs what a worker wrote to stderr before it was ready, such as the traceback of a harness that failed. The read is
-/// skipped unless it would be logged.
-pub(super) fn log_early_stderr(worker: u64, stderr: &pipe::Receiver) {
-    if !tracing::enabled!(tracing::Level::DEBUG) {
-        return;
-    }
-    let mut text = vec![0; EARLY_STDERR_BYTES];
+/// Discards what a worker printed before it was ready, such as the traceback of a harness that failed or the output of a
+/// preloaded module: it must not become the output of a script. What it wrote to stderr is logged at the level DEBUG.
+pub(super) fn discard_early_output(worker: u64, stdout: &pipe::Receiver, stderr: &pipe::Receiver) {
+    let mut text = vec![0; EARLY_OUTPUT_BYTES];
+    // More than that is left to the script's own output, which is bounded too.
+    let _ = stdout.try_read(&mut text);
     if let Ok(length @ 1..) = stderr.try_read(&mut text) {
         let text = String::from_utf8_lossy(&text[..length]);
         tracing::debug!(worker, stderr = %text, "a worker wrote to stderr before it was ready");
