@@ -102,10 +102,10 @@ fn measure(world: &str) -> Run {
         let rate = throughput(&server, script);
         rows.push(
             Row::new(
-                &format!("{name}, requests a second at {CONNECTIONS}"),
+                &format!("{name}, requests per second, {CONNECTIONS} clients"),
                 rate,
                 "/s",
-                "a loop that forks, ends and reaps",
+                "a loop that forks, exits and reaps",
                 forks,
             )
             .target("at least 0.6 x", rate >= 0.6 * forks),
@@ -122,13 +122,19 @@ fn measure(world: &str) -> Run {
         );
         let each = memory_of_each_worker();
         rows.push(
-            Row::new("each further pandas worker", each, "MB", "one python3 with pandas", memory)
-                .target("at most 12 MB", each <= 12.0),
+            Row::new(
+                "each additional pandas worker",
+                each,
+                "MB",
+                "one python3 with pandas",
+                memory,
+            )
+            .target("at most 12 MB", each <= 12.0),
         );
     }
     for (name, script, yardstick, yardstick_ms, ratio) in [
-        ("start to first trivial answer", TRIVIAL, "python3 -I -c pass", bare_ms, 3.0),
-        ("start to first pandas answer", PANDAS, "python3 -c 'import pandas'", pandas_ms, 1.15),
+        ("start to first trivial response", TRIVIAL, "python3 -I -c pass", bare_ms, 3.0),
+        ("start to first pandas response", PANDAS, "python3 -c 'import pandas'", pandas_ms, 1.15),
     ] {
         let first = milliseconds(median((0..ROUNDS).map(|_| {
             let server = Server::start(&[]);

@@ -1,4 +1,4 @@
-//! Shows runs as tables and as a figure, stores them as JSON, and compares two of them.
+//! Reports of a run: tables, stored JSON, a plot, and a comparison with another run.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -13,11 +13,11 @@ pub struct Run {
     pub isolation: String,
     pub cpus: usize,
     pub rows: Vec<Row>,
-    /// Latencies by script, milliseconds, sorted.
+    /// The latencies of each script, sorted, milliseconds.
     pub latencies: Vec<(String, Vec<f64>)>,
 }
 
-/// One measured value and its yardstick.
+/// One number next to its yardstick.
 #[derive(Deserialize, Serialize)]
 pub struct Row {
     what: String,
@@ -29,12 +29,24 @@ pub struct Row {
     met: bool,
 }
 
-/// The environments in the order of the document, with their titles.
+/// The environments in the order of the document, each with its heading.
 const WORLDS: [(&str, &str); 3] = [
     ("host", "On the host, as root"),
     ("docker", "In `docker run --cpus 1`"),
     ("gvisor", "Under gVisor"),
 ];
+
+/// The beginning of the document.
+const INTRODUCTION: &str = "\
+# Benchmarks
+
+`make bench` and `make bench-worlds` write this file. Each number is next to a yardstick from the same run, since
+machines differ and are noisy, but ratios are stable. Latencies are percentiles of 300 requests, one after the other
+with a pause of 15 ms, on a connection that is kept open. Throughput is measured with 8 clients that send without pause.
+Start times are the median of 5 starts.
+
+![Latency distribution](benchmarks/latency.svg)
+";
 
 impl Row {
     pub fn new(what: &str, value: f64, unit: &str, yardstick: &str, yardstick_value: f64) -> Row {
@@ -91,7 +103,7 @@ impl Run {
             let (value, unit, ratio) = (row.value, &row.unit, row.ratio());
             let ratio =
                 if ratio < 0.1 { format!("1/{:.0}", 1.0 / ratio) } else { format!("{ratio:.2}") };
-            // The targets are for the host only.
+            // Targets apply to the host only.
             let (target, met) = match (self.world.as_str(), row.target.is_empty(), row.met) {
                 ("host", false, true) => (row.target.as_str(), "met"),
                 ("host", false, false) => (row.target.as_str(), "**missed**"),
@@ -108,11 +120,9 @@ impl Run {
     }
 }
 
-/// Writes `docs/benchmarks.md` and its figure from the stored runs.
+/// Writes `docs/benchmarks.md` and its plot from the stored runs.
 pub fn render() {
-    let mut text = String::from(
-        "# Benchmarks\n\nWritten by `make bench` and `make bench-worlds`. Each value stands next to a yardstick that was measured in the same run:\nmachines differ and are noisy, so only the ratios can be compared. Latencies are of 5 rounds of 60 requests over one\nconnection, with a pause before each; throughput is with 8 callers that never pause.\n\n![Latency distribution](benchmarks/latency.svg)\n",
-    );
+    let mut text = String::from(INTRODUCTION);
     for (world, title) in WORLDS.iter().filter(|(world, _)| Run::path(world).exists()) {
         let run = Run::stored(world);
         let (isolation, cpus) = (&run.isolation, run.cpus);
@@ -166,7 +176,7 @@ fn draw(run: &Run) {
     area.present().unwrap();
 }
 
-/// Prints what became slower or larger since `before`, by the ratio to the yardstick.
+/// Prints what became slower or larger since `before`, as a ratio to its yardstick.
 pub fn compare(before: &Run, now: &Run) {
     println!("| what | before | now | |\n|---|---|---|---|");
     for row in &now.rows {
@@ -179,7 +189,7 @@ pub fn compare(before: &Run, now: &Run) {
             _ => "",
         };
         println!(
-            "| {} | {:.2} {} | {:.2} {} | {:+.0} % {verdict} |",
+            "| {} | {:.2} {} | {:.2} {} | {:+.0}% {verdict} |",
             row.what,
             old.value,
             row.unit,
