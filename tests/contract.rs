@@ -709,7 +709,7 @@ fn other_content_types_get_415() {
 
 #[test]
 fn unknown_paths_get_404_and_wrong_methods_get_405() {
-    is_refused(&server().get("/nothing"), 404, "not_found", "There is no /nothing here");
+    is_refused(&server().get("/nothing"), 404, "not_found", "The endpoint /nothing does not exist");
     let response = server().get("/execute");
     is_refused(&response, 405, "method_not_allowed", "This endpoint accepts POST only");
     assert_eq!(response.header("allow"), "POST");

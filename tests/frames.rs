@@ -65,7 +65,7 @@ fn an_incomplete_frame_is_explained_by_the_end_of_the_process() {
 #[test]
 fn the_next_bytes_complete_an_incomplete_frame() {
     // The worker's own frame follows. Its header of five bytes completes the claimed seven, and the result is not JSON.
-    let error = "The worker's result is not JSON";
+    let error = "The result is not valid JSON";
     sends("b'V\\x07\\0\\0\\0[1'", "return 5", 400, "not_json", error);
 }
 
@@ -84,7 +84,7 @@ fn a_huge_length_is_a_crash_before_its_payload_arrives() {
 
 #[test]
 fn an_invalid_result_is_not_json() {
-    let error = "The worker's result is not JSON";
+    let error = "The result is not valid JSON";
     for payload in ["b''", "b'[1,'", "b'1 2'", "b'NaN'", "b'\"\\xff\"'", "b'\\0'", "b'{\"a\":1,}'"]
     {
         sends(&format!("frame(b'V', {payload})"), "time.sleep(9)", 400, "not_json", error);

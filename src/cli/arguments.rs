@@ -9,7 +9,7 @@ use clap_complete::Shell;
 
 use crate::config::settings::SETTINGS;
 
-/// Runs main() of untrusted Python scripts in a sandbox.
+/// Runs main() of untrusted Python scripts in a sandbox and returns the result as JSON.
 ///
 /// Without a command, mainbox serves HTTP. Every setting can be given as an option or as an environment variable; an
 /// option takes precedence.
@@ -25,11 +25,11 @@ struct Definition {
 pub enum Command {
     /// Runs one script and prints the response body; exits with 0 if main() returned, else with 1
     Run(RunArguments),
-    /// Prints which isolation this host offers, and proves it; exits with 1 below the floor
+    /// Prints the isolation layers of this host and the results of the self-test; exits with 1 if one fails
     Doctor,
     /// Writes a bytecode archive of the preloaded modules to FILE, for --archive
     ///
-    /// Meant for the build of an image: the modules are imported without a sandbox.
+    /// For image builds: the modules are imported without a sandbox.
     Archive {
         /// The file to write, next to the packages, where the interpreter may read it
         file: PathBuf,

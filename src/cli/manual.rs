@@ -30,7 +30,10 @@ pub(super) fn manual(out: &mut dyn Write) -> io::Result<()> {
     let page = Man::new(command.clone());
     page.render_title(out)?;
     page.render_name_section(out)?;
-    page.render_synopsis_section(out)?;
+    let mut synopsis = Roff::new();
+    synopsis.control("SH", ["SYNOPSIS"]);
+    synopsis.text([bold("mainbox"), roman(" [OPTIONS] [COMMAND]")]);
+    synopsis.to_writer(out)?;
     page.render_description_section(out)?;
     let mut roff = Roff::new();
     roff.control("SH", ["COMMANDS"]);

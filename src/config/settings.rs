@@ -61,12 +61,12 @@ impl Setting {
     /// The default for people.
     pub fn default_text(&self) -> String {
         match &self.default {
-            DefaultValue::Is(value) => String::from(*value),
+            DefaultValue::Is(value) => format!("`{value}`"),
             DefaultValue::Differs(elsewhere, Platform::Lambda, there) => {
-                format!("{elsewhere}; {there} on AWS Lambda")
+                format!("`{elsewhere}`; `{there}` on AWS Lambda")
             }
             DefaultValue::Differs(elsewhere, _, there) => {
-                format!("{elsewhere}; {there} on Cloud Run")
+                format!("`{elsewhere}`; `{there}` on Cloud Run")
             }
             DefaultValue::Computed(text, _) | DefaultValue::Absent(text) => String::from(*text),
         }
@@ -134,7 +134,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_RATE",
         value: "RATE",
         default: DefaultValue::Absent("none"),
-        meaning: "how many scripts each API key may run, or each client address if there are no keys; further requests get 429 `rate_limited`; each process counts for itself",
+        meaning: "scripts that each API key may run per period, or each client address if there are no keys; further requests get 429 `rate_limited`; each process counts for itself",
         reader: Reader::Text(
             "a number and a period, such as `5/s`, `60/min` or `1000/h`",
             |config, value| {
@@ -147,7 +147,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_PROXIES",
         value: "COUNT",
         default: DefaultValue::Differs("0", Platform::CloudRun, "1"),
-        meaning: "how many trusted proxies in front append to X-Forwarded-For; the client address is taken from there",
+        meaning: "number of trusted proxies in front that append to X-Forwarded-For, from which the client address is taken",
         reader: Reader::Number(0..=10, |config, value| config.proxies = value as usize),
     },
     Setting {
@@ -167,7 +167,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_PAGE",
         value: "ON_OR_OFF",
         default: DefaultValue::Is("on"),
-        meaning: "whether browsers get the playground page at `/`; with `off` they get the JSON index",
+        meaning: "playground page at `/` for browsers; with `off` they get the JSON index",
         reader: Reader::Text("`on` or `off`", |config, value| {
             config.playground = choose(value, [("on", true), ("off", false)])?;
             Some(())
@@ -197,7 +197,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_ARCHIVE",
         value: "FILE",
         default: DefaultValue::Absent("none"),
-        meaning: "bytecode archive to import the preloaded modules from, which is faster where opening files is slow",
+        meaning: "bytecode archive to import the preloaded modules from, faster than the packages where opening files is slow",
         reader: Reader::Text(
             "the absolute path of a file that `mainbox archive` wrote",
             |config, value| {
@@ -229,7 +229,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_CONCURRENCY",
         value: "COUNT",
         default: DefaultValue::Computed(
-            "the CPUs available to the process; 1 on AWS Lambda",
+            "the CPUs available to the process; `1` on AWS Lambda",
             |platform| match platform {
                 // An environment of Lambda's gets one request at a time.
                 Platform::Lambda => String::from("1"),
@@ -314,7 +314,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_POLICY",
         value: "POLICY",
         default: DefaultValue::Is("standard"),
-        meaning: "what is refused before a script runs",
+        meaning: "early check that refuses scripts before they run; it is not a security boundary",
         reader: Reader::Text("`off`, `standard` or `strict`", |config, value| {
             config.policy = choose(value, Policy::ALL.map(|policy| (policy.name(), policy)))?;
             Some(())
@@ -335,7 +335,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_LOG",
         value: "LEVEL",
         default: DefaultValue::Absent(
-            "`info`; `warn` for commands; what AWS_LAMBDA_LOG_LEVEL says on AWS Lambda",
+            "`info`; `warn` for commands; the level of the function on AWS Lambda",
         ),
         meaning: "lowest level that is logged; `debug` also shows what a worker wrote to stderr before it was ready",
         reader: Reader::Text("`error`, `warn`, `info` or `debug`", |config, value| {

@@ -99,7 +99,7 @@ fn value(payload: Vec<u8>) -> Result<Box<RawValue>, Failure> {
     String::from_utf8(payload)
         .ok()
         .and_then(|text| RawValue::from_string(text).ok())
-        .ok_or_else(|| Failure::new(Kind::NotJson, "The worker's result is not JSON"))
+        .ok_or_else(|| Failure::new(Kind::NotJson, "The result is not valid JSON"))
 }
 
 fn failure(payload: &[u8]) -> Failure {

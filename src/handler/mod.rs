@@ -106,7 +106,8 @@ impl Handler {
     {
         let path = request.uri().path();
         let Some(endpoint) = Endpoint::at(path) else {
-            let failure = Failure::new(Kind::NotFound, format!("There is no {path} here"));
+            let failure =
+                Failure::new(Kind::NotFound, format!("The endpoint {path} does not exist"));
             return self.responses.failure(&failure);
         };
         let caller = match self.identify(&request, endpoint) {
@@ -269,7 +270,8 @@ impl Drop for CancelGuard<'_> {
 
 fn rate_limited(wait: Duration) -> Failure {
     let seconds = (wait.as_secs_f64().ceil() as u64).max(1);
-    let error = format!("Too many requests; retry in {seconds} seconds");
+    let unit = if seconds == 1 { "second" } else { "seconds" };
+    let error = format!("Too many requests; retry in {seconds} {unit}");
     Failure { retry_after: Some(seconds), ..Failure::new(Kind::RateLimited, error) }
 }
 

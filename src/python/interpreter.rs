@@ -40,7 +40,9 @@ impl Python {
     /// # Errors
     /// See [`PythonError`].
     pub fn find(wanted: &Path) -> Result<Python, PythonError> {
-        let found = on_path(wanted).ok_or_else(|| PythonError::NotFound(wanted.to_owned()))?;
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found =
+            look_up(wanted, &path).ok_or_else(|| PythonError::NotFound(wanted.to_owned()))?;
         let unusable = |source| PythonError::Unusable { path: found.clone(), source };
         let name = if is_program(&found).map_err(unusable)? {
             std::path::absolute(&found).map_err(unusable)?
@@ -53,12 +55,14 @@ impl Python {
     }
 }
 
-fn on_path(wanted: &Path) -> Option<PathBuf> {
+/// A `wanted` with a directory is a path; any other is looked up in the directories of `path`.
+fn look_up(wanted: &Path, path: &OsStr) -> Option<PathBuf> {
     if wanted.components().count() > 1 {
         return wanted.is_file().then(|| wanted.to_owned());
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|dir| dir.join(wanted)).find(|file| file.is_file())
+    // An empty or relative entry stands for the current directory, which may contain a program of a stranger.
+    let directories = std::env::split_paths(path).filter(|directory| directory.is_absolute());
+    directories.map(|directory| directory.join(wanted)).find(|file| file.is_file())
 }
 
 /// Returns whether the file is an ELF program. The Lambda image makes the interpreter executable but not readable, so a
@@ -102,4 +106,20 @@ fn libraries(name: &Path, program: &Path) -> Vec<PathBuf> {
     }
     paths.retain(|path| path.exists());
     paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_never_looked_up_in_the_current_directory() {
+        let here = env!("CARGO_MANIFEST_DIR");
+        let name = Path::new("Cargo.toml");
+        for path in ["", ".", ":", "src/..", "/nowhere"] {
+            assert_eq!(look_up(name, path.as_ref()), None, "{path}");
+        }
+        assert_eq!(look_up(name, here.as_ref()), Some(Path::new(here).join(name)));
+        assert!(look_up(Path::new("src/lib.rs"), OsStr::new("")).is_some());
+    }
 }
