@@ -15,7 +15,7 @@ FUZZ := cargo-fuzz@0.13.2
 FUZZ_TARGETS := request frame result event
 FUZZ_SECONDS ?= 60
 SOAK ?= 10000
-# Its wheel carries AWS' emulator of Lambda's interface to runtimes.
+# Its wheel contains AWS's Lambda runtime interface emulator.
 SAM := aws-sam-cli==1.170.0
 EMULATOR = $(firstword $(wildcard .sam/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-$(if $(filter aarch64,$(shell uname -m)),arm64,x86_64)))
 
@@ -28,7 +28,7 @@ WORLDS := host user rootless docker uid bare small old gvisor lambda
 help:                        ## List the targets
 	@awk 'match($$0, /^[a-z0-9-]+:/) && split($$0, parts, / *## /) > 1 { printf "  %-16s %s\n", substr($$0, 1, RLENGTH - 1), parts[2] }' $(firstword $(MAKEFILE_LIST))
 
-# Anyone who can reach the port can run scripts, so a laptop listens on loopback only.
+# Anyone who can reach the port can run scripts, so by default only loopback is used.
 run: export MAINBOX_HOST ?= 127.0.0.1
 run: .venv/installed build   ## Serve on port 8080 of this machine: PORT=9000 make run
 	@echo "Listening on $(MAINBOX_HOST). To accept clients from other machines: MAINBOX_HOST=:: make run"
@@ -52,7 +52,7 @@ test: .venv/installed        ## Run all tests except the slow suites
 harness: .tools/ruff         ## Run the unit tests of the Python side, without a sandbox
 	cd harness && ../.tools/bin/python3 -B -m pytest
 
-worlds: $(WORLDS:%=world-%)  ## Run the contract and containment suites in every world, or in one: make world-docker; needs root and tests/worlds/setup
+worlds: $(WORLDS:%=world-%)  ## Run the contract and containment suites in every environment, or in one: make world-docker; needs root and tests/worlds/setup
 
 $(WORLDS:%=world-%): world-%: .venv/installed .sam/installed
 	WORLD_EMULATOR=$(EMULATOR) tests/worlds/run $*
@@ -84,7 +84,7 @@ page: .page/installed         ## Test the web page in headless Chromium; needs /
 	cargo build --locked
 	PAGE_PYTHON=$(CURDIR)/.page/scripts/bin/python3 .page/bin/python3 tests/page/test_page.py
 
-# Beside the driver of the browser an interpreter with all packages, for the scripts of the page.
+# One environment for the browser driver, and one with all packages, in which the scripts of the page run.
 .page/installed: requirements.txt requirements-extra.txt Makefile
 	$(PYTHON) -m venv --clear --without-pip .page
 	$(PYTHON) -m pip --python .page/bin/python3 install --quiet --disable-pip-version-check $(PLAYWRIGHT)
@@ -93,7 +93,7 @@ page: .page/installed         ## Test the web page in headless Chromium; needs /
 	$(PYTHON) -m pip --python .page/scripts/bin/python3 install --quiet --disable-pip-version-check -r requirements-extra.txt
 	touch $@
 
-soak: .venv/installed        ## Run the fault tests that need root, and many requests of which a third are hostile: make soak SOAK=100000
+soak: .venv/installed        ## Run the fault tests that need root, and many requests, a third of them hostile: make soak SOAK=100000
 	SOAK=$(SOAK) cargo test --locked --test faults --test soak -- --include-ignored --nocapture --test-threads 1
 
 schemathesis: .venv/installed .schemathesis/installed ## Send requests generated from openapi.yaml to a real server

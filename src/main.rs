@@ -20,7 +20,7 @@ use mainbox::sandbox::scratch::ScratchError;
 use mainbox::sandbox::{Sandbox, SandboxError, sys};
 use mainbox::telemetry::log;
 
-/// Everything that can stop the start.
+/// Why mainbox could not start, or a command could not run.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     /// The command line; clap prints it in its own form.
@@ -47,7 +47,7 @@ enum StartError {
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
-    /// AWS Lambda's interface.
+    /// The Lambda runtime API.
     #[error(transparent)]
     Lambda(#[from] LambdaError),
     /// The runtime, its signals or its listener.
@@ -79,18 +79,18 @@ fn main() -> ExitCode {
     match start() {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        // Also the end of `--help` and `--version`, which clap prints to stdout with exit code 0.
+        // This also handles `--help` and `--version`, which clap prints to stdout with exit code 0.
         Err(StartError::Arguments(error)) => error.exit(),
         Err(error) => {
-            // Fails when stderr is closed, and then nobody reads the message.
+            // Fails only if stderr is closed, and then nobody can read the message.
             let _ = writeln!(io::stderr(), "mainbox: {error}");
             ExitCode::from(error.exit_code())
         }
     }
 }
 
-/// Returns whether the command succeeded. The sandbox is probed before the runtime exists, while the process has one
-/// thread, since the probe forks.
+/// Starts mainbox and runs it to its end. Returns whether the command succeeded. The sandbox is probed before the
+/// runtime exists, while the process has one thread, since the probe forks.
 fn start() -> Result<bool, StartError> {
     let arguments = Arguments::parse(std::env::args_os())?;
     if let Some(command) = &arguments.command

@@ -1,8 +1,9 @@
-//! Containment: what a hostile script must not be able to do, in the world that runs the suite.
+//! Containment: what a hostile script must not be able to do in the environment in which the suite runs.
 //!
-//! A world declares itself: WORLD_TIER is the tier that the server must report, WORLD_LACKS (comma-separated) what this
-//! world is known to lack. The suite fails when it finds something else, so that nothing is passed over silently.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+//! The environment declares itself: WORLD_TIER is the tier that the server must report, and WORLD_LACKS
+//! (comma-separated) lists what the environment is known to lack. The suite fails if it finds anything else, so that no
+//! test is skipped silently.
+#![allow(clippy::unwrap_used, reason = "a test reports a failure by panicking")]
 
 mod common;
 
@@ -12,7 +13,7 @@ use common::offender::Offender;
 use common::{declared_tier, hostile_server, lacks};
 use serde_json::{Value, json};
 
-/// Runs an offender and holds what it met against what its header promises of this world.
+/// Runs an offender and compares the outcome with what its header promises for this environment.
 #[track_caller]
 fn contained(name: &str) {
     let offender = Offender::read(name);
@@ -32,7 +33,7 @@ fn contained(name: &str) {
     assert_eq!(next.body, r#"{"result":"next","stdout":""}"#);
 }
 
-/// Whether this world promises to refuse it.
+/// Whether the offender must be refused in this environment.
 fn promised(offender: &Offender) -> bool {
     let worlds = |world: &str| offender.worlds.iter().any(|name| name == world);
     match declared_tier().as_str() {
@@ -42,7 +43,7 @@ fn promised(offender: &Offender) -> bool {
     }
 }
 
-/// Twins that need what the tier rlimits has none of: descriptors, files, threads.
+/// Whether the twin needs files or descriptors, which the tier rlimits does not allow.
 fn twin_is_declared_missing(name: &str) -> bool {
     const NEEDS_FILES: [&str; 6] = [
         "writes_outside_its_scratch_directory",
@@ -146,7 +147,7 @@ fn every_offender_has_a_test() {
 }
 
 #[test]
-fn the_world_is_the_one_that_was_declared() {
+fn the_environment_is_the_one_that_was_declared() {
     let about = hostile_server().get("/about").json();
     assert_eq!(about["isolation"]["tier"], declared_tier());
     let works = |name: &str| {
@@ -163,10 +164,10 @@ fn the_world_is_the_one_that_was_declared() {
     assert_eq!(about["limits"]["concurrency"].as_u64(), cpus);
 }
 
-// Between two requests.
+// Isolation between requests.
 
 #[test]
-fn what_a_script_patches_the_next_one_does_not_see() {
+fn a_script_does_not_see_what_the_previous_one_patched() {
     let server = hostile_server();
     let patch = "import builtins, json, os, sys, random\nimport numpy as np\nimport pandas as pd\ndef main():\n    \
         json.dumps = pd.DataFrame.sum = os.getcwd = np.mean = None\n    builtins.marker = sys.modules['marker'] = 'left'\n    \
@@ -182,10 +183,10 @@ fn what_a_script_patches_the_next_one_does_not_see() {
 }
 
 #[test]
-fn another_requests_data_is_not_in_memory() {
+fn data_of_other_requests_is_not_in_memory() {
     let server = hostile_server();
     let secret = "def main(x): return [x * 3, globals().setdefault('kept', x)][0][:5]";
-    // Put together at run time, so that the search does not find its own words.
+    // Put together at run time, so that the search does not find its own source.
     let search = "import gc\ndef main():\n    marker = 'needle' + str(7 * 6) + 'haystack'\n    found = []\n    for thing in gc.get_objects():\n        try:\n            if thing is not None and marker in repr(thing)[:100_000]: found.append(type(thing).__name__)\n        except Exception: pass\n    return [name for name in found if name != 'frame']";
     for _ in 0..3 {
         let body = json!({"script": secret, "input": "needle42haystack"});
@@ -195,7 +196,7 @@ fn another_requests_data_is_not_in_memory() {
 }
 
 #[test]
-fn harness_objects_give_a_script_nothing_but_its_own_answer() {
+fn objects_of_the_harness_let_a_script_change_only_its_own_response() {
     let server = hostile_server();
     let script = "import gc, sys\ndef main():\n    frame = sys._getframe()\n    while frame.f_back: frame = frame.f_back\n    \
         names = sorted({type(x).__name__ for x in gc.get_objects()} & {'Channel', 'Zygote'})\n    \
@@ -207,7 +208,7 @@ fn harness_objects_give_a_script_nothing_but_its_own_answer() {
 }
 
 #[test]
-fn a_forged_answer_is_only_the_forgers_own() {
+fn a_forged_result_affects_only_its_own_request() {
     let server = hostile_server();
     let forge = "import os, struct\ndef main():\n    value = b'\"forged\"'\n    for _ in range(3):\n        os.write(3, b'V' + struct.pack('<I', len(value)) + value)\n    return 'honest'";
     let answers: Vec<Value> = std::thread::scope(|scope| {
@@ -227,13 +228,13 @@ fn a_forged_answer_is_only_the_forgers_own() {
 }
 
 #[test]
-fn what_a_script_leaves_in_public_directories_is_gone() {
+fn leftovers_in_world_writable_directories_are_removed() {
     let server = hostile_server();
     let leave = "import os\ndef main():\n    made = []\n    for place in ('/tmp', '/var/tmp', '/dev/shm'):\n        try:\n            os.makedirs(f'{place}/mainbox-left/deep')\n            made.append(place)\n        except OSError: pass\n    return made";
     let look = "import os\ndef main():\n    return [place for place in ('/tmp', '/var/tmp', '/dev/shm') if os.path.exists(f'{place}/mainbox-left')]";
     for _ in 0..3 {
         server.run(leave);
-        // Where workers have uids of their own, sweeping goes on beside the next request.
+        // Where workers have their own uids, leftovers may be removed while the next request runs.
         let started = std::time::Instant::now();
         while server.run(look).json()["result"] != json!([]) {
             assert!(!lacks("own uid"), "the next request found what the one before it left");
@@ -243,9 +244,9 @@ fn what_a_script_leaves_in_public_directories_is_gone() {
 }
 
 #[test]
-fn nothing_passes_through_what_workers_have_in_common() {
+fn scripts_cannot_leave_messages_in_shared_resources() {
     let server = hostile_server();
-    // The flags of descriptor 0; links beside and above the scratch directory; a queue that was given to root.
+    // The flags of descriptor 0; links beside and above the scratch directory; a queue whose owner was changed to root.
     let leave = "import ctypes, fcntl, os\ndef main():\n    libc = ctypes.CDLL(None)\n    \
         try: fcntl.fcntl(0, fcntl.F_SETFL, os.O_NONBLOCK | os.O_APPEND)\n    except OSError: pass\n    \
         for link in ('../stash', '../../stash', '../../root/stash', '/tmp/stash'):\n        \
@@ -266,7 +267,7 @@ fn nothing_passes_through_what_workers_have_in_common() {
 }
 
 #[test]
-fn taking_rights_away_spoils_nobody_elses_answer() {
+fn removing_permissions_does_not_affect_other_responses() {
     let server = hostile_server();
     let spoil = "import os\ndef main():\n    for place in ('../scratch', '..', '../..'):\n        \
         try: os.chmod(place, 0)\n        except OSError: pass\n    return 1";
@@ -280,10 +281,10 @@ fn taking_rights_away_spoils_nobody_elses_answer() {
     assert_eq!(server.get("/health").json(), json!({"status": "healthy"}));
 }
 
-// Bounds.
+// Limits.
 
 #[test]
-fn bombs_end_as_one_clear_answer_and_others_are_served() {
+fn each_bomb_gets_a_clear_response_and_other_requests_are_served() {
     let server = hostile_server();
     let bombs = [
         "def main():\n    x = []\n    while True: x.append(bytearray(1 << 20))",

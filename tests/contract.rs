@@ -171,7 +171,7 @@ fn a_bare_script_is_accepted_as_a_body() {
 }
 
 #[test]
-fn the_script_runs_as_the_module_script_and_not_as_main() {
+fn the_module_is_named_script_and_the_main_guard_does_not_run() {
     returns(
         indoc! {r#"
             import dataclasses, pickle, sys
@@ -685,7 +685,7 @@ fn invalid_bodies_are_explained() {
 }
 
 #[test]
-fn a_script_over_its_limit_gets_413() {
+fn a_script_over_the_size_limit_gets_413() {
     let script = format!("def main(): return 1 #{}", "x".repeat(102_400));
     is_refused(
         &server().run(&script),

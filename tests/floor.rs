@@ -223,7 +223,7 @@ fn workers_that_cannot_lock_themselves_down_are_never_given_a_request() {
             String::from("Workers cannot be started; the service's log says why")
         )
     );
-    server.log_line("lock-down failed at mount: FileNotFoundError: [Errno 2]", 1);
+    server.log_line("lockdown failed at mount: FileNotFoundError: [Errno 2]", 1);
     let health = server.get("/health");
     assert_eq!(health.status, 503);
     assert_eq!(

@@ -161,11 +161,11 @@ fn pandas_objects_have_one_form_each() {
     ]);
     has_no_form(
         "{'s': pd.Series([1, 2], index=['a', 'a'])}",
-        "result.s is a Series with two equal labels; return .tolist() or .reset_index() instead",
+        "result.s is a Series with duplicate labels; return .tolist() or .reset_index() instead",
     );
     has_no_form(
         "pd.DataFrame([[1, 2]], columns=['a', 'a'])",
-        "result is a DataFrame with two equal column labels",
+        "result is a DataFrame with duplicate column labels",
     );
 }
 

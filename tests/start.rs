@@ -171,7 +171,7 @@ fn the_log_level_of_a_command_can_be_changed() {
     let body = "{\"result\":1,\"stdout\":\"\"}\n";
     let (code, printed, log) = run(&[]);
     assert_eq!((code, printed.as_str()), (Some(0), body));
-    assert!(log.contains("cannot import a preload module"), "{log}");
+    assert!(log.contains("cannot import a module of MAINBOX_PRELOAD"), "{log}");
     assert_eq!(run(&["--log", "error"]), (Some(0), String::from(body), String::new()));
     fs::remove_file(path).unwrap();
 }

@@ -1,4 +1,4 @@
-"""The lock-down: puts a worker into the sandbox, one mechanism a step, in a fixed order.
+"""The lockdown: puts a worker into the sandbox, one mechanism per step, in a fixed order.
 
 The supervisor decides which steps there are. If one fails, the worker ends before it has read its request.
 """
@@ -84,9 +84,10 @@ def lock_down(lockdown: dict[str, Any], order: dict[str, Any], zygote: int) -> N
     """Takes every step, or raises LockdownError. The descriptors of the worker are in place already."""
     steps: list[tuple[str, Callable[[], None]]] = []
 
-    # A process group of its own: killpg() of the script must not reach the zygote. Needs nothing, so it is the first.
+    # Its own process group: killpg() in the script must not reach the zygote. It needs no other step, so it comes
+    # first.
     steps.append(("session", os.setsid))
-    # A file system in memory that only this worker sees, with limits of bytes and files that the kernel enforces. Needs
+    # A file system in memory that only this worker sees, with limits on bytes and files that the kernel enforces. Needs
     # CAP_SYS_ADMIN in the zygote's user namespace, so it comes before everything that gives up privileges.
     if order["mount"] is not None:
         steps.append(("mount", lambda: mount_scratch(order["scratch"], order["mount"])))
@@ -104,12 +105,13 @@ def lock_down(lockdown: dict[str, Any], order: dict[str, Any], zygote: int) -> N
     if lockdown["prctl"]:
         # A worker that stays root or is in a new user namespace still has capabilities. After the uid, which needs one.
         steps.append(("capabilities", drop_capabilities))
-        # If the zygote is killed, no worker may stay behind. The kernel resets this and the next flag when the uid
+        # If the zygote is killed, no worker may outlive it. The kernel resets this and the next flag when the uid
         # changes, so both come after it.
         steps.append(("parent_death_signal", lambda: die_with(zygote)))
         # Other processes of the same uid must not trace this one or read its memory.
         steps.append(("non_dumpable", lambda: prctl(PR_SET_DUMPABLE, 0)))
-        # No program gives privileges back. Landlock and seccomp require it from processes without CAP_SYS_ADMIN.
+        # Executing a program cannot restore privileges. Landlock and seccomp require it from processes without
+        # CAP_SYS_ADMIN.
         steps.append(("no_new_privs", lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)))
     # Confines the worker to the files of the interpreter and its scratch directory, even if its uid may read more.
     # Before seccomp, which refuses the system call.
@@ -180,7 +182,7 @@ def change_uid(uid: int | None) -> None:
 
 
 def drop_capabilities() -> None:
-    """Gives up every capability, also if the uid stays root's."""
+    """Gives up every capability, even if the worker stays root."""
     header = struct.pack("=Ii", LINUX_CAPABILITY_VERSION_3, 0)
     # The effective, permitted and inheritable sets, all empty.
     empty = bytes(24)

@@ -1,4 +1,4 @@
-"""A working directory in memory, for the tier in which the kernel lets a script open no files.
+"""A working directory in memory, for the tier in which a script cannot open files.
 
 It holds the files of the request and those that the script writes. `open` and the functions of os in FUNCTIONS are
 replaced, so libraries that use them work with these files: pathlib, csv, pandas, numpy, zipfile. Paths outside the
@@ -178,7 +178,7 @@ class MemoryDir:
         self.files[name] = Node(content)
 
     def outputs(self, max_parts: int) -> Iterator[tuple[str, io.RawIOBase]]:
-        """Opens the files below `outputs/`, one after the other, each with its name relative to that."""
+        """Opens the files below `outputs/`, one after the other, each with its name relative to that directory."""
         beneath = self.outputs_folder + "/"
         for name in sorted(self.files):
             if name.startswith(beneath):
@@ -290,7 +290,7 @@ class MemoryDir:
 
 
 def failure(number: int, path: Any) -> OSError:
-    """Returns the error that the kernel would give."""
+    """Returns the error that the kernel would return."""
     return OSError(number, os.strerror(number), path)
 
 

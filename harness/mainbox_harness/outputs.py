@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from .failure import fail
 
 OUTPUTS = "outputs"
-# Flags to open a file: no links, and no waiting for a pipe.
+# Flags to open a file without following links or waiting for a pipe.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-# The errors when the script removed or replaced the directory.
+# The errors if the script has removed or replaced the directory.
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 
 
@@ -25,7 +25,7 @@ class WorkDir(Protocol):
         """Writes a file of the request."""
 
     def outputs(self, max_parts: int) -> Iterator[tuple[str, RawIOBase]]:
-        """Opens the regular files below `outputs/`, one after the other, each with its name relative to that."""
+        """Opens the regular files below `outputs/`, one after the other, each with its name relative to that directory."""
         ...
 
 
@@ -120,5 +120,5 @@ def checked(name: str, max_bytes: int) -> bytes:
 
 
 def is_harmless(letter: str) -> bool:
-    """Whether a letter is neither a control character, nor a separator on Windows, nor a byte that is not text."""
+    """Whether a character is neither a control character, nor a backslash, nor a byte that is not text."""
     return letter >= " " and not "\x7f" <= letter <= "\x9f" and letter != "\\" and not "\ud800" <= letter <= "\udfff"

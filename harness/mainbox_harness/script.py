@@ -56,7 +56,7 @@ def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, lat
                 work_dir.write(*request.files.pop())
             result = to_json(call_main(checked.code, request), options["max_depth"])
         finally:
-            flush()  # the script may have replaced its streams by files in outputs/
+            flush()  # the script may have replaced its streams with files in outputs/
         outputs = collect(work_dir, options["outputs"]) if work_dir else []
     except ScriptFailure:
         raise
@@ -75,7 +75,7 @@ def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, lat
 
 
 def call_main(code: CodeType, request: Request) -> object:
-    """Executes the module and its main, and waits for its threads."""
+    """Executes the module, calls its main, and waits for its threads."""
     module = types.ModuleType(MODULE)
     sys.modules[MODULE] = module
     source = request.source

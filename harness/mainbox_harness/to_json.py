@@ -1,6 +1,6 @@
 """Encodes results as JSON: one documented form for each type, strictly RFC 8259.
 
-Plain values pass at the speed of C: a list that contains only plain types is checked as a whole.
+Plain values are encoded in C: a list that contains only plain types is not converted item by item.
 """
 
 import binascii
@@ -23,7 +23,7 @@ dumps = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=Fal
 
 
 class NotJson(Exception):
-    """A value without a JSON form. On the way out each container adds a step to its path, the innermost first."""
+    """A value without a JSON form. While it propagates, each container adds a step to its path, the innermost first."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -206,7 +206,7 @@ class Encoder:
         raise NotJson(f"is of type {type_name(type(value))}, which has no JSON form")
 
     def array(self, values: Any) -> object:
-        """Converts a numpy array to nested arrays, or to its value if it has no dimension."""
+        """Converts a numpy array to nested arrays, or to its value if it is zero-dimensional."""
         if values.ndim == 0:
             return self.encode(values[()])
         # tolist() turns these kinds into Python values with the same form; the others keep their numpy scalars.
@@ -215,15 +215,15 @@ class Encoder:
         return self.items(list(values))
 
     def series(self, series: Any) -> object:
-        """Converts a pandas Series to an object from label to value."""
+        """Converts a pandas Series to an object that maps labels to values."""
         if not series.index.is_unique:
-            raise NotJson("is a Series with two equal labels; return .tolist() or .reset_index() instead")
+            raise NotJson("is a Series with duplicate labels; return .tolist() or .reset_index() instead")
         return self.members(dict(zip(series.index.tolist(), series.tolist(), strict=True)))
 
     def data_frame(self, frame: Any) -> object:
         """Converts a pandas DataFrame to an array with one object for each row."""
         if not frame.columns.is_unique:
-            raise NotJson("is a DataFrame with two equal column labels")
+            raise NotJson("is a DataFrame with duplicate column labels")
         return self.items(frame.to_dict("records"))
 
 
@@ -251,7 +251,7 @@ def step(key: object) -> str:
 
 
 def type_name(kind: type) -> str:
-    """Returns the name of a type, with its module unless it is built in or of the script."""
+    """Returns the name of a type, with its module unless the type is built in or defined by the script."""
     if kind.__module__ in ("builtins", "script"):
         return kind.__qualname__
     return f"{kind.__module__}.{kind.__qualname__}"

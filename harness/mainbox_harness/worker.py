@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Types of frames to a worker.
 SCRIPT, INPUT, FILE, RUN = b"S", b"I", b"D", b"R"
-# Types of frames from a worker; those of files are the same.
+# Types of frames from a worker. Files have the type FILE in both directions.
 READY, LOCKDOWN, VALUE, FAILURE = b"R", b"L", b"V", b"F"
 NAME_LENGTH = struct.Struct("<H")
 
@@ -63,10 +63,11 @@ def live(
 def place_descriptors(descriptors: list[int]) -> None:
     """Gives /dev/null, stdout, stderr, channel and ruleset the numbers 0 to 4, and closes everything else."""
     channel, stdout, stderr, *ruleset = descriptors
-    # First to high numbers, where they do not overwrite each other. Below are the zygote's control socket and pipes.
+    # First to high numbers, where they do not overwrite each other. The zygote's control socket and pipes have low
+    # ones.
     sources = [os.dup(descriptor) for descriptor in (stdout, stderr, channel, *ruleset)]
     high = [os.dup2(source, 100 + place, inheritable=False) for place, source in enumerate(sources)]
-    # Opened again: workers could leave each other messages in the flags of a shared open file.
+    # Opened anew, since workers could leave messages for each other in the flags of a shared open file.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0, inheritable=False)
     for place, descriptor in enumerate(high):
         os.dup2(descriptor, 1 + place, inheritable=False)
@@ -90,7 +91,7 @@ def reset_process_state(scratch: str) -> None:
 
 
 def unbuffered(descriptor: int, errors: str) -> io.TextIOWrapper:
-    """Returns a text stream that writes at once, so that printed text survives whatever happens next."""
+    """Returns a text stream that writes at once, so that printed text is not lost if the process dies."""
     raw = io.FileIO(descriptor, "w", closefd=False)
     return io.TextIOWrapper(raw, encoding="utf-8", errors=errors, newline="\n", write_through=True)
 

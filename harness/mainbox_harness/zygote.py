@@ -28,9 +28,9 @@ MAX_ORDER_BYTES = 1 << 16
 MAX_DESCRIPTORS = 8
 # The report must fit in one packet.
 MAX_INSTALLED = 500
-# How long no order must have come before deferred imports run.
+# How long the zygote must have received no order before it runs deferred imports.
 QUIET_MS = 20
-# Modules that many scripts import and that no start needs.
+# Modules that many scripts import but that are not needed at startup.
 COMMON = [
     "asyncio", "base64", "collections", "contextlib", "copy", "csv", "dataclasses", "datetime", "decimal",
     "fractions", "functools", "heapq", "inspect", "io", "itertools", "math", "operator", "pathlib",
@@ -39,10 +39,10 @@ COMMON = [
 
 
 class Zygote:
-    """Keeps the workers that it forked, and listens for orders of the supervisor and for SIGCHLD."""
+    """Keeps track of the workers that it forked, and waits for orders from the supervisor and for SIGCHLD."""
 
     def __init__(self, boot: dict[str, Any]) -> None:
-        """Imports everything of the harness that is needed; after that the package is no longer importable."""
+        """Imports every part of the harness that is needed, since the package cannot be imported later."""
         lockdown = boot["lockdown"]
         self.preload: list[str] = boot["preload"]
         self.late_limits = load_late_limits(lockdown["late_limits"])
@@ -59,10 +59,10 @@ class Zygote:
 
     def run(self) -> None:
         """Imports, reports that it is ready, and serves until the supervisor is gone."""
-        os.setsid()  # the Ctrl-C of a terminal is for the supervisor
+        os.setsid()  # Ctrl-C in a terminal is meant for the supervisor only
         if self.lockdown["prctl"]:
             prctl(PR_SET_DUMPABLE, 0)  # workers of the same uid must not read its memory
-        sys.set_int_max_str_digits(0)  # integers of any size are results; the timeout limits the conversion
+        sys.set_int_max_str_digits(0)  # results may contain integers of any size; the timeout limits their conversion
         with import_home(self.lockdown["home"]) if self.preload else nullcontext(), self.archive:
             packages, missing = import_all(self.preload)
         if self.late_limits is not None:
@@ -81,7 +81,7 @@ class Zygote:
             os._exit(0)  # the supervisor is gone
 
     def listen(self) -> None:
-        """Carries out orders and reaps, forever. Imports common modules the first time that nothing is to be done."""
+        """Carries out orders and reaps, forever. Imports common modules the first time that it has nothing to do."""
         events = select.poll()
         events.register(self.control, select.POLLIN)
         events.register(self.wake, select.POLLIN)
@@ -131,7 +131,7 @@ class Zygote:
             self.children[order["worker"]] = child
 
     def reap(self) -> None:
-        """Reaps dead workers that the supervisor has released. Until then their process ids stay taken."""
+        """Reaps dead workers that the supervisor has released. Until then, their process ids stay in use."""
         for child, number in list(self.released.items()):
             pid, status, usage = os.wait4(child, os.WNOHANG)
             if pid:
@@ -162,7 +162,7 @@ def load_late_limits(limits: list[dict[str, int]]) -> LateLimits | None:
 
 
 def open_archive(path: str | None) -> AbstractContextManager[None]:
-    """Imports what reads a bytecode archive, if one is used."""
+    """Returns a context in which imports read from the bytecode archive, if one is used."""
     if path is None:
         return nullcontext()
     from .bytecode_archive import archived
@@ -171,7 +171,7 @@ def open_archive(path: str | None) -> AbstractContextManager[None]:
 
 
 def preload_common_modules() -> None:
-    """Imports common modules, and leaves the garbage collector no objects to touch in a worker."""
+    """Imports common modules, and freezes all objects so that the garbage collector of a worker does not touch them."""
     import_all(COMMON)
     gc.collect()
     gc.freeze()

@@ -334,8 +334,8 @@ def test_pandas_objects_have_one_form_each(pandas: FakePandas) -> None:
 
 def test_equal_labels_of_pandas_objects_are_an_error(pandas: FakePandas) -> None:
     assert error_of({"s": pandas.Series(["a", "a"], [1, 2])}) == (
-        "result.s is a Series with two equal labels; return .tolist() or .reset_index() instead"
+        "result.s is a Series with duplicate labels; return .tolist() or .reset_index() instead"
     )
     assert error_of([pandas.DataFrame(["a", "a"], [[1, 2]])]) == (
-        "result[0] is a DataFrame with two equal column labels"
+        "result[0] is a DataFrame with duplicate column labels"
     )

@@ -25,7 +25,8 @@ struct Definition {
 pub enum Command {
     /// Runs one script and prints the response body; exits with 0 if main() returned, else with 1
     Run(RunArguments),
-    /// Prints the isolation layers of this host and the results of the self-test; exits with 1 if one fails
+    /// Prints the isolation layers of this host and the results of the self-test; exits with 0 if the self-test passes,
+    /// else with 1
     Doctor,
     /// Writes a bytecode archive of the preloaded modules to FILE, for --archive
     ///
@@ -34,7 +35,7 @@ pub enum Command {
         /// The file to write, next to the packages, where the interpreter may read it
         file: PathBuf,
     },
-    /// Asks the service on this host for its health; exits with 0 if it is healthy, else with 1
+    /// Checks the health of the service on this host; exits with 0 if it is healthy, else with 1
     Health,
     /// Prints a completion script for a shell
     Completions {

@@ -89,7 +89,7 @@ fn escaped(json: &str) -> String {
     line
 }
 
-/// Answers `request` and shows its output on stderr as it comes.
+/// Handles `request` and shows the output of the script on stderr while it runs.
 async fn run_with_terminal(
     handler: &Handler,
     mut request: Request<Full<Bytes>>,
@@ -136,7 +136,7 @@ fn read_files(paths: &[PathBuf]) -> Result<Files, CommandError> {
     Ok(files)
 }
 
-/// Makes the directory. It must be empty, since the script chooses the names of the files in it.
+/// Creates the directory. An existing one must be empty, since the script chooses the names of the files in it.
 fn make_empty(directory: &Path) -> Result<(), CommandError> {
     let failed = |source| CommandError::Outputs { path: directory.to_owned(), source };
     fs::create_dir_all(directory).map_err(failed)?;

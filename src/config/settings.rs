@@ -1,5 +1,5 @@
-//! The table of settings. Each row is everything about one setting: its name, default, accepted values, meaning, and how
-//! its value is read. The command line, the manual and docs/configuration.md show the same rows.
+//! The table of settings. Each row contains everything about one setting: its name, default, accepted values, meaning,
+//! and how its value is read. The command line, the manual and docs/configuration.md show the same rows.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
@@ -58,7 +58,7 @@ impl Setting {
         name.to_ascii_lowercase().replace('_', "-")
     }
 
-    /// The default for people.
+    /// The default, as text for people.
     pub fn default_text(&self) -> String {
         match &self.default {
             DefaultValue::Is(value) => format!("`{value}`"),
@@ -147,7 +147,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_PROXIES",
         value: "COUNT",
         default: DefaultValue::Differs("0", Platform::CloudRun, "1"),
-        meaning: "number of trusted proxies in front that append to X-Forwarded-For, from which the client address is taken",
+        meaning: "number of trusted proxies in front of the service; the client address is read from the X-Forwarded-For entries that they append",
         reader: Reader::Number(0..=10, |config, value| config.proxies = value as usize),
     },
     Setting {
@@ -197,7 +197,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_ARCHIVE",
         value: "FILE",
         default: DefaultValue::Absent("none"),
-        meaning: "bytecode archive to import the preloaded modules from, faster than the packages where opening files is slow",
+        meaning: "bytecode archive from which the preloaded modules are imported; faster where opening files is slow",
         reader: Reader::Text(
             "the absolute path of a file that `mainbox archive` wrote",
             |config, value| {
@@ -231,12 +231,12 @@ pub const SETTINGS: &[Setting] = &[
         default: DefaultValue::Computed(
             "the CPUs available to the process; `1` on AWS Lambda",
             |platform| match platform {
-                // An environment of Lambda's gets one request at a time.
+                // A Lambda environment gets one request at a time.
                 Platform::Lambda => String::from("1"),
                 Platform::CloudRun | Platform::Elsewhere => available_cpus().to_string(),
             },
         ),
-        meaning: "scripts that run at once",
+        meaning: "number of scripts that run at once",
         reader: Reader::Number(1..=MAX_CONCURRENCY, |config, value| {
             config.concurrency = value as usize;
         }),
@@ -245,14 +245,14 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_QUEUE",
         value: "COUNT",
         default: DefaultValue::Is("64"),
-        meaning: "requests that may wait for a worker; when the queue is full, further requests get 503 `busy`",
+        meaning: "number of requests that may wait for a worker; when the queue is full, further requests get 503 `busy`",
         reader: Reader::Number(0..=10_000, |config, value| config.queue = value as usize),
     },
     Setting {
         name: "MAINBOX_REST_SECONDS",
         value: "SECONDS",
         default: DefaultValue::Is("60"),
-        meaning: "seconds without a request after which one spare worker of each kind is kept, to save memory",
+        meaning: "seconds without a request after which all spare workers but one of each kind are killed, to save memory",
         reader: Reader::Number(1..=86_400, |config, value| {
             config.idle_after = Duration::from_secs(value);
         }),
@@ -270,7 +270,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_MAX_STDOUT_BYTES",
         value: "BYTES",
         default: DefaultValue::Differs("1048576", Platform::Lambda, "524288"),
-        meaning: "bytes of stdout and of stderr that are returned; the rest is discarded",
+        meaning: "largest stdout and largest stderr that are returned, bytes each; the rest is discarded",
         reader: Reader::Number(0..=16 * MIB, |config, value| {
             config.max_stdout_bytes = value as usize;
         }),
@@ -324,7 +324,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_FLOOR",
         value: "TIER",
         default: DefaultValue::Differs("seccomp", Platform::Lambda, "rlimits"),
-        meaning: "weakest isolation tier that may serve; `none` serves without a sandbox and is for development only",
+        meaning: "weakest isolation tier with which mainbox starts; `none` allows running without a sandbox and is for development only",
         reader: Reader::Text("`namespaces`, `seccomp`, `rlimits` or `none`", |config, value| {
             let tiers = Tier::ALL.into_iter().map(|tier| (tier.name(), Some(tier)));
             config.floor = choose(value, tiers.chain([("none", None)]))?;

@@ -1,4 +1,4 @@
-//! The exchange of one request with a worker: frames to the worker, frames back.
+//! Exchanges one request with a worker: sends the request as frames and receives the answer as frames.
 
 use std::io;
 
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_broken_protocol_is_a_crash() {
+    async fn an_answer_that_breaks_the_protocol_is_reported_as_crashed() {
         for answer in [
             &b"?\0\0\0\0"[..],
             b"R\0\0\0\0",
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_result_over_its_limit_is_refused_although_it_was_sent() {
+    async fn a_result_over_its_limit_is_refused_by_the_supervisor() {
         let failure = failure(b"V\x09\0\0\x00123456789").await;
         assert_eq!(failure.kind, Kind::ResultTooLarge);
         assert_eq!(failure.error, "The result is larger than its limit of 8 bytes");

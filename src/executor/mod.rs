@@ -1,8 +1,8 @@
 //! The executor: runs scripts, each in a worker of its own.
 //!
-//! [`Executor::execute`] is the only way to run a script. It chooses the zygote that suits the script's imports
-//! (`import_scan.rs`), waits for a permit to run (`admission.rs`) and for a spare worker (`pool.rs`), and has the worker
-//! run the script (`worker.rs`, `exchange.rs`). Nothing that a worker sends is trusted (`outcome.rs`).
+//! [`Executor::execute`] is the only way to run a script. It waits for a run permit (`admission.rs`), chooses the
+//! zygote that suits the script's imports (`import_scan.rs`), takes a spare worker (`pool.rs`), and has the worker run
+//! the script (`worker.rs`, `exchange.rs`). Nothing that a worker sends is trusted (`outcome.rs`).
 
 mod admission;
 mod essential;
@@ -41,7 +41,7 @@ use crate::python::interpreter::Python;
 use crate::sandbox::Sandbox;
 use crate::telemetry::prometheus::Metrics;
 
-/// Why nothing runs any more once a script's leftovers could not be removed.
+/// The error of every request after the leftovers of a script could not be removed.
 const CONTAMINATED: &str =
     "The leftovers of a script could not be removed; the service must be restarted";
 
@@ -57,7 +57,7 @@ pub enum Health {
     Unhealthy(String),
 }
 
-/// How long [`Executor::settle`] waits for a worker to be gone and the next one to be ready. 20 ms are usual.
+/// How long [`Executor::settle`] waits for a worker to be gone and the next one to be ready. It usually takes 20 ms.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the process must not serve another request.
@@ -79,8 +79,9 @@ pub enum Unsettled {
 pub struct Executor {
     config: Arc<Config>,
     sandbox: Arc<Sandbox>,
-    /// For scripts that import the standard library only. It is ready before the other pool and its workers are smaller.
-    /// `None` where files cannot be opened later: there, a script sent to the wrong pool could not import its packages.
+    /// For scripts that import the standard library only. It is ready before the other pool and its workers are
+    /// smaller. `None` in the tier in which a script cannot open files, since a script sent to the wrong pool could not
+    /// import its packages there.
     bare: Option<Arc<Pool>>,
     preloaded: Arc<Pool>,
     admission: Admission,
@@ -93,7 +94,8 @@ impl Executor {
     pub fn start(config: Arc<Config>, sandbox: Arc<Sandbox>, python: Python) -> Arc<Executor> {
         let slots = if sandbox.one_at_a_time() { 1 } else { config.concurrency };
         let metrics = Arc::new(Metrics::new(sandbox.tier_name()));
-        // As many spares as can run: where workers are not separated, none waits beside the one that runs.
+        // One spare for each script that can run. Where workers are not separated, this is one, so no spare exists
+        // while a script runs.
         let pool = |preload| {
             let (config, sandbox, metrics) = (&config, &sandbox, &metrics);
             Pool::new(Arc::clone(config), Arc::clone(sandbox), Arc::clone(metrics), preload, slots)
@@ -138,7 +140,8 @@ impl Executor {
     /// Waits for a permit and a worker, and runs `job`.
     ///
     /// # Errors
-    /// `busy` when the queue is full; `internal` when no worker can be started or the sandbox did not hold.
+    /// `busy` when the queue is full; `internal` when no worker can be started or the sandbox did not pass its
+    /// self-test.
     pub async fn execute(&self, job: Job) -> Result<Execution, Failure> {
         let arrived = Instant::now();
         let run_permit = self.admission.run_permit().await?;
@@ -159,9 +162,10 @@ impl Executor {
         // kills them.
         for is_last_try in [one_at_a_time, true] {
             let mut worker = pool.take().await.ok_or_else(cannot_start)?;
-            // The permit ends with the response, or where workers are not separated, when the leftovers are removed.
+            // The permit is released with the response or, where workers are not separated, once the leftovers are
+            // removed.
             worker.begin_use(if one_at_a_time { run_permit.take() } else { None });
-            // Dropped in any case, also when the client disconnects and this future is cancelled.
+            // Dropped in every case, even when the client disconnects and this future is cancelled.
             let _refill = Refill { executor: self, pool };
             let run = worker.run(job, &self.config, arrived.elapsed(), is_last_try);
             let Some((execution, process)) = run.await else { continue };
@@ -233,8 +237,8 @@ impl Executor {
         Some(reported)
     }
 
-    /// Returns when workers turn out not to start at all. Never returns once one has started: from then on, `/health`
-    /// reports problems.
+    /// Returns once it is clear that no worker can be started. Never returns once one has started: from then on,
+    /// `/health` reports problems.
     pub async fn never_starts(&self) {
         for pool in self.pools() {
             if pool.self_test_results().await.is_some() {
@@ -300,7 +304,7 @@ impl Executor {
         self.preloaded.info()
     }
 
-    /// The metrics, to count executions in.
+    /// The metrics, for counting executions.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }

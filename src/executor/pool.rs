@@ -17,16 +17,16 @@ use crate::python::interpreter::Python;
 use crate::sandbox::Sandbox;
 use crate::telemetry::prometheus::{self, Metrics};
 
-/// After this many workers in a row that did not start, the service is unhealthy.
+/// The number of consecutive failed worker starts after which the service is unhealthy.
 const FAILURES_IN_A_ROW: u32 = 3;
-/// Time between the death of a zygote and the next one, and between two workers that did not start. It is multiplied by
-/// the number of failures in a row.
+/// The delay before a dead zygote is replaced and before a failed worker start is retried. It is multiplied by the
+/// number of consecutive failures.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// Failures in a row beyond which the time between two tries grows no further.
+/// The number of consecutive failures beyond which the delay stops growing.
 const MAX_COUNTED_FAILURES: u32 = 50;
 
-/// How long the end of a worker and the fork of the next one are delayed after a response if no request waits. Each takes
-/// the kernel a millisecond, and on few CPUs the client would receive its response only after that.
+/// How long the end of a worker and the fork of the next one are delayed after a response if no request waits. Each
+/// keeps the kernel busy for a millisecond, and with few CPUs the response would reach the client only after that.
 pub(super) const RESPONSE_FIRST: Duration = Duration::from_millis(1);
 
 /// Spare workers and their zygote.
@@ -37,7 +37,7 @@ pub(super) struct Pool {
     preload: Vec<String>,
     /// The number of spares under load.
     max_spares: usize,
-    /// When a worker was last taken. Long after that, one spare is enough.
+    /// When a worker was last taken. After `MAINBOX_REST_SECONDS` without requests, one spare is enough.
     last_taken: Mutex<Instant>,
     /// The findings of the self-test, once it is over.
     self_test_results: watch::Sender<Option<Arc<[Finding]>>>,
@@ -124,7 +124,7 @@ impl Pool {
             return;
         };
         for (module, error) in &info.missing {
-            tracing::warn!(module, error, "cannot import a preload module; serving without it");
+            tracing::warn!(module, error, "cannot import a module of MAINBOX_PRELOAD; serving without it");
         }
         self.forked_once.store(false, Ordering::Release);
         self.current.send_replace(Some(Current { zygote, info }));
@@ -219,7 +219,7 @@ impl Pool {
     pub(super) fn update_metrics(&self) {
         let spares = self.spares().len() as i64;
         self.metrics.spares.get_or_create(&self.label()).set(spares);
-        // Reported as 0 from the start, so that the first restart is a change.
+        // Reported as 0 from the start, so that Prometheus sees the first restart as an increase.
         let _ = self.metrics.zygote_restarts.get_or_create(&self.label());
     }
 
@@ -278,8 +278,9 @@ impl Pool {
         }
     }
 
-    /// Starts the missing spares. If a request is waiting (`has_waiters`), they start at once and without a warm-up: the
-    /// warm-up makes the later request faster, but a request that waits would wait for it longer than it gains.
+    /// Starts the missing spares. If a request is waiting (`has_waiters`), they start at once and without a warm-up:
+    /// the warm-up makes a later request faster, but would delay a request that is already waiting by more than it
+    /// saves.
     pub(super) fn refill(self: &Arc<Self>, has_waiters: bool) {
         if self.retired.load(Ordering::Acquire) {
             return;

@@ -182,7 +182,7 @@ pub enum LockdownStep {
     Seccomp,
 }
 
-/// A step of the lock-down failed.
+/// A step of the lockdown failed.
 #[derive(Clone, Debug, Deserialize)]
 pub struct LockdownFailure {
     /// The step.

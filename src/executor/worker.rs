@@ -1,4 +1,4 @@
-//! A worker as the supervisor sees it: forked ahead of time, locked down, and good for one request.
+//! A worker as the supervisor sees it: forked ahead of time, locked down, and used for one request.
 
 use std::io;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ use crate::sandbox::{Sandbox, namespaces, procfs, rlimits, sys};
 
 /// How long a worker may take to lock itself down and warm up before its zygote counts as stuck.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a worker that closed its channel may take to exit, so that its exit status can explain what happened. A
-/// millisecond is usual; on a starved machine it has taken more than 50.
+/// How long a worker that closed its channel may take to exit, so that its exit status can explain what happened. It
+/// usually takes a millisecond; on an overloaded machine, it has taken more than 50.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// How long the report of a failed fork may take after the channel has closed.
 const FORK_REPORT_GRACE: Duration = Duration::from_millis(50);
@@ -46,7 +46,7 @@ pub(super) struct Worker {
     resident_bytes: u64,
 }
 
-/// The process of a worker. Dropping it kills the process, and then gives its jail back.
+/// The process of a worker. Dropping it kills the process and then releases its jail.
 pub(super) struct Process {
     worker: u64,
     pid: Option<Pid>,
@@ -59,7 +59,7 @@ impl Worker {
     /// the warm-up scripts first.
     ///
     /// # Errors
-    /// See [`StartError`]; the process is gone then.
+    /// See [`StartError`]; in every case, the process is gone.
     pub(super) async fn start(
         worker: u64,
         zygote: &Arc<Zygote>,
@@ -116,7 +116,8 @@ impl Worker {
         Ok(Worker { process, channel, stdout, stderr, resident_bytes })
     }
 
-    /// Returns whether the worker can still be given a request. The channel of a worker that died has ended.
+    /// Returns whether the worker can still be given a request. Reading from the channel of a dead worker does not
+    /// block.
     pub(super) fn is_alive(&self) -> bool {
         let mut byte = [0];
         !self.process.zygote.is_gone()
@@ -148,11 +149,11 @@ impl Worker {
         }
     }
 
-    /// Runs `job`. Everything that the worker is waited for has a deadline. The process is returned beside the execution;
-    /// dropping it, or this future, ends the worker.
+    /// Runs `job`. Every wait for the worker has a deadline. The process is returned together with the execution;
+    /// dropping it, or this future, kills the worker.
     ///
-    /// Returns `None` if the worker was gone before it had read the request, so that nothing can have run, unless this
-    /// `is_last_try`.
+    /// Returns `None` if the worker died before it had read the request, which means that nothing has run. On the last
+    /// try (`is_last_try`), this is reported as a failure instead.
     pub(super) async fn run(
         mut self,
         job: &Job,
@@ -215,7 +216,7 @@ impl Worker {
     }
 }
 
-/// The worker was lost through no fault of the script.
+/// The failure for a worker that was lost through no fault of the script.
 pub(super) fn lost() -> Failure {
     Failure::new(Kind::Internal, "The worker was lost; this is not the script's fault")
 }
@@ -269,7 +270,7 @@ impl Process {
         }
     }
 
-    /// Kills the process, and gives its jail back once it is certainly gone.
+    /// Kills the process, and releases its jail once the process is certainly gone.
     fn end(&mut self, reaped: Option<oneshot::Receiver<Exit>>) {
         self.kill();
         let Some(jail) = self.jail.take() else { return };

@@ -32,8 +32,8 @@ pub(super) enum StartError {
     /// The zygote could not fork it.
     #[error("fork of a worker: {0}")]
     Fork(io::Error),
-    /// A step of its lock-down failed.
-    #[error("lock-down failed at {step:?}: {error}", step = .0.step, error = .0.error)]
+    /// A step of its lockdown failed.
+    #[error("lockdown failed at {step:?}: {error}", step = .0.step, error = .0.error)]
     Lockdown(LockdownFailure),
     /// It died before it was ready.
     #[error("a worker died before it was ready")]

@@ -31,7 +31,7 @@ const MESSAGE_BYTES: usize = 64 * 1024;
 #[non_exhaustive]
 pub(super) enum ZygoteError {
     /// The control socket could not be made.
-    #[error("control socket of the zygote: {0}")]
+    #[error("cannot set up the control socket of the zygote: {0}")]
     Control(io::Error),
     /// The process could not be started.
     #[error("cannot start the zygote: {0}")]
@@ -147,7 +147,7 @@ impl Zygote {
         receiver
     }
 
-    /// Stops waiting for a failed fork; called when the worker is ready.
+    /// Stops waiting for the report of a failed fork. Called once the worker is ready.
     pub(super) fn forked(&self, worker: u64) {
         self.awaited().forks.remove(&worker);
     }
@@ -198,7 +198,7 @@ impl Drop for Zygote {
 fn program(python: &Python) -> io::Result<Program> {
     use std::os::unix::ffi::OsStrExt;
     let mut environment = vec![
-        // One thread of arithmetic per script, since several scripts share the CPUs.
+        // One BLAS and OpenMP thread per script, since several scripts share the CPUs.
         String::from("OPENBLAS_NUM_THREADS=1"),
         String::from("OMP_NUM_THREADS=1"),
         // One malloc arena: each further arena reserves 64 MB of address space, which the memory limit counts.

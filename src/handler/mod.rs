@@ -36,7 +36,7 @@ use crate::executor::output_capture::OutputSink;
 use crate::executor::{Executor, Health, Job};
 use crate::telemetry::prometheus::{self, Metrics};
 
-/// The bytes of all requests together that may be held in memory. Further requests are `busy`.
+/// The limit on the size of all requests in memory together, bytes. Further requests get `busy`.
 const MAX_HELD_BYTES: usize = 64 << 20;
 
 /// The API as an OpenAPI document.
@@ -48,7 +48,7 @@ const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
 
-/// The caller is already authenticated, by the shell it types in or by AWS IAM, so the request needs no API key. A front
+/// Marks a request that needs no API key, since it comes from the command line or was authenticated by AWS IAM. A front
 /// attaches it to a request as an extension.
 #[derive(Clone, Copy, Debug)]
 pub struct Trusted;
@@ -59,7 +59,7 @@ pub struct Handler {
     executor: Arc<Executor>,
     cors: Option<CorsLayer>,
     rate_limit: Option<Arc<RateLimit>>,
-    /// For requests, from their first byte until their script ends.
+    /// The memory budget of requests, each from its first byte until its script ends.
     requests: MemoryBudget,
     responses: Responses,
 }
@@ -251,7 +251,8 @@ impl Handler {
     }
 }
 
-/// Counts the request as cancelled if it is dropped before [`CancelGuard::disarm`]: the client disconnected.
+/// Counts the request as cancelled if the guard is dropped before [`CancelGuard::disarm`], which happens when the
+/// client disconnects.
 struct CancelGuard<'a>(Option<&'a Metrics>);
 
 impl CancelGuard<'_> {
@@ -275,7 +276,7 @@ fn rate_limited(wait: Duration) -> Failure {
     Failure { retry_after: Some(seconds), ..Failure::new(Kind::RateLimited, error) }
 }
 
-/// Refuses files that do not fit in the scratch directory before they use up a worker.
+/// Refuses files that do not fit in the scratch directory, before a worker is taken for them.
 fn check_scratch_room(files: &Files, config: &Config) -> Result<(), Failure> {
     let (needed, room) = (files.bytes_on_disk(), config.scratch_bytes);
     if needed <= room {

@@ -1,4 +1,4 @@
-//! Responses: the outcome of a request as an HTTP response.
+//! Builds HTTP responses from the outcomes of requests.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::executor::outcome::Execution;
 use crate::executor::output_capture::Captured;
 use crate::telemetry::execution_record::{ExecutionRecord, milliseconds};
 
-/// The bytes of all execution responses together that may wait for their clients. Further responses are `busy`.
+/// The limit on the size of all execution responses in memory together, bytes. Further responses become `busy`.
 const MAX_HELD_BYTES: usize = 64 << 20;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -26,7 +26,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The warning of every response when no sandbox is in force.
 const UNSANDBOXED: &str = "No sandbox is in force: the script had the rights of the service. MAINBOX_FLOOR=none is for development";
 /// The warning of every response when a sandbox is in force, but none is required.
-const NO_FLOOR: &str = "MAINBOX_FLOOR=none is for development: scripts would run without a sandbox too. One is in force now";
+const NO_FLOOR: &str = "MAINBOX_FLOOR=none is for development: a sandbox is in force now, but none is required";
 
 /// Builds responses. Cheap to clone. Every response to `/execute` carries its [`ExecutionRecord`] as an extension.
 #[derive(Clone)]
@@ -80,7 +80,7 @@ impl Responses {
         // The size after escaping, which can turn one byte into six.
         let mut reservation = self.held.reservation();
         if !reservation.grow(response.body().size_hint().exact().unwrap_or_default() as usize) {
-            let error = "Too many responses wait for their clients";
+            let error = "Too many responses are waiting to be read by their clients";
             let failure = Failure::new(Kind::Busy, error);
             let record = ExecutionRecord { kind: Some(Kind::Busy), ..execution.record() };
             return self.recorded(self.failure(&failure), record);
@@ -168,7 +168,7 @@ fn sized_json(status: StatusCode, body: &impl Serialize, expected: usize) -> Res
     response
 }
 
-/// A 200 with a document of this media type.
+/// A response with status 200 and a document of this media type.
 pub(super) fn document(media_type: HeaderValue, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(text.into()));
     response.headers_mut().insert(CONTENT_TYPE, media_type);

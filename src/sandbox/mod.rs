@@ -85,7 +85,7 @@ pub struct Sandbox {
     contamination: Contamination,
 }
 
-/// The parts of the lock-down that are the same for all workers. A zygote receives them once, when it starts.
+/// The parts of the lockdown that are the same for all workers. A zygote receives them once, when it starts.
 #[derive(Clone, Debug, Serialize)]
 pub struct Lockdown {
     /// seccomp BPF programs in hexadecimal, in the order in which a worker installs them.
@@ -127,13 +127,13 @@ impl Sandbox {
             Some(Tier::Rlimits) | None => vec![],
         };
         let prctl = probe.has(probe::PRCTL);
-        // The other sandboxes let a worker write to its scratch directory only and create no IPC object, so there is
-        // nothing to sweep.
+        // The tier namespaces, and seccomp with Landlock, let a worker write only to its scratch directory and create no
+        // IPC object, so there is nothing to sweep.
         let open = matches!(tier, Some(Tier::Seccomp | Tier::Rlimits)) && probe.landlock.is_none();
         let files = tier != Some(Tier::Rlimits);
         let sweeper = open.then(|| Sweeper::new(&probe.scratch, files));
-        // Workers that can open no file need no scratch root. With the uid of the service, one could only leave
-        // something in it.
+        // Workers that cannot open files need no scratch root. Since they have the uid of the service, a script could
+        // only leave something in it.
         if !files {
             scratch::remove(probe.scratch.path()).map_err(SandboxError::Leftovers)?;
         }
@@ -187,7 +187,7 @@ impl Sandbox {
         self.tier.map_or("none", Tier::name)
     }
 
-    /// The parts of the lock-down that are the same for all workers.
+    /// The parts of the lockdown that are the same for all workers.
     pub fn lockdown(&self) -> Lockdown {
         Lockdown {
             filters: self.filters.iter().map(|bytes| hexadecimal(bytes)).collect(),

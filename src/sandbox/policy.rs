@@ -140,7 +140,7 @@ pub const SYSCALLS: &[Allowed] = &[
     any(libc::SYS_fadvise64, "os.posix_fadvise"),
     any(libc::SYS_sendfile, "os.sendfile, shutil.copyfile"),
     any(libc::SYS_copy_file_range, "os.copy_file_range"),
-    // Files; which of them can be accessed is decided by Landlock, the private root and the uid
+    // Files; Landlock, the private root and the uid decide which ones can be accessed
     any(libc::SYS_openat, "open"),
     any(libc::SYS_newfstatat, "os.stat"),
     any(libc::SYS_fstat, "os.fstat"),
@@ -218,7 +218,7 @@ pub const SYSCALLS: &[Allowed] = &[
         When::Among(0, &[libc::PR_SET_NAME as u32, libc::PR_GET_NAME as u32]),
         "names of threads",
     ),
-    // Signals, to the own process only
+    // Signals, to the worker's own process only
     any(libc::SYS_rt_sigaction, "signal.signal"),
     any(libc::SYS_rt_sigprocmask, "signal.pthread_sigmask, thread start"),
     any(libc::SYS_rt_sigreturn, "return from a signal handler"),
@@ -226,11 +226,10 @@ pub const SYSCALLS: &[Allowed] = &[
     any(libc::SYS_rt_sigtimedwait, "signal.sigwait"),
     any(libc::SYS_rt_sigsuspend, "signal.pause"),
     any(libc::SYS_sigaltstack, "faulthandler"),
-    when(libc::SYS_kill, When::Among(0, &[OWN_PROCESS]), "os.kill of the own process"),
+    when(libc::SYS_kill, When::Among(0, &[OWN_PROCESS]), "os.kill on the worker's own process"),
     when(libc::SYS_tgkill, When::Among(0, &[OWN_PROCESS]), "abort, raise, signal.pthread_kill"),
     any(libc::SYS_restart_syscall, "resuming a sleep that a signal interrupted"),
-    // The own process
-    any(libc::SYS_getpid, "os.getpid"),
+    // The worker's own process any(libc::SYS_getpid, "os.getpid"),
     any(libc::SYS_getppid, "os.getppid"),
     any(libc::SYS_gettid, "threading.get_native_id"),
     any(libc::SYS_getuid, "os.getuid"),
@@ -290,9 +289,9 @@ pub const LEGACY_SYSCALLS: &[Allowed] = &[];
 pub const READABLE: &[(&str, &str)] = &[
     ("/lib", "shared libraries"),
     ("/lib64", "the dynamic loader"),
-    ("/usr/lib", "shared libraries, Python of Debian"),
+    ("/usr/lib", "shared libraries, Debian's Python"),
     ("/usr/lib64", "shared libraries of Amazon Linux"),
-    ("/usr/local/lib", "shared libraries, Python of the official images"),
+    ("/usr/local/lib", "shared libraries, the Python of the official images"),
     ("/usr/share/zoneinfo", "time zones of the zoneinfo module"),
     ("/etc/ld.so.cache", "library paths for the dynamic loader"),
     ("/dev/null", "os.devnull"),

@@ -32,7 +32,7 @@ pub(super) const PRCTL: &str = "prctl";
 const RLIMITS: &str = "rlimits";
 const ZERO_RLIMITS: &str = "rlimits of zero";
 const UNREADABLE: &str = "unreadable binaries";
-const FILE_RULES: &str = "files are not root's";
+const FILE_RULES: &str = "file access control";
 const OWN_UIDS: &str = "own uid per worker";
 
 /// The layers that the tier `namespaces` demands. Every tier also uses Landlock and own uids if they work.
@@ -166,8 +166,8 @@ impl Probe {
     }
 }
 
-/// A worker that runs as root owns the files of the host, even without capabilities. It is accepted only if Landlock
-/// denies it access to them.
+/// A worker that runs as root owns the files of the host, even without capabilities. This is accepted only if Landlock
+/// denies access to them.
 fn file_rules(landlock: bool, own_uids: &Layer) -> Layer {
     let works = landlock || own_uids.works || !geteuid().is_root();
     let detail = if works {
@@ -199,7 +199,7 @@ fn unreadable_binaries(python: &Python) -> Layer {
     }
 }
 
-/// Tries all steps of a zygote and of a worker through their namespaces. Returns the plan that works, if any.
+/// Tries all steps with which a zygote and a worker enter their namespaces. Returns the plan that works, if any.
 fn private_root(
     config: &Config,
     python: &Python,

@@ -29,7 +29,8 @@ pub struct ScratchError {
 /// The prefix of the names of scratch roots. The process id of the supervisor and a random suffix follow.
 const ROOT_NAME: &str = "mainbox-";
 
-/// The directory that holds the scratch directories of this process. Dropping it removes it with its content.
+/// The directory that holds the scratch directories of this process. Dropping it removes the directory and its
+/// contents.
 #[derive(Debug)]
 pub struct ScratchRoot {
     path: PathBuf,
@@ -46,13 +47,13 @@ pub enum Scratch {
     Directory {
         /// Its path on the host.
         host: PathBuf,
-        /// Its path for the worker, which may have a private root.
+        /// Its path as the worker sees it, which may be in a private root.
         seen: PathBuf,
     },
     /// A tmpfs that the worker mounts in its own mount namespace. It ends with the worker.
     Mount,
-    /// No scratch directory, since the worker can open no file. Workers with the same uid could only leave something in
-    /// it.
+    /// No scratch directory, since the worker cannot open files. A script could only leave something in it for others
+    /// with the same uid.
     Nowhere,
 }
 
@@ -107,7 +108,7 @@ impl ScratchRoot {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         // The name is random, so that a script with the same uid cannot guess the directories of others.
         let template = self.home().join(format!("{number}-XXXXXX"));
-        // A script with the uid of the service may have taken away the permissions of the scratch root.
+        // A script with the uid of the service may have removed the permissions of the scratch root.
         let made = mkdtemp(&template).or_else(|_| {
             restore(&self.path);
             mkdtemp(&template)
@@ -176,13 +177,13 @@ impl Scratch {
         }
     }
 
-    /// Removes the directory with its content. The worker must be dead by then, since it could create more files.
+    /// Removes the directory and its contents. The worker must already be dead, since it could create more files.
     ///
     /// # Errors
     /// When something could not be removed.
     pub fn remove(&self) -> io::Result<()> {
         match self {
-            // A second attempt, since a script with the uid of the service may have taken away the permissions of the
+            // A second attempt, since a script with the uid of the service may have removed the permissions of the
             // scratch root, which is two levels up.
             Scratch::Directory { host, .. } => remove(host).or_else(|_| {
                 host.ancestors().nth(2).map(restore);
@@ -193,7 +194,7 @@ impl Scratch {
     }
 }
 
-/// Restores the permissions of a scratch root. A worker with the uid of the service can take them away, since Landlock
+/// Restores the permissions of a scratch root. A worker with the uid of the service can remove them, since Landlock
 /// does not restrict chmod(2): <https://docs.kernel.org/userspace-api/landlock.html>.
 fn restore(root: &Path) {
     // From the top down: a directory can be reached only if the one above it can be entered.
@@ -268,7 +269,7 @@ fn empty_into(top: &Path, directory: &Path, moved: &mut u64) -> io::Result<()> {
 
 /// Returns up to [`ENTRIES_AT_ONCE`] entries of a directory.
 fn some_entries(directory: &Path) -> io::Result<Vec<DirEntry>> {
-    // A script with the uid of the service may have taken away its permissions.
+    // A script with the uid of the service may have removed its permissions.
     fs::set_permissions(directory, Permissions::from_mode(0o700))?;
     fs::read_dir(directory)?.take(ENTRIES_AT_ONCE).collect()
 }

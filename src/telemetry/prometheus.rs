@@ -55,7 +55,7 @@ pub struct Metrics {
     pub spares: Family<Zygote, Gauge>,
     /// Zygotes started in place of one that died or did not start.
     pub zygote_restarts: Family<Zygote, Counter>,
-    /// Workers whose lock-down failed. They got no request.
+    /// Workers whose lockdown failed. They got no request.
     pub lockdown_failures: Counter,
 }
 
@@ -123,7 +123,7 @@ impl Metrics {
         );
         registry.register(
             "lockdown_failures",
-            "Workers whose lock-down failed",
+            "Workers whose lockdown failed",
             metrics.lockdown_failures.clone(),
         );
         Metrics { registry, ..metrics }

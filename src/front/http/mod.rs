@@ -22,7 +22,7 @@ use self::phase::Timeouts;
 use crate::handler::Handler;
 
 /// The largest number of connections, where the descriptor limit allows them. Further connections wait in the kernel
-/// until one ends, and an idle one is asked to.
+/// until one ends; an idle one is closed to make room.
 pub const MAX_CONNECTIONS: usize = 1000;
 /// Descriptors that connections must leave for workers (four each), the runtime and the zygotes.
 const RESERVED_DESCRIPTORS: u64 = 256;
@@ -126,12 +126,12 @@ fn max_connections() -> io::Result<usize> {
     let allowed = wanted.saturating_sub(RESERVED_DESCRIPTORS);
     let connections = allowed.clamp(1, MAX_CONNECTIONS as u64) as usize;
     if connections < MAX_CONNECTIONS {
-        tracing::warn!(connections, "the descriptor limit allows few connections");
+        tracing::warn!(connections, "the descriptor limit reduces the number of connections");
     }
     Ok(connections)
 }
 
-/// Accepts the next connection, once there is a place for it.
+/// Accepts the next connection once a slot is free.
 async fn next_connection(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
@@ -154,7 +154,7 @@ async fn next_connection(
     }
 }
 
-/// Accepts a connection that is already waiting, if there is one and a place for it.
+/// Accepts a connection that is already waiting, if there is one and a slot is free.
 async fn pending_connection(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
@@ -174,7 +174,7 @@ fn spawn<S: Service>(stream: TcpStream, place: OwnedSemaphorePermit, shared: &Ar
     }
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
-        // Dropped at the end of the task, also when it panics.
+        // Dropped at the end of the task, even if it panics.
         let _place = place;
         connection::serve(stream, shared).await;
     });
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_named() {
+    fn the_error_names_a_port_that_is_in_use() {
         let host = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let port = listen(host, 0).unwrap();
         let port = (port.local_addr().unwrap().port(), port);
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_ends_its_own_connection_only_and_gives_its_place_back() {
+    async fn a_panic_ends_only_its_own_connection_and_frees_its_slot() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = auto::Builder::new(TokioExecutor::new());

@@ -1,4 +1,4 @@
-//! What a connection is doing, and how long it may take for that.
+//! The phases of a connection and the timeout of each.
 
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -28,14 +28,14 @@ const HTTP2_PREFACE: &[u8] = b"PRI";
 pub(super) struct Timeouts {
     /// To send the head of a request.
     pub(super) head: Duration,
-    /// To take any byte of a response.
+    /// To read any byte of a response.
     pub(super) write: Duration,
     /// To send the next request.
     pub(super) idle: Duration,
     /// To send a request when the server shuts down. The client may be sending one at that moment.
     pub(super) last_request: Duration,
-    /// The lowest average speed at which a response must be taken, beyond `write`, bytes per second. A client that reads
-    /// a byte now and then, or opens no HTTP/2 window, would otherwise hold memory without end.
+    /// The lowest average speed at which a client must read a response, after `write` has passed, bytes per second. A
+    /// client that reads a byte now and then, or opens no HTTP/2 window, would otherwise hold memory forever.
     pub(super) min_bytes_per_second: u64,
 }
 
@@ -57,13 +57,13 @@ impl Default for Timeouts {
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// No byte of a request has come.
+    /// No byte of the next request has arrived.
     Idle,
-    /// The head of a request is coming.
+    /// The head of a request is arriving.
     Head,
     /// This many requests are being answered.
     Serving(usize),
-    /// The client takes no byte of a response.
+    /// The client is not reading the response.
     WriteBlocked,
 }
 
@@ -71,11 +71,11 @@ pub(super) enum Phase {
 pub(super) struct State {
     timeouts: Timeouts,
     phase: watch::Sender<Phase>,
-    /// The time by which each response must be taken, the earliest first.
+    /// The time by which each response must be read, the earliest first.
     response_deadlines: watch::Sender<BTreeSet<(Instant, u64)>>,
     responses: AtomicU64,
     http2: AtomicBool,
-    /// Whether nothing has been read yet, so that the next bytes tell the protocol.
+    /// Whether nothing has been read yet, so that the next bytes identify the protocol.
     unread: AtomicBool,
 }
 
@@ -107,7 +107,7 @@ impl State {
         RequestGuard { state: Arc::clone(self) }
     }
 
-    /// Gives a response a deadline, until its last byte is handed to the kernel.
+    /// Sets a deadline for a response. It applies until the last byte is handed to the kernel.
     pub(super) fn with_deadline(
         self: &Arc<State>,
         response: Response<Full<Bytes>>,
@@ -139,7 +139,7 @@ impl State {
         }
     }
 
-    /// Returns when a response has not been taken by its deadline.
+    /// Returns when a response has not been read by its deadline.
     pub(super) async fn response_timeout(&self) {
         let mut deadlines = self.response_deadlines.subscribe();
         loop {
@@ -154,12 +154,14 @@ impl State {
         }
     }
 
-    /// Returns when the connection has been idle for the time that a client gets when the server shuts down.
+    /// Returns when the connection has been idle for `last_request`, the time that a client gets when the server shuts
+    /// down.
     pub(super) async fn last_request_timeout(&self) {
         self.idle_until(|| tokio::time::sleep(self.timeouts.last_request)).await;
     }
 
-    /// Returns when a future of `event` has completed while the connection was idle all the time.
+    /// Returns when a future made by `event` completes while the connection stays idle. Starts a new one each time the
+    /// connection becomes idle.
     pub(super) async fn idle_until<F: Future<Output = ()>>(&self, event: impl Fn() -> F) {
         let mut phase = self.phase.subscribe();
         loop {
@@ -187,7 +189,7 @@ impl State {
         if self.unread.swap(false, Ordering::Relaxed) && bytes.starts_with(HTTP2_PREFACE) {
             self.http2.store(true, Ordering::Relaxed);
         }
-        // Between the requests of an HTTP/2 connection there are frames that belong to none.
+        // An HTTP/2 connection also carries frames that belong to no request.
         if !self.is_http2() {
             self.change(Phase::Idle, Phase::Head);
         }
@@ -210,7 +212,7 @@ impl Drop for RequestGuard {
     }
 }
 
-/// A response that the client has not taken yet.
+/// A response that the client has not read yet.
 struct ResponseGuard {
     key: (Instant, u64),
     state: Arc<State>,

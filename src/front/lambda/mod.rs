@@ -1,7 +1,7 @@
 //! The AWS Lambda front: a custom runtime around the handler, without an HTTP server in between.
 //!
-//! An environment gets one request at a time and is frozen as soon as the runtime asks for the next one. Everything that
-//! remains to be done after a request is therefore done after its response is sent and before the next is asked for.
+//! An environment gets one request at a time and is frozen as soon as the runtime asks for the next one. All work that
+//! follows a request is therefore done after its response is sent and before the next request is fetched.
 
 pub mod event;
 
@@ -33,21 +33,21 @@ use crate::telemetry::request_id::RequestId;
 /// How long the initialization waits for everything to be ready. Lambda allows 10 seconds and then starts again:
 /// <https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html>.
 const INIT_TIMEOUT: Duration = Duration::from_millis(7500);
-/// How much of an invocation's time is kept to send the response.
+/// How much of an invocation's time is reserved for sending the response.
 const RESPONSE_TIME: Duration = Duration::from_millis(500);
 /// The initialization type before a snapshot. It has no limit of 10 seconds.
 const SNAP_START: &str = "snap-start";
 
-/// Why the runtime ends: Lambda's interface failed, or the environment must not serve another request. Lambda then starts a
-/// new environment.
+/// Why the runtime ends: the runtime API failed, or the environment must not serve another request. Lambda then starts
+/// a new environment.
 #[derive(Debug, thiserror::Error)]
 #[error("this environment ends: {0}")]
 pub struct LambdaError(Error);
 
-/// Serves invocations until the environment cannot be settled after one, or until Lambda's interface fails.
+/// Serves invocations until [`Executor::settle`] fails after one, or until the runtime API fails.
 ///
 /// # Errors
-/// See [`LambdaError`]. This is the only way it ends.
+/// See [`LambdaError`]. It does not return otherwise.
 pub async fn serve(executor: Arc<Executor>, handler: Handler) -> Result<(), LambdaError> {
     initialize(&executor).await;
     let settled = Arc::clone(&executor);
@@ -82,7 +82,7 @@ async fn invoke(
     event: LambdaEvent<Box<RawValue>>,
 ) -> Result<Box<RawValue>, Error> {
     let (event, context) = event.into_parts();
-    // The name that AWS' own log lines use.
+    // The name that AWS's own log lines use.
     let span = tracing::info_span!("request", requestId = context.request_id);
     respond(handler, event, context).instrument(span).await
 }
