@@ -146,7 +146,7 @@ mod tests {
         let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(
             words.contains(
-                "--queue <COUNT> Requests that may wait for a worker; when the queue is full, further requests get 503 busy [a whole number from 0 to 10000; default: 64] [env: MAINBOX_QUEUE]"
+                "--queue <COUNT> Number of requests that may wait for a worker; when the queue is full, further requests get 503 busy [a whole number from 0 to 10000; default: 64] [env: MAINBOX_QUEUE]"
             ),
             "{help}"
         );

@@ -117,6 +117,11 @@ impl Config {
                 .or_else(|| variables.get(setting.name).map(|value| (name.clone(), value.clone())))
                 .or_else(|| setting.default_on(platform).map(|value| (name, value)));
             if let Some((name, value)) = given {
+                let is_secret = matches!(setting.reader, Reader::Secret(..));
+                if is_secret && name.starts_with("--") && !value.starts_with('@') {
+                    let problem = "must be @ and the path of a file, since every process of the host can read the command line";
+                    return Err(ConfigError::BadSecret { name, problem: String::from(problem) });
+                }
                 config.set(setting, name, &value)?;
             }
         }
@@ -263,6 +268,23 @@ mod tests {
         let error = read(&[("MAINBOX_API_KEYS", "hunter2")]).unwrap_err().to_string();
         assert!(error.starts_with("MAINBOX_API_KEYS must contain keys of at least 16"), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_is_not_accepted_on_the_command_line_but_in_a_file() {
+        let with = |value: &str| {
+            let flags = BTreeMap::from([("MAINBOX_API_KEYS", String::from(value))]);
+            Config::read(&BTreeMap::new(), &flags, Platform::Elsewhere)
+                .map(|config| config.api_keys)
+        };
+        assert_eq!(
+            with("first-0123456789").unwrap_err().to_string(),
+            "--api-keys must be @ and the path of a file, since every process of the host can read the command line"
+        );
+        assert_eq!(
+            with("@/nowhere").unwrap_err().to_string(),
+            "--api-keys names a file that cannot be read"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
+use super::essential::spawn_essential;
 use super::protocol::ZygoteInfo;
 use super::self_test::Finding;
 use super::worker::Worker;
@@ -124,7 +125,11 @@ impl Pool {
             return;
         };
         for (module, error) in &info.missing {
-            tracing::warn!(module, error, "cannot import a module of MAINBOX_PRELOAD; serving without it");
+            tracing::warn!(
+                module,
+                error,
+                "cannot import a module of MAINBOX_PRELOAD; serving without it"
+            );
         }
         self.forked_once.store(false, Ordering::Release);
         self.current.send_replace(Some(Current { zygote, info }));
@@ -289,7 +294,7 @@ impl Pool {
         let ready_or_starting = self.spares().len() + self.starting.load(Ordering::Relaxed);
         for _ in ready_or_starting..self.wanted_spares() {
             self.starting.fetch_add(1, Ordering::Relaxed);
-            tokio::spawn(Arc::clone(self).start_spare(current.clone(), has_waiters));
+            spawn_essential(Arc::clone(self).start_spare(current.clone(), has_waiters));
         }
     }
 

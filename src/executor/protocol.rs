@@ -6,6 +6,7 @@
 //! frame of a worker that has read its request.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::path::Path;
 
@@ -180,6 +181,25 @@ pub enum LockdownStep {
     Landlock,
     /// The system call filters.
     Seccomp,
+}
+
+impl fmt::Display for LockdownStep {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            LockdownStep::Session => "session",
+            LockdownStep::Mount => "mount",
+            LockdownStep::UserNamespace => "user_namespace",
+            LockdownStep::Limits => "limits",
+            LockdownStep::Uid => "uid",
+            LockdownStep::Scratch => "scratch",
+            LockdownStep::Capabilities => "capabilities",
+            LockdownStep::ParentDeathSignal => "parent_death_signal",
+            LockdownStep::NonDumpable => "non_dumpable",
+            LockdownStep::NoNewPrivs => "no_new_privs",
+            LockdownStep::Landlock => "landlock",
+            LockdownStep::Seccomp => "seccomp",
+        })
+    }
 }
 
 /// A step of the lockdown failed.

@@ -7,6 +7,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::essential::spawn_essential;
 use crate::sandbox::{procfs, sys};
 
 /// How long a zygote may stay stopped. When the whole container is frozen and continued, the zygote stops for less.
@@ -30,7 +31,7 @@ pub(super) async fn reap_children() {
             match status {
                 WaitStatus::StillAlive => break,
                 WaitStatus::Stopped(child, _) => {
-                    tokio::spawn(kill_if_still_stopped(child));
+                    spawn_essential(kill_if_still_stopped(child));
                 }
                 _ => tracing::debug!(?status, "reaped a child"),
             }

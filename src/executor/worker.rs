@@ -1,6 +1,7 @@
 //! A worker as the supervisor sees it: forked ahead of time, locked down, and used for one request.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,13 +85,20 @@ impl Worker {
             limits: &rlimits::limits(config, config.timeout, mapped_bytes + config.memory_bytes),
             warm_up,
         };
-        let mut failed_fork = zygote.fork(&order, worker, descriptors);
+        let fork = zygote.fork(&order, worker, descriptors);
+        // Completes only with a failure: the sender is dropped when the zygote dies, which is noticed by its state.
+        let mut failed_fork = pin!(async {
+            match fork.await {
+                Ok(errno) => errno,
+                Err(_) => std::future::pending().await,
+            }
+        });
         let mut process =
             Process { worker, pid: None, zygote: Arc::clone(zygote), jail: Some(jail) };
         let mut state = zygote.state();
         let started = tokio::select! {
             greeting = greeting(&channel) => greeting,
-            Ok(errno) = &mut failed_fork => Err(fork_error(errno)),
+            errno = &mut failed_fork => Err(fork_error(errno)),
             _ = state.wait_for(|state| matches!(state, ZygoteState::Gone)) => {
                 Err(StartError::ZygoteGone)
             }
@@ -104,8 +112,8 @@ impl Worker {
             // A zygote that cannot fork reports that and then closes the channel, and the end of the channel may be
             // noticed first.
             Err(StartError::Died) => match timeout(FORK_REPORT_GRACE, failed_fork).await {
-                Ok(Ok(errno)) => Err(fork_error(errno)),
-                _ => Err(StartError::Died),
+                Ok(errno) => Err(fork_error(errno)),
+                Err(_) => Err(StartError::Died),
             },
             started => started,
         };

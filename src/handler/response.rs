@@ -26,7 +26,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The warning of every response when no sandbox is in force.
 const UNSANDBOXED: &str = "No sandbox is in force: the script had the rights of the service. MAINBOX_FLOOR=none is for development";
 /// The warning of every response when a sandbox is in force, but none is required.
-const NO_FLOOR: &str = "MAINBOX_FLOOR=none is for development: a sandbox is in force now, but none is required";
+const NO_FLOOR: &str =
+    "MAINBOX_FLOOR=none is for development: a sandbox is in force now, but none is required";
 
 /// Builds responses. Cheap to clone. Every response to `/execute` carries its [`ExecutionRecord`] as an extension.
 #[derive(Clone)]

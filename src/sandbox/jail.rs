@@ -53,6 +53,8 @@ impl Jail {
 
 impl Drop for Jail {
     fn drop(&mut self) {
+        // A panic here must not let the next script run. The guard is dropped before the uid and the permit.
+        let _guard = ContaminateOnPanic(&self.contamination);
         let swept = match (&self.sweeper, &self.before) {
             (Some(sweeper), Some(before)) => sweeper.sweep(before),
             _ => Ok(()),
@@ -60,6 +62,17 @@ impl Drop for Jail {
         if let Err(error) = self.scratch.remove().and(swept) {
             tracing::error!(%error, "cannot remove the leftovers of a worker");
             self.contamination.0.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// Sets the flag if it is dropped by a panic.
+struct ContaminateOnPanic<'a>(&'a Contamination);
+
+impl Drop for ContaminateOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.0.store(true, Ordering::Release);
         }
     }
 }

@@ -229,7 +229,8 @@ pub const SYSCALLS: &[Allowed] = &[
     when(libc::SYS_kill, When::Among(0, &[OWN_PROCESS]), "os.kill on the worker's own process"),
     when(libc::SYS_tgkill, When::Among(0, &[OWN_PROCESS]), "abort, raise, signal.pthread_kill"),
     any(libc::SYS_restart_syscall, "resuming a sleep that a signal interrupted"),
-    // The worker's own process any(libc::SYS_getpid, "os.getpid"),
+    // The worker's own process
+    any(libc::SYS_getpid, "os.getpid"),
     any(libc::SYS_getppid, "os.getppid"),
     any(libc::SYS_gettid, "threading.get_native_id"),
     any(libc::SYS_getuid, "os.getuid"),

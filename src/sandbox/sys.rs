@@ -241,7 +241,9 @@ pub fn in_child(work: impl FnOnce() -> i32) -> io::Result<i32> {
     // destructor or exit handler of the parent runs twice.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Child => {
-            let code = work();
+            // A panic must not unwind into the code of the parent, whose destructors would remove its directories.
+            let work = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            let code = work.unwrap_or(libc::EIO);
             // SAFETY: _exit takes any number, accesses no memory and does not return.
             unsafe { libc::_exit(code) }
         }

@@ -42,7 +42,8 @@ impl RequestId {
 
     /// A span that adds the id to every log line within it.
     pub fn span(&self) -> Span {
-        tracing::info_span!("request", request_id = self.0)
+        // Of the highest level, so that no log level disables it.
+        tracing::error_span!("request", request_id = self.0)
     }
 
     /// The id as a header value.

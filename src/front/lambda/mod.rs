@@ -7,6 +7,7 @@ pub mod event;
 
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -16,7 +17,6 @@ use lambda_http::lambda_runtime::Runtime;
 use lambda_http::tower::util::ThenLayer;
 use lambda_http::{BoxFuture, Context, Error, LambdaEvent, SnapStartResource, service_fn};
 use serde_json::value::RawValue;
-
 use tracing::Instrument;
 
 use crate::api::catalogue::{Failure, Kind};
@@ -51,9 +51,14 @@ pub struct LambdaError(Error);
 pub async fn serve(executor: Arc<Executor>, handler: Handler) -> Result<(), LambdaError> {
     initialize(&executor).await;
     let settled = Arc::clone(&executor);
-    let runtime = Runtime::new(service_fn(move |event| invoke(handler.clone(), event)))
-        .layer(ThenLayer::new(move |sent| settle(Arc::clone(&settled), sent)))
-        .register_snapstart_resource(Arc::new(Spares(executor)));
+    let panicked = Arc::new(AtomicBool::new(false));
+    let guard = PanicGuard(Arc::clone(&panicked));
+    let runtime =
+        Runtime::new(service_fn(move |event| invoke(handler.clone(), guard.clone(), event)))
+            .layer(ThenLayer::new(move |sent| {
+                settle(Arc::clone(&settled), panicked.load(Ordering::Relaxed), sent)
+            }))
+            .register_snapstart_resource(Arc::new(Spares(executor)));
     runtime.run().await.map_err(LambdaError)
 }
 
@@ -77,13 +82,26 @@ async fn initialize(executor: &Executor) {
     }
 }
 
+/// Records that an invocation panicked. The runtime turns a panic into an error of the invocation and would go on.
+#[derive(Clone)]
+struct PanicGuard(Arc<AtomicBool>);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 async fn invoke(
     handler: Handler,
+    _guard: PanicGuard,
     event: LambdaEvent<Box<RawValue>>,
 ) -> Result<Box<RawValue>, Error> {
     let (event, context) = event.into_parts();
     // The name that AWS's own log lines use.
-    let span = tracing::info_span!("request", requestId = context.request_id);
+    let span = tracing::error_span!("request", requestId = context.request_id);
     respond(handler, event, context).instrument(span).await
 }
 
@@ -156,8 +174,15 @@ fn log(handler: &Handler, context: &Context, response: &Response<Full<Bytes>>) {
 }
 
 /// Runs after each response has been sent.
-async fn settle(executor: Arc<Executor>, sent: Result<(), Error>) -> Result<(), Error> {
+async fn settle(
+    executor: Arc<Executor>,
+    panicked: bool,
+    sent: Result<(), Error>,
+) -> Result<(), Error> {
     sent?;
+    if panicked {
+        return Err("the supervisor panicked".into());
+    }
     Ok(executor.settle().await?)
 }
 
