@@ -76,8 +76,8 @@ fn a_bad_flag_value_exits_with_2_and_one_sentence_that_names_the_flag() {
         ),
         (
             // The message does not repeat the key.
-            &["--api-keys", "tooshort"],
-            "--api-keys must contain keys of at least 16 visible characters, separated by commas, or be @ and the path of a file with one key per line",
+            &["--api-keys", "first-0123456789"],
+            "--api-keys must be @ and the path of a file, since every process of the host can read the command line",
         ),
     ] {
         let expected = (Some(2), String::new(), format!("mainbox: {error}\n"));
