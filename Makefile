@@ -13,11 +13,14 @@ SOAK ?= 10000
 SAM := aws-sam-cli==1.170.0
 EMULATOR = $(firstword $(wildcard .sam/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-$(if $(filter aarch64,$(shell uname -m)),arm64,x86_64)))
 
+# The interpreter with the packages, for everything that starts mainbox.
+export MAINBOX_PYTHON ?= $(CURDIR)/.venv/bin/python3
+
 IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
 WORLDS := host user rootless docker uid bare small old gvisor lambda
 
-.PHONY: run build test lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page extra soak fuzz schemathesis cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: run build test needs test-user lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page extra soak fuzz schemathesis cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 run: .venv/installed build   ## Serve on PORT (8080)
 	exec target/release/mainbox
@@ -34,8 +37,14 @@ build:                       ## The binary: target/release/mainbox
 extra: .venv/installed       ## The optional packages of requirements-extra.txt too, for `make run`: matplotlib, scipy
 	$(PYTHON) -m pip --python .venv/bin/python3 install --quiet --disable-pip-version-check -r requirements-extra.txt
 
-test: .venv/installed        ## Every test but the slow suites
-	cargo test --locked
+test: needs .venv/installed  ## Every test but the slow suites
+	tests/run
+
+needs:
+	@tests/needs $(PYTHON)
+
+test-user: .venv/installed   ## The tests as an ordinary user; needs root to become one
+	tests/as-user
 
 worlds: $(WORLDS:%=world-%)  ## Contract and containment in every world where mainbox will run; needs root and tests/worlds/setup
 
