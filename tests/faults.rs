@@ -13,7 +13,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Server, children, is_root, not_run, output, python, read_to_end, status};
+use common::{
+    Server, children, is_root, not_run, one_at_a_time, output, python, read_to_end, status,
+};
 use indoc::indoc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -33,6 +35,15 @@ const LOST: &str = "internal: The worker was lost; this is not the script's faul
 const CANNOT_START: &str = "internal: Workers cannot be started; the log of the service says why";
 const KILLED: &str = "memory_limit: The script needed more memory than its limit of 256 MB";
 const TIMEOUT: &str = "timeout: The script ran longer than its limit of 4 seconds";
+
+/// Starts a server that runs eight scripts at the same time, if that is possible here.
+fn started(settings: &[(&str, &str)]) -> Option<Server> {
+    if one_at_a_time() {
+        not_run("workers are not separated here, so one script runs at a time");
+        return None;
+    }
+    Some(Server::start(settings))
+}
 
 /// Sends 16 requests and calls `fault` while half of them run. Counts the responses: correct results as `right`, errors
 /// by kind and message.
@@ -59,7 +70,7 @@ fn answers(server: &Server, fault: impl FnOnce()) -> BTreeMap<String, usize> {
     std::thread::scope(|scope| {
         let requests: Vec<_> =
             (0..IN_FLIGHT).map(|number| scope.spawn(move || request(number))).collect();
-        server.wait_until_running(RUNNING);
+        server.wait_until_running(RUNNING as u64);
         fault();
         for request in requests {
             *counted.entry(request.join().unwrap()).or_default() += 1;
@@ -123,7 +134,7 @@ fn says_why_it_is_not_healthy(server: &Server) {
 
 #[test]
 fn killing_the_zygote_fails_only_the_requests_of_its_workers() {
-    let server = Server::start(SETTINGS);
+    let Some(server) = started(SETTINGS) else { return };
     let given = answers(&server, || send(Signal::SIGKILL, zygote(&server)));
     assert_eq!(given, counted(&[(LOST, 8), (RIGHT, 8)]));
     is_healthy_again(&server);
@@ -131,7 +142,7 @@ fn killing_the_zygote_fails_only_the_requests_of_its_workers() {
 
 #[test]
 fn a_stopped_zygote_is_replaced() {
-    let server = Server::start(SETTINGS);
+    let Some(server) = started(SETTINGS) else { return };
     let given = answers(&server, || {
         send(Signal::SIGSTOP, zygote(&server));
         server.log_line("a zygote was stopped and not continued; killing it", 1);
@@ -142,7 +153,7 @@ fn a_stopped_zygote_is_replaced() {
 
 #[test]
 fn a_zygote_that_is_stopped_and_continued_is_kept() {
-    let server = Server::start(SETTINGS);
+    let Some(server) = started(SETTINGS) else { return };
     let first = zygote(&server);
     let given = answers(&server, || {
         send(Signal::SIGSTOP, first);
@@ -157,7 +168,7 @@ fn a_zygote_that_is_stopped_and_continued_is_kept() {
 
 #[test]
 fn a_zygote_whose_socket_is_closed_is_replaced() {
-    let server = Server::start(SETTINGS);
+    let Some(server) = started(SETTINGS) else { return };
     let given = answers(&server, || {
         // System call 438 is pidfd_getfd, and descriptor 3 of a zygote is its socket.
         let close = indoc! {r#"
@@ -176,7 +187,7 @@ fn a_zygote_whose_socket_is_closed_is_replaced() {
 
 #[test]
 fn killing_a_worker_fails_only_its_own_request() {
-    let server = Server::start(SETTINGS);
+    let Some(server) = started(SETTINGS) else { return };
     // The worker of the self-test must be gone, so that the first child runs a request.
     spares(&server);
     let given = answers(&server, || send(Signal::SIGKILL, children(zygote(&server))[0]));
@@ -186,7 +197,7 @@ fn killing_a_worker_fails_only_its_own_request() {
 
 #[test]
 fn a_stopped_worker_fails_its_own_request_with_a_timeout() {
-    let server = Server::start(SETTINGS);
+    let Some(server) = started(SETTINGS) else { return };
     // The worker of the self-test must be gone, so that the first child runs a request.
     spares(&server);
     let given = answers(&server, || send(Signal::SIGSTOP, children(zygote(&server))[0]));
@@ -196,7 +207,7 @@ fn a_stopped_worker_fails_its_own_request_with_a_timeout() {
 
 #[test]
 fn killing_spares_fails_no_request() {
-    let server = Server::start(SETTINGS);
+    let Some(server) = started(SETTINGS) else { return };
     for spare in spares(&server) {
         send(Signal::SIGKILL, spare);
     }
@@ -205,7 +216,7 @@ fn killing_spares_fails_no_request() {
 
 #[test]
 fn a_stopped_spare_fails_one_request_with_a_timeout() {
-    let server = Server::start(SETTINGS);
+    let Some(server) = started(SETTINGS) else { return };
     send(Signal::SIGSTOP, spares(&server)[0]);
     assert_eq!(answers(&server, || {}), counted(&[(RIGHT, 15), (TIMEOUT, 1)]));
     is_healthy_again(&server);
@@ -214,7 +225,7 @@ fn a_stopped_spare_fails_one_request_with_a_timeout() {
 /// Without descriptors no worker can start, so waiting requests fail. Running requests are not affected.
 #[test]
 fn without_descriptors_waiting_requests_fail_and_the_service_recovers() {
-    let server = Server::start(SETTINGS);
+    let Some(server) = started(SETTINGS) else { return };
     spares(&server);
     let limit = |most: &str| {
         let pid = server.pid().to_string();
@@ -271,7 +282,7 @@ fn without_its_interpreter_the_service_fails_only_when_it_needs_a_new_zygote() {
     let program = interpreter.program();
     let mut settings = SETTINGS.to_vec();
     settings.push(("MAINBOX_PYTHON", program.to_str().unwrap()));
-    let server = Server::start(&settings);
+    let Some(server) = started(&settings) else { return };
     let away = program.with_extension("away");
     let given = answers(&server, || std::fs::rename(&program, &away).unwrap());
     assert_eq!(given, counted(&[(RIGHT, 16)]));
@@ -285,7 +296,7 @@ fn without_its_interpreter_the_service_fails_only_when_it_needs_a_new_zygote() {
 /// A client that closes only its sending half cannot be told from one that disconnected.
 #[test]
 fn closing_the_sending_half_cancels_only_the_own_request() {
-    let server = Server::start(SETTINGS);
+    let Some(server) = started(SETTINGS) else { return };
     let stream = server.begin(CLOSE, &json!({"script": "import time\ndef main(): time.sleep(3)"}));
     server.wait_until_running(1);
     let given = answers(&server, || stream.shutdown(Shutdown::Write).unwrap());
@@ -298,7 +309,7 @@ fn idle_and_slow_connections_delay_no_request() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(4096), hard).unwrap();
-    let server = Server::start(SETTINGS);
+    let Some(server) = started(SETTINGS) else { return };
     let mut slow = server.connect();
     slow.write_all(b"POST /execute HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{").unwrap();
     let idle: Vec<_> = (0..1000).map(|_| server.connect()).collect();
@@ -336,7 +347,7 @@ fn without_processes_waiting_requests_fail_and_the_service_recovers() {
     if !is_root() {
         return not_run("needs root");
     }
-    let server = Server::start(SETTINGS);
+    let Some(server) = started(SETTINGS) else { return };
     spares(&server);
     let limit = ProcessLimit::on(zygote(&server));
     let given = answers(&server, || limit.set("1"));
@@ -382,7 +393,7 @@ fn a_full_disk_does_not_affect_mounted_scratch_directories() {
     let disk = SmallDisk::mount();
     let mut settings = SETTINGS.to_vec();
     settings.push(("TMPDIR", disk.0.to_str().unwrap()));
-    let server = Server::start(&settings);
+    let Some(server) = started(&settings) else { return };
     assert_eq!(answers(&server, || disk.fill()), counted(&[(RIGHT, 16)]));
     let writes = "def main(): return open('file', 'w').write('x' * 1_000_000)";
     assert_eq!(server.run(writes).body, r#"{"result":1000000,"stdout":""}"#);

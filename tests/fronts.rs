@@ -471,7 +471,10 @@ fn an_idle_connection_makes_room_when_all_places_are_taken() {
         assert_eq!(server.run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
     }
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
-    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{}/fd", server.pid())) else {
+        return not_run("only root may count the descriptors of the server");
+    };
+    let descriptors = descriptors.count();
     assert!(descriptors < 1100, "{descriptors} descriptors for {} clients", idle.len());
 }
 
@@ -591,10 +594,10 @@ fn a_closed_log_fails_no_request() {
 #[test]
 fn the_log_on_a_terminal_is_plain_text() {
     let mainbox = mainbox(QUICK);
-    // `script` gives the server a terminal, and `timeout` ends it.
-    let command = format!("timeout 60 {}", mainbox.get_program().to_string_lossy());
+    // `script` gives the server a terminal. The server ends when that is gone.
+    let program = mainbox.get_program().to_str().unwrap();
     let mut terminal = Command::new("script");
-    terminal.args(["-qec", &command, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    terminal.args(["-qec", program, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::piped());
     terminal.envs(mainbox.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let mut process = terminal.spawn().unwrap();
     let mut text = String::new();

@@ -24,7 +24,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 use ureq::http::HeaderName;
 
-pub use world::{declared_tier, is_root, lacks, not_run};
+pub use world::{declared_tier, is_root, lacks, not_run, one_at_a_time};
 
 /// How long a server may take to become healthy on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -276,17 +276,28 @@ impl Server {
         stream
     }
 
-    /// Waits until `count` scripts run.
+    /// Waits until `count` scripts run. A request counts as running from its permit on, so this also waits for its
+    /// worker: the pool holds a spare for each worker that no running request took.
     #[track_caller]
-    pub fn wait_until_running(&self, count: usize) {
-        let line = format!("mainbox_running {count}");
+    pub fn wait_until_running(&self, count: u64) {
+        let workers = self.get("/about").json()["limits"]["concurrency"].as_u64().unwrap();
         let started = Instant::now();
         loop {
             let metrics = self.get("/metrics").body;
-            if metrics.lines().any(|found| found == line) {
+            let sum = |name: &str| -> u64 {
+                let samples = metrics.lines().filter(|line| line.starts_with(name));
+                samples.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+            };
+            let running = sum("mainbox_running ");
+            if running == count && running + sum("mainbox_spares{") >= workers {
+                // Nothing tells from outside when the worker has read the request, which it does at once.
+                std::thread::sleep(Duration::from_millis(50));
                 return;
             }
-            assert!(started.elapsed() < Duration::from_secs(20), "never {line}: {metrics}");
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "never {count} running: {metrics}"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }

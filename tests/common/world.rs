@@ -27,6 +27,11 @@ pub fn lacks(what: &str) -> bool {
     world().lacks.contains(what)
 }
 
+/// Whether the server runs one script at a time, because nothing keeps the files of two workers apart.
+pub fn one_at_a_time() -> bool {
+    lacks("own uid") && declared_tier() != "namespaces"
+}
+
 fn world() -> &'static World {
     static WORLD: OnceLock<World> = OnceLock::new();
     WORLD.get_or_init(|| match std::env::var("WORLD_TIER") {
