@@ -1,7 +1,13 @@
-# The only commands to remember. `make run` serves, `make test` proves, `make bench` measures.
+# `make help` lists the targets: it prints the comments that start with two number signs, in the order of this file.
+
+.DEFAULT_GOAL := help
 
 PYTHON ?= python3
+# Every target uses the interpreter of .venv, unless the environment names another.
+export MAINBOX_PYTHON ?= $(CURDIR)/.venv/bin/python3
 RUFF := ruff==0.17.5
+PYTEST := pytest==9.2.0
+PYRIGHT := pyright[nodejs]==1.1.414
 DENY := cargo-deny@0.20.2
 PLAYWRIGHT := playwright==1.65.2
 SCHEMATHESIS := schemathesis==4.32.5
@@ -13,19 +19,23 @@ SOAK ?= 10000
 SAM := aws-sam-cli==1.170.0
 EMULATOR = $(firstword $(wildcard .sam/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-$(if $(filter aarch64,$(shell uname -m)),arm64,x86_64)))
 
-# The interpreter with the packages, for everything that starts mainbox.
-export MAINBOX_PYTHON ?= $(CURDIR)/.venv/bin/python3
 
 IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
 WORLDS := host user rootless docker uid bare small old gvisor lambda
 
-.PHONY: run build test needs test-user lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page extra soak fuzz schemathesis cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page extra soak fuzz schemathesis cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
-run: .venv/installed build   ## Serve on PORT (8080)
+help:                        ## List the targets
+	@awk 'match($$0, /^[a-z0-9-]+:/) && split($$0, parts, / *## /) > 1 { printf "  %-16s %s\n", substr($$0, 1, RLENGTH - 1), parts[2] }' $(firstword $(MAKEFILE_LIST))
+
+# Anyone who can reach the port can run scripts, so a laptop listens on loopback only.
+run: export MAINBOX_HOST ?= 127.0.0.1
+run: .venv/installed build   ## Serve on port 8080 of this machine: PORT=9000 make run
+	@echo "Listening on $(MAINBOX_HOST). To accept clients from other machines: MAINBOX_HOST=:: make run"
 	exec target/release/mainbox
 
-build:                       ## The binary: target/release/mainbox
+build:                       ## Build the binary, target/release/mainbox
 	cargo build --release --locked
 
 # pip may be missing from a venv made by a distribution's Python, so the pip of $(PYTHON) installs into it.
@@ -34,47 +44,50 @@ build:                       ## The binary: target/release/mainbox
 	$(PYTHON) -m pip --python .venv/bin/python3 install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	touch $@
 
-extra: .venv/installed       ## The optional packages of requirements-extra.txt too, for `make run`: matplotlib, scipy
+extra: .venv/installed       ## Install the optional packages of requirements-extra.txt for `make run`: matplotlib, scipy
 	$(PYTHON) -m pip --python .venv/bin/python3 install --quiet --disable-pip-version-check -r requirements-extra.txt
 
-test: needs .venv/installed  ## Every test but the slow suites
+test: needs .venv/installed  ## Run all tests except the slow suites
 	tests/run
 
 needs:
 	@tests/needs $(PYTHON)
 
-test-user: .venv/installed   ## The tests as an ordinary user; needs root to become one
+test-user: .venv/installed   ## Run the tests as an ordinary user; needs root to become one
 	tests/as-user
 
-worlds: $(WORLDS:%=world-%)  ## Contract and containment in every world where mainbox will run; needs root and tests/worlds/setup
+harness: .tools/ruff         ## Run the unit tests of the Python side, without a sandbox
+	cd harness && ../.tools/bin/python3 -B -m pytest
+
+worlds: $(WORLDS:%=world-%)  ## Run the contract and containment suites in every world, or in one: make world-docker; needs root and tests/worlds/setup
 
 $(WORLDS:%=world-%): world-%: .venv/installed .sam/installed
 	WORLD_EMULATOR=$(EMULATOR) tests/worlds/run $*
 
-cloudrun:                    ## The Cloud Run image under load; needs Docker
+cloudrun:                    ## Build the Cloud Run image and test it under load; needs Docker
 	docker build --file Dockerfile.cloudrun --tag mainbox .
 	cargo test --locked --test cloudrun -- --include-ignored
 
-deploy-cloudrun:             ## Build, push and deploy service.yaml: make deploy-cloudrun PROJECT=my-project REGION=europe-west1
+deploy-cloudrun:             ## Build and push the image, and deploy service.yaml: make deploy-cloudrun PROJECT=my-project REGION=europe-west1
 	@test -n "$(PROJECT)" -a -n "$(REGION)" || { echo "usage: make deploy-cloudrun PROJECT=my-project REGION=europe-west1" >&2; exit 2; }
 	docker build --platform linux/amd64 --file Dockerfile.cloudrun --tag $(IMAGE) .
 	docker push $(IMAGE)
 	sed -e 's|IMAGE$$|$(IMAGE)|' -e 's|PROJECT|$(PROJECT)|' service.yaml | gcloud run services replace - --project $(PROJECT) --region $(REGION)
 
-lambda: .venv/installed .sam/installed ## The function behind AWS' own emulator, without Docker
+lambda: .venv/installed .sam/installed ## Test the Lambda function with the AWS runtime interface emulator, without Docker
 	WORLD_EMULATOR=$(abspath $(EMULATOR)) cargo test --locked --test lambda -- --include-ignored
 
-sam: .sam/installed          ## template.yaml with the real SAM CLI: validate, build, invoke, serve; needs Docker
+sam: .sam/installed          ## Validate, build, invoke and serve template.yaml with the SAM CLI; needs Docker
 	SAM=.sam/bin/sam tests/lambda/sam
 
-deploy-lambda: .sam/installed ## Build and deploy template.yaml to AWS, as samconfig.toml says
+deploy-lambda: .sam/installed ## Build template.yaml and deploy it to AWS with the settings of samconfig.toml
 	.sam/bin/sam build
 	.sam/bin/sam deploy
 
-aarch64:                     ## The other architecture compiles
+aarch64:                     ## Check that the code compiles for aarch64
 	cargo check --locked --target aarch64-unknown-linux-musl
 
-page: .page/installed         ## The page to try it, in headless Chromium; needs Debian's chromium, or CHROMIUM=/path/of/one
+page: .page/installed         ## Test the web page in headless Chromium; needs /usr/bin/chromium, or CHROMIUM=/path/to/chromium
 	cargo build --locked
 	PAGE_PYTHON=$(CURDIR)/.page/scripts/bin/python3 .page/bin/python3 tests/page/test_page.py
 
@@ -87,10 +100,10 @@ page: .page/installed         ## The page to try it, in headless Chromium; needs
 	$(PYTHON) -m pip --python .page/scripts/bin/python3 install --quiet --disable-pip-version-check -r requirements-extra.txt
 	touch $@
 
-soak: .venv/installed        ## Faults that need root, and many requests of which a third are hostile: make soak SOAK=100000
+soak: .venv/installed        ## Run the fault tests that need root, and many requests of which a third are hostile: make soak SOAK=100000
 	SOAK=$(SOAK) cargo test --locked --test faults --test soak -- --include-ignored --nocapture --test-threads 1
 
-schemathesis: .venv/installed .schemathesis/installed ## Requests made up from openapi.yaml, against a real server
+schemathesis: .venv/installed .schemathesis/installed ## Send requests generated from openapi.yaml to a real server
 	cargo build --locked
 	tests/schemathesis
 
@@ -99,7 +112,7 @@ schemathesis: .venv/installed .schemathesis/installed ## Requests made up from o
 	.schemathesis/bin/python3 -m pip install --quiet --disable-pip-version-check $(SCHEMATHESIS)
 	touch $@
 
-fuzz: .cargo-fuzz/bin/cargo-fuzz ## What strangers send, a minute a target: make fuzz FUZZ_SECONDS=3600
+fuzz: .cargo-fuzz/bin/cargo-fuzz ## Fuzz the parsers of untrusted input, each for a minute: make fuzz FUZZ_SECONDS=3600
 	@set -e; for target in $(FUZZ_TARGETS); do \
 	  mkdir -p fuzz/target/found/$$target; \
 	  (cd fuzz && PATH=$(CURDIR)/.cargo-fuzz/bin:$$PATH cargo +nightly fuzz run $$target target/found/$$target corpus/$$target -- \
@@ -110,27 +123,28 @@ fuzz: .cargo-fuzz/bin/cargo-fuzz ## What strangers send, a minute a target: make
 	rustup run nightly rustc --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
 	cargo install --quiet --locked --root .cargo-fuzz $(FUZZ)
 
-bench: .venv/installed       ## Latency and throughput of the release server, beside their yardsticks
+bench: .venv/installed       ## Measure latency and throughput of the release server, and write docs/benchmarks.md
 	cargo bench --locked --bench requests
 
-bench-compare: .venv/installed ## What got slower since the stored run
+bench-compare: .venv/installed ## Measure again and show what got slower since the stored run
 	cargo bench --locked --bench requests -- compare
 
-bench-worlds: .venv/installed ## The same in `docker run --cpus 1` and under gVisor
+bench-worlds: .venv/installed ## Measure in `docker run --cpus 1` and under gVisor; needs root and tests/worlds/setup
 	benches/worlds
 
-doctor: .venv/installed build ## Which isolation this host gives, proved
+doctor: .venv/installed build ## Show which isolation this host provides, and test it
 	target/release/mainbox doctor
 
-lint: .tools/ruff            ## What CI demands besides passing tests
+lint: .tools/ruff            ## Check formatting, lints and documentation of Rust and Python
 	cargo fmt --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 	.tools/bin/ruff check harness tests
 	.tools/bin/ruff format --check harness tests
+	.tools/bin/pyright --project harness --pythonpath .tools/bin/python3
 
-deny: .cargo-deny/bin/cargo-deny ## Licences, sources and bans of all dependencies; `cargo deny check` has advisories too, which need the network
+deny: .cargo-deny/bin/cargo-deny ## Check licenses, sources and bans of all dependencies; `cargo deny check` also checks advisories, which need the network
 	.cargo-deny/bin/cargo-deny check licenses bans sources
 
 .cargo-deny/bin/cargo-deny: Makefile
@@ -149,11 +163,11 @@ fmt: .tools/ruff             ## Format Rust and Python
 
 .tools/ruff: Makefile
 	$(PYTHON) -m venv --clear --without-pip .tools
-	$(PYTHON) -m pip --python .tools/bin/python3 install --quiet --disable-pip-version-check $(RUFF)
+	$(PYTHON) -m pip --python .tools/bin/python3 install --quiet --disable-pip-version-check $(RUFF) $(PYTEST) '$(PYRIGHT)'
 	touch $@
 
 lock:                        ## Compile requirements.in into requirements.txt (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --quiet --upgrade requirements.in -o requirements.txt
 
-clean:
-	rm -rf target .venv .tools .sam .aws-sam .cargo-deny .page
+clean:                       ## Remove everything that these targets build or install
+	rm -rf target fuzz/target .venv .tools .sam .aws-sam .cargo-deny .cargo-fuzz .schemathesis .page

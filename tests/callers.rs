@@ -1,8 +1,9 @@
-//! Who calls: keys, rates, and pages of other origins.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+//! Callers: API keys, rate limits, web pages of other origins, and request ids.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use common::{Server, read_to_end};
@@ -12,11 +13,11 @@ const FIRST_KEY: &str = "0123456789abcdef";
 const SECOND_KEY: &str = "fedcba9876543210";
 const ANSWER: &str = r#"{"result":1,"stdout":""}"#;
 
-/// Has a script run by a request with further `headers`: the head and the body of the answer.
+/// Runs a script with additional `headers`. Returns the head and the body of the response.
 fn run(server: &Server, headers: &str) -> (String, String) {
     let headers = format!("{headers}connection: close\r\n");
-    let answer = read_to_end(server.begin(&headers, &json!({"script": "def main(): return 1"})));
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let response = read_to_end(server.begin(&headers, &json!({"script": "def main(): return 1"})));
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
     (head.to_ascii_lowercase(), body.to_owned())
 }
 
@@ -25,7 +26,7 @@ fn is_served(server: &Server, headers: &str) {
     assert_eq!(run(server, headers).1, ANSWER);
 }
 
-/// Expects a refusal until `seconds` have passed, of which a minute may have by now.
+/// Expects a refusal whose `Retry-After` is `seconds`, less the time since the bucket was emptied, at most a minute.
 #[track_caller]
 fn is_rate_limited(server: &Server, headers: &str, seconds: u64) {
     let (head, body) = run(server, headers);
@@ -33,13 +34,13 @@ fn is_rate_limited(server: &Server, headers: &str, seconds: u64) {
     let wait = head.split("\r\nretry-after: ").nth(1).unwrap().split("\r\n").next().unwrap();
     let wait: u64 = wait.parse().unwrap();
     assert!((seconds - 60..=seconds).contains(&wait), "{wait}");
-    let error = format!("Too many requests; the next may come in {wait} seconds");
+    let error = format!("Too many requests; retry in {wait} seconds");
     let expected = json!({"error": error, "kind": "rate_limited", "stdout": ""});
     assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), expected);
 }
 
 #[test]
-fn each_address_has_the_rate_for_itself_and_cannot_take_another_one() {
+fn each_address_has_its_own_rate_and_cannot_use_another_one() {
     let server = Server::start(&[
         ("MAINBOX_PRELOAD", ""),
         ("MAINBOX_RATE", "2/h"),
@@ -51,7 +52,7 @@ fn each_address_has_the_rate_for_itself_and_cannot_take_another_one() {
         is_served(&server, &headers);
         is_rate_limited(&server, &headers, 1800);
     }
-    // What a client claims stands before what the proxy adds, and its network is one client.
+    // The proxy appends to what the client claims. A /64 network of IPv6 is one client.
     is_rate_limited(&server, "x-forwarded-for: 192.0.2.77, 192.0.2.1\r\n", 1800);
     is_rate_limited(&server, "x-forwarded-for: 192.0.2.77\r\nx-forwarded-for: 192.0.2.1\r\n", 1800);
     is_rate_limited(&server, "x-forwarded-for: 2001:db8::2\r\n", 1800);
@@ -62,14 +63,14 @@ fn each_address_has_the_rate_for_itself_and_cannot_take_another_one() {
 }
 
 #[test]
-fn without_a_proxy_nobody_is_believed_an_address_of_his_own_making() {
+fn forwarded_addresses_are_ignored_without_a_proxy() {
     let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_RATE", "1/h")]);
     is_served(&server, "x-forwarded-for: 192.0.2.1\r\n");
     is_rate_limited(&server, "x-forwarded-for: 192.0.2.2\r\n", 3600);
 }
 
 #[test]
-fn each_key_has_the_rate_for_itself_and_who_has_none_takes_nothing_of_it() {
+fn each_key_has_its_own_rate_and_invalid_keys_use_none_of_it() {
     let keys = format!("{FIRST_KEY},{SECOND_KEY}");
     let server = Server::start(&[
         ("MAINBOX_PRELOAD", ""),
@@ -88,23 +89,38 @@ fn each_key_has_the_rate_for_itself_and_who_has_none_takes_nothing_of_it() {
 }
 
 #[test]
-fn who_comes_too_often_is_told_before_anything_of_a_body_is_read() {
+fn a_rate_limited_request_is_refused_before_its_body_is_read() {
     let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_RATE", "1/h")]);
     is_served(&server, "");
     let mut stream = server.connect();
-    write!(stream, "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: text/x-python\r\ncontent-length: 20\r\nconnection: close\r\n\r\n").unwrap();
+    let head = [
+        "POST /execute HTTP/1.1",
+        "host: x",
+        "content-type: text/x-python",
+        "content-length: 20",
+        "connection: close",
+    ];
+    write!(stream, "{}\r\n\r\n", head.join("\r\n")).unwrap();
     assert!(read_to_end(stream).starts_with("HTTP/1.1 429 Too Many Requests\r\n"));
 }
 
-/// The head of the answer to a request that a browser makes before the one that a page wants.
+/// Sends the preflight request of a browser. Returns the head of the response.
 fn preflight(server: &Server, origin: &str) -> String {
     let mut stream = server.connect();
-    write!(stream, "OPTIONS /execute HTTP/1.1\r\nhost: x\r\norigin: {origin}\r\naccess-control-request-method: POST\r\naccess-control-request-headers: authorization,content-type\r\nconnection: close\r\n\r\n").unwrap();
+    let head = [
+        "OPTIONS /execute HTTP/1.1",
+        "host: x",
+        &format!("origin: {origin}"),
+        "access-control-request-method: POST",
+        "access-control-request-headers: authorization,content-type",
+        "connection: close",
+    ];
+    write!(stream, "{}\r\n\r\n", head.join("\r\n")).unwrap();
     read_to_end(stream).to_ascii_lowercase()
 }
 
 #[test]
-fn pages_of_the_origins_that_are_named_may_call_and_others_may_not() {
+fn only_pages_of_configured_origins_can_call() {
     let server = Server::start(&[
         ("MAINBOX_PRELOAD", ""),
         ("MAINBOX_API_KEYS", FIRST_KEY),
@@ -117,7 +133,7 @@ fn pages_of_the_origins_that_are_named_may_call_and_others_may_not() {
         for line in [
             &format!("access-control-allow-origin: {origin}"),
             "access-control-allow-methods: get,head,post",
-            "access-control-allow-headers: authorization,content-type",
+            "access-control-allow-headers: authorization,content-type,x-request-id",
             "access-control-max-age: 3600",
         ] {
             assert!(head.contains(&format!("\r\n{line}\r\n")), "{line}: {head}");
@@ -126,9 +142,9 @@ fn pages_of_the_origins_that_are_named_may_call_and_others_may_not() {
         assert_eq!(body, ANSWER);
         let allowed = format!("\r\naccess-control-allow-origin: {origin}\r\n");
         assert!(head.contains(&allowed), "{head}");
-        let exposed = "\r\naccess-control-expose-headers: server-timing,mainbox-peak-memory,mainbox-isolation,retry-after\r\n";
+        let exposed = "\r\naccess-control-expose-headers: server-timing,mainbox-peak-memory,mainbox-isolation,x-request-id,retry-after\r\n";
         assert!(head.contains(exposed), "{head}");
-        // A page may read why it was refused.
+        // A page can read why it was refused.
         let (head, body) = run(&server, &format!("origin: {origin}\r\n"));
         assert!(head.contains(&allowed) && body.contains("unauthorized"), "{head}{body}");
     }
@@ -144,10 +160,48 @@ fn pages_of_the_origins_that_are_named_may_call_and_others_may_not() {
 }
 
 #[test]
-fn without_origins_no_page_may_call() {
+fn without_configured_origins_no_page_can_call() {
     let server = Server::start(&[("MAINBOX_PRELOAD", "")]);
     let head = preflight(&server, "https://a.example");
     assert!(head.starts_with("http/1.1 405 method not allowed\r\n"), "{head}");
     let (head, _) = run(&server, "origin: https://a.example\r\n");
     assert!(!head.contains("access-control"), "{head}");
+}
+
+// Request ids.
+
+/// Sends a request with these header lines. Returns the request id of the response and that of the access log line.
+#[track_caller]
+fn request_ids(server: &Server, headers: &str, count: usize) -> (String, Value) {
+    let (head, body) = run(server, headers);
+    assert_eq!(body, ANSWER);
+    let id = head.split("\r\nx-request-id: ").nth(1).unwrap().split("\r\n").next().unwrap();
+    let line: Value = serde_json::from_str(&server.log_line("POST /execute ok", count)).unwrap();
+    assert_eq!(line["httpRequest"]["requestUrl"], "/execute", "{line}");
+    (id.to_owned(), line["request_id"].clone())
+}
+
+#[test]
+fn a_plain_request_id_is_echoed_and_logged() {
+    let server = Server::start(&[("MAINBOX_PRELOAD", "")]);
+    let longest = "x".repeat(64);
+    for (number, sent) in ["a", "root-1.67_ab", &longest].into_iter().enumerate() {
+        let ids = request_ids(&server, &format!("x-request-id: {sent}\r\n"), number + 1);
+        assert_eq!(ids, (sent.to_owned(), json!(sent)));
+    }
+}
+
+#[test]
+fn a_request_id_that_is_missing_or_not_plain_is_replaced() {
+    let server = Server::start(&[("MAINBOX_PRELOAD", "")]);
+    let mut seen = BTreeSet::new();
+    let sent = ["a b", "a\"b", "{}", "a,b", "\u{e9}", &"x".repeat(65)];
+    let headers = sent.map(|sent| format!("x-request-id: {sent}\r\n"));
+    for (number, headers) in headers.iter().map(String::as_str).chain([""]).enumerate() {
+        let (id, logged) = request_ids(&server, headers, number + 1);
+        assert_eq!(logged, json!(id), "{headers}");
+        assert!(!headers.contains(&id), "{headers}");
+        assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'), "{id}");
+        assert!(seen.insert(id), "{seen:?}");
+    }
 }

@@ -1,5 +1,5 @@
-//! The Cloud Run image under load, as an engine runs it: `make cloudrun` builds it and runs these.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+//! The Cloud Run image in Docker, also under load. `make cloudrun` builds it and runs these tests.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -10,25 +10,26 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Answer, load_until_refused, output, request};
+use indoc::indoc;
 use serde_json::json;
 
-/// A container of the image, removed with this value.
+/// A container of the image, removed when this value is dropped.
 struct Container {
     id: String,
     url: String,
 }
 
 impl Container {
-    /// One that is healthy; `flags` are the engine's.
+    /// Starts a container with these flags of `docker run`, and waits until it is healthy.
     fn start(flags: &[&str]) -> Container {
         let mut run = Command::new("docker");
         run.args(["run", "--detach", "--publish", "127.0.0.1:0:8080"]).args(flags).arg("mainbox");
-        let id = said(&mut run);
+        let id = stdout_of(&mut run);
         let address = docker(&["port", &id, "8080/tcp"]);
         let container = Container { id, url: format!("http://{address}") };
         let started = Instant::now();
         while !request("GET", &format!("{}/health", container.url), None, b"")
-            .is_ok_and(|answer| answer.status == 200)
+            .is_ok_and(|response| response.status == 200)
         {
             assert!(
                 started.elapsed() < Duration::from_secs(30),
@@ -50,7 +51,7 @@ impl Container {
         docker(&["inspect", "--format", &format!("{{{{{field}}}}}"), &self.id])
     }
 
-    /// MiB that the engine counts for it.
+    /// The memory that the engine reports for the container, MiB.
     fn memory_mib(&self) -> f64 {
         let usage = docker(&["stats", "--no-stream", "--format", "{{.MemUsage}}", &self.id]);
         let (used, _) = usage.split_once(" / ").unwrap();
@@ -65,10 +66,10 @@ impl Drop for Container {
 }
 
 fn docker(arguments: &[&str]) -> String {
-    said(Command::new("docker").args(arguments))
+    stdout_of(Command::new("docker").args(arguments))
 }
 
-fn said(command: &mut Command) -> String {
+fn stdout_of(command: &mut Command) -> String {
     let (code, text, error) = output(command);
     assert_eq!(code, Some(0), "{command:?}: {error}");
     text.trim().to_owned()
@@ -76,7 +77,7 @@ fn said(command: &mut Command) -> String {
 
 #[test]
 #[ignore = "needs Docker and the image: make cloudrun"]
-fn two_thousand_requests_at_64_on_one_cpu_are_answered_or_told_to_come_again() {
+fn two_thousand_requests_on_one_cpu_get_a_result_or_busy() {
     let container =
         Container::start(&["--cpus", "1", "--memory", "512m", "--env", "MAINBOX_QUEUE=32"]);
     let left = AtomicU32::new(2000);
@@ -88,16 +89,18 @@ fn two_thousand_requests_at_64_on_one_cpu_are_answered_or_told_to_come_again() {
                     .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
                     .is_ok()
                 {
-                    let script =
-                        "import pandas as pd\ndef main(): return int(pd.Series(range(100)).sum())";
-                    let answer = container.run(script).unwrap();
-                    let busy = answer.status == 503;
+                    let script = indoc! {r#"
+                        import pandas as pd
+                        def main(): return int(pd.Series(range(100)).sum())
+                    "#};
+                    let response = container.run(script).unwrap();
+                    let busy = response.status == 503;
                     if busy {
                         std::thread::sleep(Duration::from_millis(100));
-                        assert_eq!(answer.failure().1, "busy");
-                        assert_eq!(answer.header("retry-after"), "1");
+                        assert_eq!(response.failure().1, "busy");
+                        assert_eq!(response.header("retry-after"), "1");
                     } else {
-                        assert_eq!(answer.body, r#"{"result":4950,"stdout":""}"#);
+                        assert_eq!(response.body, r#"{"result":4950,"stdout":""}"#);
                     }
                     counts.lock().unwrap()[usize::from(busy)] += 1;
                 }
@@ -114,9 +117,9 @@ fn two_thousand_requests_at_64_on_one_cpu_are_answered_or_told_to_come_again() {
 
 #[test]
 #[ignore = "needs Docker and the image: make cloudrun"]
-fn sigterm_in_full_load_answers_everything_and_exits_0() {
+fn sigterm_under_load_answers_every_request_and_exits_0() {
     let container = Container::start(&["--cpus", "1", "--env", "MAINBOX_QUEUE=1000"]);
-    // Not through the engine's proxy, which listens longer than the container.
+    // Not through the engine's proxy, which accepts connections longer than the container.
     let address = format!("{}:8080", container.inspect(".NetworkSettings.IPAddress"));
     let counts = load_until_refused(&address, 64, || {
         std::thread::sleep(Duration::from_secs(2));
@@ -131,28 +134,43 @@ fn sigterm_in_full_load_answers_everything_and_exits_0() {
 
 #[test]
 #[ignore = "needs Docker and the image: make cloudrun"]
-fn bombs_in_every_request_hurt_nobody_else() {
+fn memory_and_fork_bombs_do_not_affect_other_requests() {
     let container = Container::start(&["--memory", "512m", "--env", "MAINBOX_POLICY=off"]);
-    let memory = "def main():\n    kept = []\n    while True: kept.append(bytearray(1 << 20))";
-    let fork = "import os\ndef main():\n    refused = 0\n    while refused < 1000:\n        try: os.fork()\n        except OSError: refused += 1\n    return refused";
+    let memory = indoc! {r#"
+        def main():
+            kept = []
+            while True:
+                kept.append(bytearray(1 << 20))
+    "#};
+    let fork = indoc! {r#"
+        import os
+        def main():
+            refused = 0
+            while refused < 1000:
+                try:
+                    os.fork()
+                except OSError:
+                    refused += 1
+            return refused
+    "#};
     for _ in 0..3 {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let answer = container.run(memory).unwrap();
+                    let response = container.run(memory).unwrap();
                     assert_eq!(
-                        (answer.status, answer.failure().1.as_str()),
+                        (response.status, response.failure().1.as_str()),
                         (400, "memory_limit"),
                         "{}",
-                        answer.body
+                        response.body
                     );
                 });
                 scope.spawn(|| {
-                    let answer = container.run(fork).unwrap();
-                    assert_eq!(answer.body, r#"{"result":1000,"stdout":""}"#);
+                    let response = container.run(fork).unwrap();
+                    assert_eq!(response.body, r#"{"result":1000,"stdout":""}"#);
                 });
-                let answer = container.run("def main(): return 'unhurt'").unwrap();
-                assert_eq!(answer.body, r#"{"result":"unhurt","stdout":""}"#);
+                let response = container.run("def main(): return 'unhurt'").unwrap();
+                assert_eq!(response.body, r#"{"result":"unhurt","stdout":""}"#);
             }
         });
     }
@@ -162,7 +180,7 @@ fn bombs_in_every_request_hurt_nobody_else() {
 
 #[test]
 #[ignore = "needs Docker and the image: make cloudrun"]
-fn the_engine_learns_from_the_image_how_the_service_is() {
+fn the_image_reports_its_health_to_the_engine() {
     let container = Container::start(&[]);
     let started = Instant::now();
     while container.inspect(".State.Health.Status") != "healthy" {
@@ -180,11 +198,17 @@ fn the_engine_learns_from_the_image_how_the_service_is() {
 
 #[test]
 #[ignore = "needs Docker and the image: make cloudrun"]
-fn the_image_is_small_and_has_no_program_but_the_interpreter_and_us() {
+fn the_image_is_small_and_contains_only_the_interpreter_and_mainbox() {
     let bytes: u64 =
         docker(&["image", "inspect", "--format", "{{.Size}}", "mainbox"]).parse().unwrap();
     assert!(bytes < 200 * 1_000_000, "{bytes} bytes");
-    let find = "import os\nprint(sorted(os.path.join(d, f) for d, _, fs in os.walk('/usr') for f in fs if '.so' not in f and os.access(os.path.join(d, f), os.X_OK) and not os.path.islink(os.path.join(d, f)) and os.stat(os.path.join(d, f)).st_mode & 0o111))";
+    let find = indoc! {r#"
+        import os
+        def is_program(path):
+            return os.access(path, os.X_OK) and not os.path.islink(path) and os.stat(path).st_mode & 0o111
+        files = (os.path.join(folder, name) for folder, _, names in os.walk('/usr') for name in names if '.so' not in name)
+        print(sorted(filter(is_program, files)))
+    "#};
     let programs =
         docker(&["run", "--rm", "--entrypoint", "/usr/local/bin/python3", "mainbox", "-c", find]);
     assert_eq!(programs, "['/usr/local/bin/mainbox', '/usr/local/bin/python3.13']");
@@ -192,7 +216,7 @@ fn the_image_is_small_and_has_no_program_but_the_interpreter_and_us() {
 
 #[test]
 #[ignore = "needs Docker and the image: make cloudrun"]
-fn further_packages_are_a_build_argument() {
+fn a_build_argument_adds_packages() {
     let build = [
         "build",
         "--quiet",
@@ -205,10 +229,14 @@ fn further_packages_are_a_build_argument() {
         ".",
     ];
     let directory = env!("CARGO_MANIFEST_DIR");
-    said(Command::new("docker").args(build).current_dir(directory));
-    let script = "import matplotlib.pyplot as plt, scipy.optimize\nimport pandas as pd\ndef main():\n    \
-        pd.Series([1, 4, 9]).plot().figure.savefig('outputs/plot.png')\n    \
-        return round(scipy.optimize.brentq(lambda x: x * x - 4, 0, 9), 6)";
+    stdout_of(Command::new("docker").args(build).current_dir(directory));
+    let script = indoc! {r#"
+        import matplotlib.pyplot as plt, scipy.optimize
+        import pandas as pd
+        def main():
+            pd.Series([1, 4, 9]).plot().figure.savefig('outputs/plot.png')
+            return round(scipy.optimize.brentq(lambda x: x * x - 4, 0, 9), 6)
+    "#};
     let mut run = Command::new("docker");
     run.args(["run", "--rm", "--interactive", "--read-only", "--tmpfs", "/tmp"])
         .args(["--env", "MAINBOX_PRELOAD=numpy,pandas,scipy,matplotlib.pyplot"])
@@ -217,7 +245,7 @@ fn further_packages_are_a_build_argument() {
     let mut process = run.spawn().unwrap();
     process.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     let output = process.wait_with_output().unwrap();
-    // What could not be preloaded would be named there.
+    // A module that could not be preloaded would be named on stderr.
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
     let body: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&body["result"], &body["stdout"]), (&2.0.into(), &"".into()), "{body}");

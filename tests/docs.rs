@@ -1,8 +1,9 @@
-//! The README is true: its tables are the code's, its commands do what it says.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+//! The documents match the code: their tables are the tables of the code, and their commands do what they say.
+#![allow(clippy::unwrap_used, reason = "a test reports a failure by panicking")]
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use common::offender::Offender;
@@ -11,11 +12,30 @@ use mainbox::config::Config;
 use mainbox::config::choices::Platform;
 use mainbox::config::settings::SETTINGS;
 
+/// Every document.
+const DOCUMENTS: [&str; 12] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "docs/api.md",
+    "docs/benchmarks.md",
+    "docs/benchmarks/notes.md",
+    "docs/compatibility.md",
+    "docs/configuration.md",
+    "docs/deploy.md",
+    "docs/reliability.md",
+];
+
+/// The longest line of prose, columns.
+const MAX_COLUMNS: usize = 120;
+
 fn document(name: &str) -> String {
     std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// The rows of the table of a document whose header starts with `header`, cell by cell.
+/// Returns the cells of the table whose header starts with `header`, row by row.
 fn table(name: &str, header: &str) -> Vec<Vec<String>> {
     let document = document(name);
     let rows: Vec<Vec<String>> = document
@@ -30,7 +50,7 @@ fn table(name: &str, header: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn the_configuration_table_is_the_codes() {
+fn the_table_of_settings_matches_the_code() {
     let code: Vec<Vec<String>> = SETTINGS
         .iter()
         .map(|row| {
@@ -42,8 +62,8 @@ fn the_configuration_table_is_the_codes() {
 }
 
 #[test]
-fn the_table_of_kinds_is_the_codes() {
-    let readme: Vec<(String, String)> = table("README.md", "| kind | status |")
+fn the_table_of_errors_matches_the_code() {
+    let documented: Vec<(String, String)> = table("docs/api.md", "| kind | status |")
         .into_iter()
         .map(|row| (row[0].clone(), row[1].clone()))
         .collect();
@@ -54,11 +74,11 @@ fn the_table_of_kinds_is_the_codes() {
             (name, kind.status().as_u16().to_string())
         })
         .collect();
-    assert_eq!(readme, code);
+    assert_eq!(documented, code);
 }
 
 #[test]
-fn the_table_of_promises_is_that_of_the_offenders() {
+fn the_table_of_promises_matches_the_offenders() {
     const WORLDS: [&str; 4] = ["namespaces", "landlock", "seccomp", "rlimits"];
     let mut promise = 0;
     let mut promised: Vec<(String, u8, Vec<bool>)> = Vec::new();
@@ -83,21 +103,25 @@ fn the_table_of_promises_is_that_of_the_offenders() {
     assert_eq!(promised, offenders);
 }
 
-#[test]
-fn every_curl_answers_what_the_readme_says() {
-    let readme = document("README.md");
+/// Runs every curl of a document and compares its output with the next line. Returns how many there are.
+fn run_curls(name: &str) -> usize {
+    let document = document(name);
     let url = &common::server().url;
-    let folder = std::env::temp_dir().join(format!("mainbox-readme-{}", std::process::id()));
+    let folder = std::env::temp_dir().join(format!(
+        "mainbox-{}-{}",
+        name.replace('/', "-"),
+        std::process::id()
+    ));
     std::fs::create_dir(&folder).unwrap();
     let mut curls = 0;
-    let mut lines = readme.lines().peekable();
+    let mut lines = document.lines().peekable();
     while let Some(line) = lines.next() {
-        if let Some(name) = line.strip_prefix("$ cat ") {
+        if let Some(file) = line.strip_prefix("$ cat ") {
             let mut content = String::new();
             while !lines.peek().unwrap().starts_with("$ ") {
                 content += &format!("{}\n", lines.next().unwrap());
             }
-            std::fs::write(folder.join(name), content).unwrap();
+            std::fs::write(folder.join(file), content).unwrap();
         }
         let Some(command) = line.strip_prefix("$ curl ") else { continue };
         let expected = *lines.peek().unwrap();
@@ -111,24 +135,68 @@ fn every_curl_answers_what_the_readme_says() {
         }
         curls += 1;
     }
-    assert_eq!(curls, 8);
     std::fs::remove_dir_all(folder).unwrap();
+    curls
 }
 
 #[test]
-fn the_python_of_the_readme_runs_a_script() {
+fn every_curl_prints_what_its_document_says() {
+    assert_eq!(run_curls("README.md"), 4);
+    assert_eq!(run_curls("docs/api.md"), 7);
+}
+
+#[test]
+fn the_python_snippet_runs_a_script() {
     let readme = document("README.md");
     let snippet = readme.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
-    assert_eq!(snippet.lines().count(), 5);
     let snippet = snippet.replace("http://localhost:8080", &common::server().url);
-    let call = "print(execute('def main(x): return x * 2', input=21))";
+    let calls = "print(execute('def main(x): return x * 2', input=21))
+try: execute('def main(): raise ValueError(1)')
+except RuntimeError as error: print(error)";
     let mut python = Command::new("python3");
-    let output = common::output(python.args(["-c", &format!("{snippet}\n{call}")]));
-    assert_eq!(output, (Some(0), String::from("42\n"), String::new()));
+    let output = common::output(python.args(["-c", &format!("{snippet}\n{calls}")]));
+    assert_eq!(output, (Some(0), String::from("42\nValueError: 1\n"), String::new()));
 }
 
 #[test]
-fn settings_that_behave_like_other_services_are_settings() {
+fn the_readme_is_short() {
+    let lines = document("README.md").lines().count();
+    assert!(lines <= 160, "{lines} lines");
+}
+
+#[test]
+fn no_line_of_prose_is_too_long() {
+    for name in DOCUMENTS {
+        for (number, line) in prose(&document(name)) {
+            let columns = without_link_targets(line).chars().count();
+            assert!(columns <= MAX_COLUMNS, "{name}:{number} has {columns} columns");
+        }
+    }
+}
+
+/// Returns the lines that are neither in a code block nor in a table, numbered from 1.
+fn prose(text: &str) -> Vec<(usize, &str)> {
+    let mut in_code = false;
+    let mut lines = vec![];
+    for (index, line) in text.lines().enumerate() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        } else if !in_code && !line.starts_with('|') {
+            lines.push((index + 1, line));
+        }
+    }
+    lines
+}
+
+/// Removes the targets of Markdown links, which cannot be wrapped.
+fn without_link_targets(line: &str) -> String {
+    let mut parts = line.split("](");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.split_once(')').map_or(part, |(_, rest)| rest))
+}
+
+#[test]
+fn the_settings_of_the_compatibility_table_are_accepted() {
     let mut rows = 0;
     for row in table("docs/compatibility.md", "| set up as | settings |") {
         let settings = row[1].split('`').nth(1).unwrap();
@@ -143,29 +211,35 @@ fn settings_that_behave_like_other_services_are_settings() {
 }
 
 #[test]
-fn links_of_the_documents_lead_somewhere() {
-    let documents = [
-        "README.md",
-        "SECURITY.md",
-        "ARCHITECTURE.md",
-        "CONTRIBUTING.md",
-        "docs/deploy.md",
-        "docs/compatibility.md",
-        "docs/reliability.md",
-        "docs/benchmarks.md",
-    ];
-    for name in documents {
+fn every_link_of_a_document_leads_to_a_file_and_to_a_heading() {
+    for name in DOCUMENTS {
         let folder = std::path::Path::new(name).parent().unwrap().to_owned();
         let text = document(name);
         let links = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
         for link in links.filter(|link| !link.starts_with("http")) {
-            assert!(folder.join(link).exists(), "{name}: {link}");
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let path =
+                if file.is_empty() { std::path::PathBuf::from(name) } else { folder.join(file) };
+            assert!(path.exists(), "{name}: {link}");
+            let target = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(anchor.is_empty() || anchors(&target).contains(anchor), "{name}: {link}");
         }
     }
 }
 
+/// Returns the anchors of the headings, as GitHub makes them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|line| {
+            let title = line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+            title.chars().filter(|letter| letter.is_alphanumeric() || *letter == '-').collect()
+        })
+        .collect()
+}
+
 #[test]
-fn the_function_outlives_the_longest_script_and_may_do_nothing_but_log() {
+fn the_lambda_function_outlives_its_longest_script_and_may_only_write_logs() {
     let template = document("template.yaml");
     let timeouts: Vec<(u32, u32)> = template
         .lines()
@@ -180,7 +254,7 @@ fn the_function_outlives_the_longest_script_and_may_do_nothing_but_log() {
 }
 
 #[test]
-fn the_service_outlives_its_scripts_and_has_memory_for_them() {
+fn the_cloud_run_service_outlives_its_scripts_and_has_memory_for_them() {
     let service = document("service.yaml");
     let value = |name: &str| -> u64 {
         let after = service.split_once(name).unwrap().1;

@@ -1,47 +1,58 @@
-//! Files that come with a request, and those that its script leaves in `outputs/`: the same in every world, also where no
+//! Files of a request, and files that the script leaves in `outputs/`. They behave the same on every host, even where no
 //! file can be opened.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
 use common::server;
+use indoc::{formatdoc, indoc};
 use serde_json::{Value, json};
 
-/// Runs `script` with `files` and expects a 200; its result and the files that came back.
+/// Runs `script` with `files` and expects a 200. Returns the result and the returned files.
 #[track_caller]
 fn runs(script: &str, files: &Value) -> (Value, Value) {
-    let answer = server().execute(&json!({"script": script, "files": files}));
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    (answer.json()["result"].clone(), answer.json()["files"].clone())
+    let response = server().execute(&json!({"script": script, "files": files}));
+    assert_eq!(response.status, 200, "{}", response.body);
+    (response.json()["result"].clone(), response.json()["files"].clone())
 }
 
 /// Runs `script` with `files` and expects a failure.
 #[track_caller]
-fn fails(script: &str, files: &Value, status: u16, kind: &str, error: &str) {
-    let answer = server().execute(&json!({"script": script, "files": files}));
-    assert_eq!(answer.failure(), (status, kind.to_owned(), error.to_owned()));
-    assert!(answer.json()["files"].is_null());
+fn fails_with(script: &str, files: &Value, status: u16, kind: &str, error: &str) {
+    let response = server().execute(&json!({"script": script, "files": files}));
+    assert_eq!(response.failure(), (status, kind.to_owned(), error.to_owned()));
+    assert!(response.json()["files"].is_null());
 }
 
 #[test]
-fn files_are_there_before_the_script_starts() {
-    let script = r#"
-import csv, glob, json, os, pathlib
-import numpy as np
-import pandas as pd
-AT_THE_TOP = open("note.txt").read()
-def main():
-    with open("data/table.csv", newline="") as file:
-        rows = list(csv.reader(file))
-    frame = pd.read_csv("data/table.csv")
-    return [
-        AT_THE_TOP, rows, frame.to_dict("list"), np.loadtxt("data/table.csv", delimiter=",", skiprows=1),
-        pathlib.Path("raw").read_bytes(), list(open("raw", "rb").read()), json.load(open("deep/er/a.json")),
-        sorted(os.listdir(".")), sorted(glob.glob("data/*.csv")), os.path.getsize("note.txt"), os.path.isdir("deep/er"),
-        sorted(path.name for path in pathlib.Path("deep").iterdir()), open(os.path.abspath("note.txt")).readline(),
-        sorted(map(str, pathlib.Path(".").rglob("*.json"))), [folder for folder, _, _ in os.walk("deep")],
-    ]
-"#;
+fn files_are_written_before_the_script_starts() {
+    let script = indoc! {r#"
+        import csv, glob, json, os, pathlib
+        import numpy as np
+        import pandas as pd
+        AT_THE_TOP = open("note.txt").read()
+        def main():
+            with open("data/table.csv", newline="") as file:
+                rows = list(csv.reader(file))
+            frame = pd.read_csv("data/table.csv")
+            return [
+                AT_THE_TOP,
+                rows,
+                frame.to_dict("list"),
+                np.loadtxt("data/table.csv", delimiter=",", skiprows=1),
+                pathlib.Path("raw").read_bytes(),
+                list(open("raw", "rb").read()),
+                json.load(open("deep/er/a.json")),
+                sorted(os.listdir(".")),
+                sorted(glob.glob("data/*.csv")),
+                os.path.getsize("note.txt"),
+                os.path.isdir("deep/er"),
+                sorted(path.name for path in pathlib.Path("deep").iterdir()),
+                open(os.path.abspath("note.txt")).readline(),
+                sorted(map(str, pathlib.Path(".").rglob("*.json"))),
+                [folder for folder, _, _ in os.walk("deep")],
+            ]
+    "#};
     let files = json!({
         "note.txt": "é\nline", "data/table.csv": "a,b\n1,2\n3,4\n", "raw": {"base64": "AP+A"}, "deep/er/a.json": "{\"x\": 1}",
     });
@@ -54,69 +65,116 @@ def main():
 }
 
 #[test]
-fn what_is_left_in_outputs_comes_back_and_nothing_else() {
-    let script = r#"
-import os, pathlib
-import pandas as pd
-def main():
-    pd.DataFrame({"a": [1]}).to_csv("outputs/table.csv", index=False)
-    pathlib.Path("outputs/text").write_text("é")
-    with open("outputs/raw", "wb") as file: file.write(bytes([0, 255]))
-    os.makedirs("outputs/plots/new")
-    open("outputs/plots/new/empty", "x").close()
-    os.mkdir("outputs/nothing")
-    open("beside.txt", "w").write("stays")
-    open("outputs/gone", "w").write("")
-    os.remove("outputs/gone")
-    return os.path.exists("beside.txt")
-"#;
+fn only_files_in_outputs_are_returned() {
+    let script = indoc! {r#"
+        import os, pathlib
+        import pandas as pd
+        def main():
+            pd.DataFrame({"a": [1]}).to_csv("outputs/table.csv", index=False)
+            pathlib.Path("outputs/text").write_text("é")
+            with open("outputs/raw", "wb") as file:
+                file.write(bytes([0, 255]))
+            os.makedirs("outputs/plots/new")
+            open("outputs/plots/new/empty", "x").close()
+            os.mkdir("outputs/nothing")
+            open("beside.txt", "w").write("stays")
+            open("outputs/gone", "w").write("")
+            os.remove("outputs/gone")
+            return os.path.exists("beside.txt")
+    "#};
     let files = json!({"outputs/given": "is left too", "read.me": ""});
     let left = json!({
         "given": "is left too", "plots/new/empty": "", "raw": {"base64": "AP8="}, "table.csv": "a\n1\n", "text": "é",
     });
     assert_eq!(runs(script, &files), (json!(true), left));
-    let answer = server().run("def main(): open('outputs/a', 'w').write('b'); print('c')");
-    assert_eq!(answer.body, r#"{"result":null,"stdout":"c\n","files":{"a":"b"}}"#);
-    let answer = server().run("def main(): open('outputs/a', 'w').write('b'); raise ValueError");
-    assert_eq!((answer.status, &answer.json()["files"]), (400, &Value::Null));
+    let response = server().run("def main(): open('outputs/a', 'w').write('b'); print('c')");
+    assert_eq!(response.body, r#"{"result":null,"stdout":"c\n","files":{"a":"b"}}"#);
+    let response = server().run("def main(): open('outputs/a', 'w').write('b'); raise ValueError");
+    assert_eq!((response.status, &response.json()["files"]), (400, &Value::Null));
 }
 
 #[test]
-fn what_a_script_has_not_closed_is_written_all_the_same() {
-    let script = "import sys\nLOG = open('outputs/log', 'w')\ndef main():\n    LOG.write('kept open')\n    \
-        sys.stdout = open('outputs/printed', 'w')\n    print('into a file')";
+fn files_that_the_script_did_not_close_are_returned() {
+    let script = indoc! {r#"
+        import sys
+        LOG = open('outputs/log', 'w')
+        def main():
+            LOG.write('kept open')
+            sys.stdout = open('outputs/printed', 'w')
+            print('into a file')
+    "#};
     let left = json!({"log": "kept open", "printed": "into a file\n"});
     assert_eq!(runs(script, &json!({})), (Value::Null, left));
 }
 
 #[test]
-fn files_behave_as_files_do() {
-    let script = r#"
-import io, os, shutil, zipfile
-def attempt(act):
-    try: return act()
-    except Exception as error: return type(error).__name__
-def main():
-    with open("a", "w") as file: print("one", file=file)
-    with open("a", "a") as file: file.write("two")
-    with open("a", "r+") as file: file.seek(1); file.write("N"); file.seek(0); whole = file.read()
-    with open("b", "wb+") as file:
-        file.write(b"0123456789"); file.seek(-3, io.SEEK_END); end = file.read(); file.truncate(4); file.seek(6); file.write(b"x")
-    os.rename("b", "c")
-    with zipfile.ZipFile("outputs/z.zip", "w") as archive: archive.writestr("inside", "packed")
-    unbuffered = open("u", "wb", buffering=0); unbuffered.write(b"at once")
-    shutil.copy("u", "copy"); os.makedirs("x/y"); os.rmdir("x/y"); os.rename(src="copy", dst="x/copied")
-    with zipfile.ZipFile("packed.zip", "w") as archive: archive.write("u")
-    return [
-        whole, end, open("c", "rb").read(), os.path.exists("b"), zipfile.ZipFile("outputs/z.zip").read("inside").decode(),
-        open("u").read(), os.stat("c").st_size, list(os.scandir("outputs"))[0].name, open("a").mode, open("a", "rb").readable(),
-        open("x/copied").read(), os.path.samefile("a", "u"), os.path.samefile("u", "./u"), os.access("x", os.W_OK), os.access("no", os.R_OK),
-        os.stat("u").st_mtime > 1.6e9, attempt(lambda: os.rmdir("x")),
-        [attempt(lambda: open("none")), attempt(lambda: open("a", "x")), attempt(lambda: open("outputs")),
-         attempt(lambda: os.listdir("none")), attempt(lambda: os.listdir("a")), attempt(lambda: os.mkdir("outputs")),
-         attempt(lambda: os.remove("none")), attempt(lambda: open("a").write("")), attempt(lambda: open("a", "q"))],
-    ]
-"#;
+fn files_support_the_usual_operations() {
+    let script = indoc! {r#"
+        import io, os, shutil, zipfile
+        def attempt(act):
+            try:
+                return act()
+            except Exception as error:
+                return type(error).__name__
+        def main():
+            with open("a", "w") as file:
+                print("one", file=file)
+            with open("a", "a") as file:
+                file.write("two")
+            with open("a", "r+") as file:
+                file.seek(1)
+                file.write("N")
+                file.seek(0)
+                whole = file.read()
+            with open("b", "wb+") as file:
+                file.write(b"0123456789")
+                file.seek(-3, io.SEEK_END)
+                end = file.read()
+                file.truncate(4)
+                file.seek(6)
+                file.write(b"x")
+            os.rename("b", "c")
+            with zipfile.ZipFile("outputs/z.zip", "w") as archive:
+                archive.writestr("inside", "packed")
+            unbuffered = open("u", "wb", buffering=0)
+            unbuffered.write(b"at once")
+            shutil.copy("u", "copy")
+            os.makedirs("x/y")
+            os.rmdir("x/y")
+            os.rename(src="copy", dst="x/copied")
+            with zipfile.ZipFile("packed.zip", "w") as archive:
+                archive.write("u")
+            return [
+                whole,
+                end,
+                open("c", "rb").read(),
+                os.path.exists("b"),
+                zipfile.ZipFile("outputs/z.zip").read("inside").decode(),
+                open("u").read(),
+                os.stat("c").st_size,
+                list(os.scandir("outputs"))[0].name,
+                open("a").mode,
+                open("a", "rb").readable(),
+                open("x/copied").read(),
+                os.path.samefile("a", "u"),
+                os.path.samefile("u", "./u"),
+                os.access("x", os.W_OK),
+                os.access("no", os.R_OK),
+                os.stat("u").st_mtime > 1.6e9,
+                attempt(lambda: os.rmdir("x")),
+                [
+                    attempt(lambda: open("none")),
+                    attempt(lambda: open("a", "x")),
+                    attempt(lambda: open("outputs")),
+                    attempt(lambda: os.listdir("none")),
+                    attempt(lambda: os.listdir("a")),
+                    attempt(lambda: os.mkdir("outputs")),
+                    attempt(lambda: os.remove("none")),
+                    attempt(lambda: open("a").write("")),
+                    attempt(lambda: open("a", "q")),
+                ],
+            ]
+    "#};
     let (result, _) = runs(script, &json!({}));
     let expected = json!([
         "oNe\ntwo",
@@ -153,64 +211,72 @@ def main():
 
 #[test]
 fn names_that_could_leave_the_directory_are_refused() {
-    let rule = "it must be relative, with parts that are neither empty nor `.` nor `..`, without control characters and backslashes, of at most 255 bytes and 8 parts";
+    let rule = "use a relative path of at most 255 bytes and 8 parts, without empty, `.` or `..` parts, control characters or backslashes";
     for name in ["", "../a", "/etc/passwd", "a/../../b", "a//b", "./a", "a\u{0}", "a\\b"] {
-        let answer =
+        let response =
             server().execute(&json!({"script": "def main(): return 1", "files": {name: "x"}}));
-        let (status, kind, error) = answer.failure();
+        let (status, kind, error) = response.failure();
         assert_eq!((status, kind.as_str()), (400, "invalid_request"), "{name}");
-        let expected = format!(
-            "The request is not valid: files: `{name}` is no name of a file: {rule} at line "
-        );
+        let expected =
+            format!("The request is not valid: files: invalid file name `{name}`: {rule} at line ");
         assert!(error.starts_with(&expected), "{error}");
     }
-    fails(
+    fails_with(
         "def main(): return 1",
         &json!({"outputs": ""}),
         400,
         "invalid_request",
-        "files: `outputs` is the directory for what comes back",
+        "files: `outputs` is reserved for the directory of returned files",
     );
     let body = r#"{"script": "def main(): return 1", "files": {"a": "", "a/b": ""}}"#;
     assert_eq!(
         server().post("application/json", body.as_bytes()).failure().2,
-        "The request is not valid: files: `a/b` is there twice, or is a file and a directory at once at line 1 column 64"
+        "The request is not valid: files: duplicate file name `a/b`, or one used as both a file and a directory at line 1 column 64"
     );
 }
 
 #[test]
-fn more_than_its_limit_is_told_by_the_name_of_the_file() {
+fn a_file_that_exceeds_a_limit_is_named() {
     let none = json!({});
     let most = server().get("/about").json()["limits"]["max_files_bytes"].as_u64().unwrap();
-    fails(
-        &format!(
-            "def main():\n    for name in 'ab': open(f'outputs/{{name}}', 'wb').write(bytes({most} - 9))"
-        ),
+    fails_with(
+        &formatdoc! {r#"
+            def main():
+                for name in 'ab':
+                    open(f'outputs/{{name}}', 'wb').write(bytes({most} - 9))
+        "#},
         &none,
         400,
         "result_too_large",
-        &format!("outputs/b does not fit; all files together may have {most} bytes"),
+        &format!("outputs/b does not fit; the limit for all files together is {most} bytes"),
     );
-    fails(
-        "def main():\n    for number in range(101): open(f'outputs/{number:03}', 'w')",
+    fails_with(
+        indoc! {r#"
+            def main():
+                for number in range(101):
+                    open(f'outputs/{number:03}', 'w')
+        "#},
         &none,
         400,
         "result_too_large",
-        "outputs/100 is one too many; the limit is 100 files",
+        "outputs/100 exceeds the limit of 100 files",
     );
-    fails(
-        "import os\ndef main(): os.makedirs('outputs' + '/d' * 8); open('outputs' + '/d' * 8 + '/e', 'w')",
+    fails_with(
+        indoc! {r#"
+            import os
+            def main(): os.makedirs('outputs' + '/d' * 8); open('outputs' + '/d' * 8 + '/e', 'w')
+        "#},
         &none,
         400,
         "result_too_large",
         "outputs/d/d/d/d/d/d/d/d is nested too deeply",
     );
-    fails(
+    fails_with(
         "def main(): open('outputs/a\\nb', 'w')",
         &none,
         400,
         "not_json",
-        "outputs/a\nb has a name that cannot be sent",
+        "outputs/a\nb has a name that cannot be returned",
     );
     let all = format!("def main(): open('outputs/all', 'w').write('x' * {most})");
     let (_, files) = runs(&all, &none);
@@ -218,19 +284,29 @@ fn more_than_its_limit_is_told_by_the_name_of_the_file() {
 }
 
 #[test]
-fn large_files_pass_whole() {
+fn large_files_are_complete() {
     let text = "0123456789abcdef".repeat(1 << 18);
-    let script = "import hashlib\ndef main():\n    data = open('large', 'rb').read()\n    return [len(data), hashlib.sha256(data).hexdigest()]";
+    let script = indoc! {r#"
+        import hashlib
+        def main():
+            data = open('large', 'rb').read()
+            return [len(data), hashlib.sha256(data).hexdigest()]
+    "#};
     let (result, _) = runs(script, &json!({"large": text}));
     let digest = "3cab7815c40973b8fb036c7a2a69b3649882622a4a0a2f1a980efa4ef8545577";
     assert_eq!(result, json!([4 << 20, digest]));
 }
 
 #[test]
-fn the_next_request_has_its_own_files_only() {
-    let list = "import os\ndef main(): return sorted(os.listdir('.'))";
-    let leave =
-        "import os\ndef main(): open('left', 'w').write('x'); return sorted(os.listdir('.'))";
+fn files_are_not_visible_to_the_next_request() {
+    let list = indoc! {r#"
+        import os
+        def main(): return sorted(os.listdir('.'))
+    "#};
+    let leave = indoc! {r#"
+        import os
+        def main(): open('left', 'w').write('x'); return sorted(os.listdir('.'))
+    "#};
     assert_eq!(runs(leave, &json!({"mine": ""})).0, json!(["left", "mine", "outputs"]));
     for _ in 0..3 {
         assert_eq!(runs(list, &json!({})), (json!(["outputs"]), Value::Null));

@@ -88,7 +88,7 @@ fn the_tier_rlimits_needs_binaries_that_the_user_cannot_read() {
     stops_with(
         &mut command,
         &format!(
-            "MAINBOX_FLOOR is rlimits, but this host lacks the layer `unreadable binaries`: this user can read {}; install it root-owned and 0711",
+            "MAINBOX_FLOOR is rlimits, but this host lacks the layer `unreadable binaries`: this user can read {}; install it owned by root with mode 0711",
             binary.display()
         ),
     );
@@ -100,7 +100,7 @@ fn the_error_names_a_scratch_directory_that_cannot_be_created() {
     let (code, _, error) = output(mainbox(&[]).env("TMPDIR", "/nowhere"));
     assert_eq!(code, Some(1));
     let name = error
-        .strip_prefix("mainbox: scratch directory /nowhere/mainbox-")
+        .strip_prefix("mainbox: cannot create scratch directory /nowhere/mainbox-")
         .unwrap_or_else(|| panic!("{error}"));
     assert!(name.ends_with("-XXXXXX: No such file or directory (os error 2)\n"), "{error}");
 }
@@ -157,7 +157,7 @@ fn workers_get_user_namespaces_where_no_other_uid_is_mapped() {
     assert_eq!(code, Some(0), "{text}{error}");
     assert!(
         text.contains(
-            "no   own uid per worker: the user namespace of the zygotes knows no other uid"
+            "no   own uid per worker: the user namespace of the zygotes maps only one uid"
         ),
         "{text}"
     );

@@ -1,34 +1,41 @@
-//! Hostile frames: scripts that speak on their worker's own channel, which they can. Each gets one clear answer, and the
-//! supervisor reserves nothing for what a worker claims.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+//! Hostile frames: a script can write to the channel of its worker. Each test expects one clear failure, and that the
+//! supervisor reserves no memory for a length that a worker only claims.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
-use common::{Server, server, status_kib};
+use common::{Server, lacks, not_run, server, status_kib};
+use indoc::{formatdoc, indoc};
 
-const BROKE: &str = "The script broke the process that was to send its answer";
+const BROKE: &str = "The script broke the worker process before it could send the result";
 
-/// What becomes of a script that writes `bytes`, a Python expression, on its channel and then does `after`.
+/// Runs a script that writes `bytes`, a Python expression, to the channel and then executes `after`. Expects a failure.
 #[track_caller]
-fn says(bytes: &str, after: &str, status: u16, kind: &str, error: &str) {
-    let script = format!(
-        "import os, struct, time\ndef frame(kind, payload): return kind + struct.pack('<I', len(payload)) + payload\ndef main():\n    data = {bytes}\n    while data: data = data[os.write(3, data):]\n    {after}"
-    );
-    let answer = server().run(&script);
+fn sends(bytes: &str, after: &str, status: u16, kind: &str, error: &str) {
+    let script = formatdoc! {r#"
+        import os, struct, time
+        def frame(kind, payload): return kind + struct.pack('<I', len(payload)) + payload
+        def main():
+            data = {bytes}
+            while data:
+                data = data[os.write(3, data):]
+            {after}
+    "#};
+    let response = server().run(&script);
     let expected = (status, kind.to_owned(), error.to_owned());
-    assert_eq!(answer.failure(), expected, "{bytes}: {}", answer.body);
+    assert_eq!(response.failure(), expected, "{bytes}: {}", response.body);
     assert_eq!(server().run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
 }
 
 #[test]
-fn garbage_is_a_crash() {
-    says("b'\\xff' * 100", "time.sleep(9)", 400, "crashed", BROKE);
-    says("b'GET / HTTP/1.1\\r\\n\\r\\n'", "time.sleep(9)", 400, "crashed", BROKE);
-    says("os.urandom(3) + b'\\xff\\xff' + os.urandom(100_000)", "return 1", 400, "crashed", BROKE);
+fn garbage_on_the_channel_is_a_crash() {
+    sends("b'\\xff' * 100", "time.sleep(9)", 400, "crashed", BROKE);
+    sends("b'GET / HTTP/1.1\\r\\n\\r\\n'", "time.sleep(9)", 400, "crashed", BROKE);
+    sends("os.urandom(3) + b'\\xff\\xff' + os.urandom(100_000)", "return 1", 400, "crashed", BROKE);
 }
 
 #[test]
-fn files_that_could_not_be_outputs_are_a_crash() {
+fn invalid_output_files_are_a_crash() {
     let file = |name: &str, content: &str| {
         format!("frame(b'D', struct.pack('<H', len({name})) + {name} + {content})")
     };
@@ -43,29 +50,29 @@ fn files_that_could_not_be_outputs_are_a_crash() {
         String::from("frame(b'D', b'')"),
         String::from("frame(b'D', b'\\xff\\xffx')"),
     ] {
-        says(&bytes, "time.sleep(9)", 400, "crashed", BROKE);
+        sends(&bytes, "time.sleep(9)", 400, "crashed", BROKE);
     }
 }
 
 #[test]
-fn half_a_frame_is_what_the_process_does_after_it() {
+fn an_incomplete_frame_is_explained_by_the_end_of_the_process() {
     let ended = "The script ended its process with status 0 before main returned";
-    says("b'V'", "os._exit(0)", 400, "exit", ended);
-    says("frame(b'V', b'[1, 2]')[:-1]", "os._exit(0)", 400, "exit", ended);
-    says("frame(b'V', b'[1, 2]')[:-1]", "os.close(3); time.sleep(9)", 400, "crashed", BROKE);
+    sends("b'V'", "os._exit(0)", 400, "exit", ended);
+    sends("frame(b'V', b'[1, 2]')[:-1]", "os._exit(0)", 400, "exit", ended);
+    sends("frame(b'V', b'[1, 2]')[:-1]", "os.close(3); time.sleep(9)", 400, "crashed", BROKE);
 }
 
 #[test]
-fn half_a_frame_is_completed_by_what_follows() {
-    // The five bytes of the honest frame's header complete the claimed seven, and are no JSON.
+fn the_next_bytes_complete_an_incomplete_frame() {
+    // The worker's own frame follows. Its header of five bytes completes the claimed seven, and the result is not JSON.
     let error = "The worker's result is not JSON";
-    says("b'V\\x07\\0\\0\\0[1'", "return 5", 400, "not_json", error);
+    sends("b'V\\x07\\0\\0\\0[1'", "return 5", 400, "not_json", error);
 }
 
 #[test]
-fn a_huge_length_is_a_crash_before_anything_of_it_arrives() {
+fn a_huge_length_is_a_crash_before_its_payload_arrives() {
     for length in ["0xffffffff", "0x7fffffff", "(1 << 22) + 1"] {
-        says(
+        sends(
             &format!("b'V' + struct.pack('<I', {length})"),
             "time.sleep(9)",
             400,
@@ -76,39 +83,55 @@ fn a_huge_length_is_a_crash_before_anything_of_it_arrives() {
 }
 
 #[test]
-fn a_result_that_is_none_is_not_json() {
+fn an_invalid_result_is_not_json() {
     let error = "The worker's result is not JSON";
     for payload in ["b''", "b'[1,'", "b'1 2'", "b'NaN'", "b'\"\\xff\"'", "b'\\0'", "b'{\"a\":1,}'"]
     {
-        says(&format!("frame(b'V', {payload})"), "time.sleep(9)", 400, "not_json", error);
+        sends(&format!("frame(b'V', {payload})"), "time.sleep(9)", 400, "not_json", error);
     }
     let deep = "The result is nested deeper than 100 levels";
-    says("frame(b'V', b'[' * 1_000_000)", "time.sleep(9)", 400, "not_json", deep);
+    sends("frame(b'V', b'[' * 1_000_000)", "time.sleep(9)", 400, "not_json", deep);
 }
 
 #[test]
-fn frames_that_are_not_for_a_worker_with_a_request_are_a_crash() {
-    for kind in ["R", "L", "S", "G", "v", "\\0"] {
-        says(&format!("frame(b'{kind}', b'{{}}')"), "time.sleep(9)", 400, "crashed", BROKE);
+fn frames_of_other_types_are_a_crash() {
+    for kind in ["R", "L", "S", "I", "v", "\\0"] {
+        sends(&format!("frame(b'{kind}', b'{{}}')"), "time.sleep(9)", 400, "crashed", BROKE);
     }
-    let ours = r#"frame(b'F', b'{"kind": "internal", "error": "x"}')"#;
-    says(ours, "time.sleep(9)", 400, "crashed", BROKE);
+    let internal = r#"frame(b'F', b'{"kind": "internal", "error": "x"}')"#;
+    sends(internal, "time.sleep(9)", 400, "crashed", BROKE);
 }
 
 #[test]
-fn of_many_frames_the_first_is_the_answer_and_it_is_the_scripts_own() {
-    let script =
-        "import os\ndef main():\n    os.write(3, b'V\\x01\\0\\0\\x001' * 1000)\n    return 2";
+fn the_first_of_many_results_is_returned() {
+    let script = indoc! {r#"
+        import os
+        def main():
+            os.write(3, b'V\x01\0\0\x001' * 1000)
+            return 2
+    "#};
     assert_eq!(server().run(script).body, r#"{"result":1,"stdout":""}"#);
     assert_eq!(server().run("def main(): return 3").body, r#"{"result":3,"stdout":""}"#);
 }
 
 #[test]
-fn what_is_said_after_the_result_is_not_heard() {
-    let script = "import os, threading, time\ndef late():\n    time.sleep(0.0005)\n    while True: os.write(3, b'V\\x01\\0\\0\\x009')\ndef main():\n    threading.Thread(target=late, daemon=True).start()\n    return 'x' * 1000";
+fn frames_after_the_result_are_ignored() {
+    if lacks("threads") {
+        return not_run("scripts cannot start threads here");
+    }
+    let script = indoc! {r#"
+        import os, threading, time
+        def late():
+            time.sleep(0.0005)
+            while True:
+                os.write(3, b'V\x01\0\0\x009')
+        def main():
+            threading.Thread(target=late, daemon=True).start()
+            return 'x' * 1000
+    "#};
     for _ in 0..20 {
         let body = server().run(script).body;
-        // It may come first, and then it is the script's own answer too.
+        // The forged frame may come first. It is the script's own result all the same.
         assert!(
             body.ends_with(r#"x","stdout":""}"#) || body.starts_with(r#"{"result":9,"#),
             "{body}"
@@ -118,7 +141,7 @@ fn what_is_said_after_the_result_is_not_heard() {
 }
 
 #[test]
-fn nothing_is_reserved_for_what_a_worker_claims() {
+fn no_memory_is_reserved_for_a_claimed_length() {
     let server = Server::start(&[
         ("MAINBOX_PRELOAD", ""),
         ("MAINBOX_CONCURRENCY", "32"),
@@ -127,7 +150,12 @@ fn nothing_is_reserved_for_what_a_worker_claims() {
     ]);
     let peak = || status_kib(server.pid(), "VmHWM") / 1024;
     let before = peak();
-    let script = "import os, struct, time\ndef main():\n    os.write(3, b'V' + struct.pack('<I', 64 << 20) + b'[')\n    time.sleep(9)";
+    let script = indoc! {r#"
+        import os, struct, time
+        def main():
+            os.write(3, b'V' + struct.pack('<I', 64 << 20) + b'[')
+            time.sleep(9)
+    "#};
     std::thread::scope(|scope| {
         let claims: Vec<_> =
             (0..32).map(|_| scope.spawn(|| server.run(script).failure().1)).collect();

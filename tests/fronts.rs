@@ -319,7 +319,7 @@ fn the_log_says_that_an_archive_is_of_another_python() {
         std::thread::sleep(Duration::from_millis(50));
     }
     let sentence =
-        "MAINBOX_ARCHIVE is of another version of Python; make it anew with `mainbox archive`";
+        "MAINBOX_ARCHIVE is from another version of Python; write it again with `mainbox archive`";
     server.log_line(sentence, 1);
 }
 

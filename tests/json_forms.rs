@@ -1,9 +1,10 @@
-//! The JSON form of a result, type by type, as the README's table has them.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+//! The JSON form of every type of result, as the table in the README lists them.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
 use common::server;
+use indoc::formatdoc;
 use serde_json::json;
 
 const IMPORTS: &str = "
@@ -38,26 +39,33 @@ def nested(depth):
     return x
 ";
 
-/// Evaluates each expression in one run and compares the results' JSON, to the letter.
+/// Evaluates every expression in one run and compares the JSON of the results byte by byte.
 #[track_caller]
-fn forms(rows: &[(&str, &str)]) {
+fn have_forms(rows: &[(&str, &str)]) {
     let expressions: Vec<&str> = rows.iter().map(|(expression, _)| *expression).collect();
-    let script =
-        format!("{IMPORTS}\ndef main():\n    return [{}]", expressions.join(",\n        "));
+    let script = formatdoc! {r#"
+        {IMPORTS}
+        def main():
+            return [{}]
+    "#, expressions.join(",\n        ")};
     let expected: Vec<&str> = rows.iter().map(|(_, json)| *json).collect();
-    let answer = server().run(&script);
-    assert_eq!(answer.body, format!("{{\"result\":[{}],\"stdout\":\"\"}}", expected.join(",")));
+    let response = server().run(&script);
+    assert_eq!(response.body, format!("{{\"result\":[{}],\"stdout\":\"\"}}", expected.join(",")));
 }
 
 #[track_caller]
 fn has_no_form(expression: &str, error: &str) {
-    let answer = server().run(&format!("{IMPORTS}\ndef main():\n    return {expression}"));
-    assert_eq!(answer.failure(), (400, String::from("not_json"), error.to_owned()));
+    let response = server().run(&formatdoc! {r#"
+        {IMPORTS}
+        def main():
+            return {expression}
+    "#});
+    assert_eq!(response.failure(), (400, String::from("not_json"), error.to_owned()));
 }
 
 #[test]
-fn plain_values_are_themselves() {
-    forms(&[
+fn plain_values_are_unchanged() {
+    have_forms(&[
         ("None", "null"),
         ("True", "true"),
         ("-0.5", "-0.5"),
@@ -75,8 +83,8 @@ fn plain_values_are_themselves() {
 }
 
 #[test]
-fn nan_and_infinities_are_null_wherever_they_stand() {
-    forms(&[
+fn nan_and_infinities_are_null_everywhere() {
+    have_forms(&[
         ("float('nan')", "null"),
         ("[1.5, float('inf'), -float('inf')]", "[1.5,null,null]"),
         ("{'x': np.nan}", "{\"x\":null}"),
@@ -91,7 +99,7 @@ fn nan_and_infinities_are_null_wherever_they_stand() {
 
 #[test]
 fn keys_become_strings() {
-    forms(&[
+    have_forms(&[
         ("{1: 'a', 2.5: 'b', True: 'c'}", "{\"1\":\"c\",\"2.5\":\"b\"}"),
         ("{None: 1, False: 2}", "{\"null\":1,\"false\":2}"),
         ("{np.int64(7): 1, np.float64(0.5): 2}", "{\"7\":1,\"0.5\":2}"),
@@ -105,8 +113,8 @@ fn keys_become_strings() {
 }
 
 #[test]
-fn numpy_scalars_of_every_kind() {
-    forms(&[
+fn numpy_scalars_of_every_type_have_a_form() {
+    have_forms(&[
         ("[t(3) for t in (np.int8, np.int16, np.int32, np.int64)]", "[3,3,3,3]"),
         ("[t(3) for t in (np.uint8, np.uint16, np.uint32, np.uint64)]", "[3,3,3,3]"),
         ("np.uint64(2**64 - 1)", "18446744073709551615"),
@@ -125,7 +133,7 @@ fn numpy_scalars_of_every_kind() {
 
 #[test]
 fn arrays_are_nested_arrays() {
-    forms(&[
+    have_forms(&[
         ("np.arange(6).reshape(2, 3)", "[[0,1,2],[3,4,5]]"),
         ("np.array(5)", "5"),
         ("np.array([True, False])", "[true,false]"),
@@ -137,7 +145,7 @@ fn arrays_are_nested_arrays() {
 
 #[test]
 fn pandas_objects_have_one_form_each() {
-    forms(&[
+    have_forms(&[
         (
             "pd.DataFrame({'a': [1, 2], 'b': ['x', None], 't': pd.to_datetime(['2024-01-02', None])})",
             "[{\"a\":1,\"b\":\"x\",\"t\":\"2024-01-02T00:00:00\"},{\"a\":2,\"b\":null,\"t\":null}]",
@@ -163,7 +171,7 @@ fn pandas_objects_have_one_form_each() {
 
 #[test]
 fn types_of_the_standard_library_have_one_form_each() {
-    forms(&[
+    have_forms(&[
         ("datetime.datetime(2024, 1, 2, 3, 4, 5)", "\"2024-01-02T03:04:05\""),
         ("datetime.date(2024, 1, 2)", "\"2024-01-02\""),
         ("datetime.time(3, 4)", "\"03:04:00\""),
@@ -183,7 +191,7 @@ fn types_of_the_standard_library_have_one_form_each() {
 }
 
 #[test]
-fn what_has_no_form_is_named_with_its_place() {
+fn a_value_without_a_form_is_named_with_its_place() {
     has_no_form("object()", "result is of type object, which has no JSON form");
     has_no_form("lambda: 1", "result is of type function, which has no JSON form");
     has_no_form(
@@ -200,19 +208,25 @@ fn what_has_no_form_is_named_with_its_place() {
 }
 
 #[test]
-fn cycles_and_deep_nesting_are_not_json() {
+fn cycles_and_deep_nesting_are_refused() {
     has_no_form("cycle()", "result.a[0] contains itself");
     has_no_form("nested(101)", "result is nested deeper than 100 levels");
     has_no_form("nested(100_000)", "result is nested deeper than 100 levels");
     assert_eq!(
-        server().run(&format!("{IMPORTS}\ndef main():\n    return nested(100)")).status,
+        server()
+            .run(&formatdoc! {r#"
+                {IMPORTS}
+                def main():
+                    return nested(100)
+            "#})
+            .status,
         200
     );
 }
 
 #[test]
 fn lone_surrogates_become_replacement_characters() {
-    forms(&[
+    have_forms(&[
         ("'a\\ud800b'", "\"a\u{fffd}b\""),
         ("'\\ud83d\\ude00'", "\"😀\""),
         ("{'\\udc00': 1}", "{\"\u{fffd}\":1}"),
@@ -220,8 +234,8 @@ fn lone_surrogates_become_replacement_characters() {
 }
 
 #[test]
-fn a_three_megabyte_list_passes_whole() {
-    let answer = server().run("def main(): return ['x' * 97] * 30_000");
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.json()["result"], json!(vec!["x".repeat(97); 30_000]));
+fn a_three_megabyte_list_is_complete() {
+    let response = server().run("def main(): return ['x' * 97] * 30_000");
+    assert_eq!(response.status, 200);
+    assert_eq!(response.json()["result"], json!(vec!["x".repeat(97); 30_000]));
 }

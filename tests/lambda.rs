@@ -1,6 +1,6 @@
-//! AWS Lambda: the function behind AWS' own emulator of Lambda's interface to runtimes (`make lambda` installs it and
-//! runs these), and behind one of our own where that emulator cannot do what Lambda does.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+//! AWS Lambda: the function behind AWS' emulator of the runtime API (`make lambda` installs it and runs these tests), and
+//! behind a small runtime API of this file for what the emulator cannot do.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -13,6 +13,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
 use common::{OwnPython, Server, children, declared_tier, mainbox, output, status, status_kib};
+use indoc::{formatdoc, indoc};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ fn function(settings: &[(&str, &str)]) -> Server {
     Server::emulated(&mut mainbox(settings))
 }
 
-/// Runs a script given as a bare payload.
+/// Runs a script that is sent as a bare event.
 fn run(function: &Server, script: &str) -> (u16, Value) {
     let (status, body) = function.invoke(json!({ "script": script }).to_string().as_bytes());
     (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}")))
@@ -31,7 +32,7 @@ fn ok(result: impl Into<Value>) -> (u16, Value) {
     (200, json!({"result": result.into(), "stdout": ""}))
 }
 
-/// The processes below the emulator, and what /proc says of them.
+/// The processes below the emulator.
 struct Tree {
     supervisor: i32,
     zygote: i32,
@@ -44,10 +45,10 @@ impl Tree {
     }
 
     fn below(supervisor: i32) -> Tree {
-        // Where there are two, the preloaded one is the larger.
+        // If there are two, the preloaded one is larger.
         let zygotes = children(supervisor).into_iter();
         let mut zygote = zygotes.max_by_key(|zygote| status_kib(*zygote, "VmRSS")).unwrap();
-        // Where the zygote is the first process of a pid namespace, workers are its children all the same.
+        // In a pid namespace, the zygote is the only child of the process in between.
         let mut workers = children(zygote);
         if let ([only], true) =
             (&workers[..], workers.len() == 1 && !children(workers[0]).is_empty())
@@ -69,7 +70,7 @@ impl Tree {
     }
 }
 
-/// Where the tier is rlimits, nobody of the same uid may know.
+/// Counts the open descriptors of a process. In the tier `rlimits` the process is not readable.
 fn descriptors(process: i32) -> Option<usize> {
     let list = std::fs::read_dir(format!("/proc/{process}/fd"));
     assert_eq!(list.is_err(), declared_tier() == "rlimits");
@@ -85,7 +86,7 @@ fn entries(folder: impl AsRef<Path>) -> BTreeSet<PathBuf> {
     std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
-/// The lines of JSON in the log, once there are `count` of this message.
+/// Waits until the log has `count` JSON lines with this message, and returns them.
 fn logged(function: &Server, message: &str, count: usize) -> Vec<Value> {
     let started = Instant::now();
     loop {
@@ -107,9 +108,9 @@ fn logged(function: &Server, message: &str, count: usize) -> Vec<Value> {
 
 #[test]
 #[ignore = "needs the emulator: make lambda"]
-fn every_event_of_the_folder_gets_its_answer() {
+fn every_event_file_gets_its_response() {
     let invalid = |error: &str| json!({"error": error, "kind": "invalid_request", "stdout": ""});
-    let unknown = "The event is neither a request to a function URL, nor one to API Gateway in payload format 2.0, nor a bare request: missing field `http` at line 20 column 3";
+    let unknown = "The event must be a request to a function URL, a request to API Gateway in payload format 2.0, or a bare request: missing field `http` at line 20 column 3";
     let wrapped = [
         ("api-gateway-v2", 200, json!({"result": 10_f64.powi(30), "stdout": ""})),
         (
@@ -160,11 +161,11 @@ fn every_event_of_the_folder_gets_its_answer() {
         serde_json::from_str::<Value>(&body).unwrap()
     };
     for (name, status, body) in wrapped {
-        let answer = invoke(name);
-        assert_eq!((name, &answer["statusCode"]), (name, &json!(status)), "{answer}");
-        assert_eq!(answer["isBase64Encoded"], false);
-        assert_eq!(answer["headers"]["content-type"], "application/json");
-        let text = answer["body"].as_str().unwrap();
+        let response = invoke(name);
+        assert_eq!((name, &response["statusCode"]), (name, &json!(status)), "{response}");
+        assert_eq!(response["isBase64Encoded"], false);
+        assert_eq!(response["headers"]["content-type"], "application/json");
+        let text = response["body"].as_str().unwrap();
         assert_eq!((name, serde_json::from_str::<Value>(text).unwrap()), (name, body));
     }
     for (name, body) in bare {
@@ -175,14 +176,14 @@ fn every_event_of_the_folder_gets_its_answer() {
 
 #[test]
 #[ignore = "needs the emulator: make lambda"]
-fn an_event_that_is_not_json_is_an_error_and_the_runtime_lives_on() {
+fn an_event_that_is_not_json_is_an_error_and_the_runtime_continues() {
     let function = function(&[("MAINBOX_PRELOAD", "")]);
     assert_eq!(run(&function, "def main(): return 1"), ok(1));
     let supervisor = Tree::of(&function).supervisor;
-    let (_, answer) = function.invoke(b"nonsense");
-    let answer: Value = serde_json::from_str(&answer).unwrap();
+    let (_, response) = function.invoke(b"nonsense");
+    let response: Value = serde_json::from_str(&response).unwrap();
     assert_eq!(
-        answer["errorMessage"],
+        response["errorMessage"],
         "failed to deserialize the incoming data into the function's payload type: expected ident at line 1 column 2\n"
     );
     assert_eq!(run(&function, "def main(): return 2"), ok(2));
@@ -191,34 +192,41 @@ fn an_event_that_is_not_json_is_an_error_and_the_runtime_lives_on() {
 
 #[test]
 #[ignore = "needs the emulator: make lambda"]
-fn an_answer_over_6_mb_is_refused_by_us_and_not_by_lambda() {
+fn a_response_over_6_mb_is_refused_before_it_reaches_lambda() {
     let function = function(&[("MAINBOX_PRELOAD", "")]);
-    // Wrapped in JSON once more, each of these quotation marks has four bytes.
+    // Encoded as JSON twice, each of these quotation marks takes four bytes.
     let script = "def main(): return '\"' * 1_900_000";
     let body = json!({"script": script}).to_string();
     let event = json!({
         "version": "2.0", "rawPath": "/execute", "headers": {"content-type": "application/json"},
         "requestContext": {"http": {"method": "POST"}}, "body": body,
     });
-    let (status, answer) = function.invoke(event.to_string().as_bytes());
-    let answer: Value = serde_json::from_str(&answer).unwrap();
-    assert_eq!((status, &answer["statusCode"]), (200, &json!(400)));
-    let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+    let (status, response) = function.invoke(event.to_string().as_bytes());
+    let response: Value = serde_json::from_str(&response).unwrap();
+    assert_eq!((status, &response["statusCode"]), (200, &json!(400)));
+    let body: Value = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
     assert_eq!(body["kind"], "result_too_large");
     let error = body["error"].as_str().unwrap();
-    assert!(error.ends_with(" bytes as AWS Lambda wraps it, which takes 6291456"), "{error}");
+    assert!(error.ends_with(" bytes as wrapped for AWS Lambda; the limit is 6291456"), "{error}");
     assert_eq!(run(&function, script).1["result"].as_str().map(str::len), Some(1_900_000));
 }
 
 #[test]
 #[ignore = "needs the emulator: make lambda"]
-fn lambdas_deadline_ends_a_script_before_lambda_ends_us() {
+fn a_script_is_ended_before_the_deadline_of_lambda() {
     let mut command = mainbox(&[("MAINBOX_PRELOAD", "")]);
     let function = Server::emulated(command.env("AWS_LAMBDA_FUNCTION_TIMEOUT", "3"));
-    let (status, answer) =
-        run(&function, "import time\ndef main():\n    print('on')\n    time.sleep(9)");
+    let (status, response) = run(
+        &function,
+        indoc! {r#"
+            import time
+            def main():
+                print('on')
+                time.sleep(9)
+        "#},
+    );
     assert_eq!(
-        (status, answer),
+        (status, response),
         (
             200,
             json!({"error": "The platform's deadline came before the script's limit of 10 seconds", "kind": "timeout", "stdout": "on\n"})
@@ -227,15 +235,23 @@ fn lambdas_deadline_ends_a_script_before_lambda_ends_us() {
     assert_eq!(run(&function, "def main(): return 2"), ok(2));
 }
 
-// One environment, many invocations.
+// Many invocations in one environment.
 
 #[test]
 #[ignore = "needs the emulator: make lambda"]
-fn two_hundred_invocations_leave_no_growth() {
+fn two_hundred_invocations_do_not_grow_the_environment() {
     let function = function(&[]);
-    let script = "import os\nimport pandas as pd\ndef main():\n    \
-        try: os.makedirs('/tmp/left/deep')\n    except OSError: pass\n    \
-        print('x' * 10_000)\n    return int(pd.DataFrame({'a': range(1000)}).a.sum())";
+    let script = indoc! {r#"
+        import os
+        import pandas as pd
+        def main():
+            try:
+                os.makedirs('/tmp/left/deep')
+            except OSError:
+                pass
+            print('x' * 10_000)
+            return int(pd.DataFrame({'a': range(1000)}).a.sum())
+    "#};
     let count = || {
         let tree = Tree::of(&function);
         (tree.all().len(), descriptors(tree.supervisor), entries(function.temporary()))
@@ -246,8 +262,8 @@ fn two_hundred_invocations_leave_no_growth() {
     };
     let mut early = None;
     for number in 0..200 {
-        let (status, answer) = run(&function, script);
-        assert_eq!((status, &answer["result"]), (200, &json!(499_500)));
+        let (status, response) = run(&function, script);
+        assert_eq!((status, &response["result"]), (200, &json!(499_500)));
         if number == 20 {
             early = Some((count(), memory()));
         }
@@ -261,7 +277,7 @@ fn two_hundred_invocations_leave_no_growth() {
 
 #[test]
 #[ignore = "needs the emulator: make lambda"]
-fn a_spare_survives_a_freeze_and_nothing_stirs_between_invocations() {
+fn a_spare_survives_a_freeze_and_nothing_runs_between_invocations() {
     let function = function(&[]);
     assert_eq!(run(&function, "def main(): return 1"), ok(1));
     let tree = Tree::of(&function);
@@ -286,7 +302,11 @@ fn a_spare_survives_a_freeze_and_nothing_stirs_between_invocations() {
     tree.signal(Signal::SIGSTOP);
     std::thread::sleep(Duration::from_secs(12));
     tree.signal(Signal::SIGCONT);
-    let script = "import os\nimport pandas as pd\ndef main(): return [os.getpid(), int(pd.Series([1, 2]).sum())]";
+    let script = indoc! {r#"
+        import os
+        import pandas as pd
+        def main(): return [os.getpid(), int(pd.Series([1, 2]).sum())]
+    "#};
     assert_eq!(run(&function, script), ok(json!([own_id, 3])));
     let queue = logged(&function, "request", 2)[1]["queue_ms"].as_f64().unwrap();
     assert!(queue < 100.0, "waited {queue} ms for a worker that was there");
@@ -294,18 +314,26 @@ fn a_spare_survives_a_freeze_and_nothing_stirs_between_invocations() {
 
 #[test]
 #[ignore = "needs the emulator: make lambda"]
-fn when_the_zygote_is_killed_that_request_fails_and_a_fresh_runtime_serves_the_next() {
+fn a_killed_zygote_fails_its_request_and_a_new_runtime_serves_the_next() {
     let function = function(&[("MAINBOX_PRELOAD", "")]);
     assert_eq!(run(&function, "def main(): return 1"), ok(1));
     let before = Tree::of(&function);
-    let (_, answer) = std::thread::scope(|scope| {
-        let lost = scope.spawn(|| run(&function, "import time\ndef main(): time.sleep(5)"));
+    let (_, response) = std::thread::scope(|scope| {
+        let lost = scope.spawn(|| {
+            run(
+                &function,
+                indoc! {r#"
+                    import time
+                    def main(): time.sleep(5)
+                "#},
+            )
+        });
         std::thread::sleep(Duration::from_secs(1));
         kill(Pid::from_raw(before.zygote), Signal::SIGKILL).unwrap();
         lost.join().unwrap()
     });
     assert_eq!(
-        answer,
+        response,
         json!({"error": "The worker was lost; this is not the script's fault", "kind": "internal", "stdout": ""})
     );
     assert_eq!(run(&function, "def main(): return 2"), ok(2));
@@ -315,7 +343,7 @@ fn when_the_zygote_is_killed_that_request_fails_and_a_fresh_runtime_serves_the_n
 
 #[test]
 #[ignore = "needs the emulator: make lambda"]
-fn a_stopped_zygote_ends_the_runtime_too() {
+fn a_stopped_zygote_ends_the_runtime() {
     let function = function(&[("MAINBOX_PRELOAD", "")]);
     assert_eq!(run(&function, "def main(): return 1"), ok(1));
     let before = Tree::of(&function);
@@ -330,7 +358,7 @@ fn a_stopped_zygote_ends_the_runtime_too() {
 
 #[test]
 #[ignore = "needs the emulator: make lambda"]
-fn credentials_are_gone_before_anything_runs() {
+fn credentials_are_removed_before_the_supervisor_starts() {
     let dropped = [
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
@@ -354,15 +382,19 @@ fn credentials_are_gone_before_anything_runs() {
 
 #[test]
 #[ignore = "needs the emulator: make lambda"]
-fn every_request_is_one_line_of_json_without_its_content() {
+fn the_log_has_one_json_line_per_request_without_its_content() {
     let mut command = mainbox(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_METRICS", "emf")]);
     let function = Server::emulated(command.env("AWS_LAMBDA_LOG_LEVEL", "TRACE"));
     let secret = json!({
-        "script": "def main(x):\n    print('sesame-printed')\n    raise ValueError('sesame-raised' + x)",
+        "script": indoc! {r#"
+            def main(x):
+                print('sesame-printed')
+                raise ValueError('sesame-raised' + x)
+        "#},
         "input": "sesame-input",
     });
-    let (_, answer) = function.invoke(secret.to_string().as_bytes());
-    assert!(answer.contains("sesame-raisedsesame-input"), "{answer}");
+    let (_, response) = function.invoke(secret.to_string().as_bytes());
+    assert!(response.contains("sesame-raisedsesame-input"), "{response}");
     assert_eq!(run(&function, "def main(): return 'sesame-result'"), ok("sesame-result"));
     let lines = logged(&function, "request", 2);
     assert_eq!(lines.len(), 2);
@@ -378,6 +410,7 @@ fn every_request_is_one_line_of_json_without_its_content() {
                 "peak_memory_bytes",
                 "queue_ms",
                 "requestId",
+                "request_id",
                 "run_ms",
                 "status",
                 "timestamp"
@@ -400,17 +433,17 @@ fn every_request_is_one_line_of_json_without_its_content() {
 
 #[test]
 #[ignore = "needs the emulator: make lambda"]
-fn the_log_keeps_to_lambdas_level() {
+fn the_log_follows_the_level_of_lambda() {
     let mut command = mainbox(&[("MAINBOX_PRELOAD", "")]);
     let function = Server::emulated(command.env("AWS_LAMBDA_LOG_LEVEL", "WARN"));
     assert_eq!(run(&function, "def main(): return 1"), ok(1));
     assert!(!function.log().contains("\"level\":\"INFO\""), "{}", function.log());
 }
 
-// Lambda's interface to runtimes, which asks nobody who he is.
+// The runtime API has no authentication.
 
-/// Scripts that want the next caller's event, or to answer in his place.
-fn thieves(port: u16, id: &str) -> Vec<String> {
+/// Scripts that try to fetch the next event, or to send a response in place of the runtime.
+fn attacks(port: u16, id: &str) -> Vec<String> {
     let api = format!("http://127.0.0.1:{port}/2018-06-01/runtime/invocation");
     let reach = [
         format!("urllib.request.urlopen('{api}/next', timeout=2).read().decode()"),
@@ -425,86 +458,135 @@ fn thieves(port: u16, id: &str) -> Vec<String> {
     reach
         .iter()
         .map(|attempt| {
-            format!(
-                "import ctypes, os, socket, urllib.request\ndef main():\n    try: return {attempt}\n    except BaseException as error: return 'refused'"
-            )
+            formatdoc! {r#"
+                import ctypes, os, socket, urllib.request
+                def main():
+                    try:
+                        return {attempt}
+                    except BaseException as error:
+                        return 'refused'
+            "#}
         })
         .collect()
 }
 
 #[test]
 #[ignore = "needs the emulator: make lambda"]
-fn a_script_can_neither_take_the_next_event_nor_answer_in_anothers_place() {
+fn a_script_cannot_fetch_events_or_send_responses() {
     let function = function(&[("MAINBOX_POLICY", "off"), ("MAINBOX_PRELOAD", "")]);
     assert_eq!(run(&function, "def main(): return 1"), ok(1));
     let id = logged(&function, "request", 1)[0]["requestId"].as_str().unwrap().to_owned();
-    for thief in thieves(function.runtime_api_port(), &id) {
-        assert_eq!(run(&function, &thief), ok("refused"), "{thief}");
+    for attack in attacks(function.runtime_api_port(), &id) {
+        assert_eq!(run(&function, &attack), ok("refused"), "{attack}");
         assert_eq!(run(&function, "def main(): return 'mine'"), ok("mine"));
     }
 }
 
 #[test]
 #[ignore = "needs the emulator: make lambda"]
-fn whoever_can_open_a_socket_can_take_the_event_and_forge_its_answer() {
-    // That the thieves would succeed without the sandbox: from out here they do.
+fn a_process_outside_the_sandbox_can_fetch_events_and_forge_responses() {
+    // Proves that the scripts above would succeed without the sandbox.
     let function = function(&[("MAINBOX_PRELOAD", "")]);
     assert_eq!(run(&function, "def main(): return 1"), ok(1));
     let api =
         format!("http://127.0.0.1:{}/2018-06-01/runtime/invocation", function.runtime_api_port());
-    let theft = format!(
-        "import time, urllib.request\nanswer = urllib.request.urlopen('{api}/next')\nid = answer.headers['Lambda-Runtime-Aws-Request-Id']\nprint(answer.read().decode())\nurllib.request.urlopen('{api}/' + id + '/response', data=b'\"forged\"')"
-    );
-    let script = "import time\ndef main(): time.sleep(3)  # precious";
+    let theft = formatdoc! {r#"
+        import time, urllib.request
+        event = urllib.request.urlopen('{api}/next')
+        id = event.headers['Lambda-Runtime-Aws-Request-Id']
+        print(event.read().decode())
+        urllib.request.urlopen('{api}/' + id + '/response', data=b'"forged"')
+    "#};
+    let script = indoc! {r#"
+        import time
+        def main(): time.sleep(3)  # the victim
+    "#};
     std::thread::scope(|scope| {
         let victim = scope.spawn(|| run(&function, script));
         std::thread::sleep(Duration::from_secs(1));
-        let mut thief = std::process::Command::new("python3");
-        let (code, stolen, error) = output(thief.args(["-c", &theft]));
+        let mut attacker = std::process::Command::new("python3");
+        let (code, stolen, error) = output(attacker.args(["-c", &theft]));
         assert_eq!(code, Some(0), "{error}");
-        assert!(stolen.contains("# precious"), "{stolen}");
+        assert!(stolen.contains("# the victim"), "{stolen}");
         assert_eq!(victim.join().unwrap(), (200, json!("forged")));
     });
 }
 
 #[test]
 #[ignore = "needs the emulator: make lambda"]
-fn what_a_script_leaves_never_meets_the_next_invocation() {
+fn leftovers_of_a_script_do_not_reach_the_next_invocation() {
     let function = function(&[("MAINBOX_POLICY", "off"), ("MAINBOX_PRELOAD", "")]);
-    // In the tier rlimits a script can make directories, links and IPC objects, and kill what is of its own uid.
-    let leave = "import ctypes, os\ndef main():\n    libc = ctypes.CDLL(None)\n    done = []\n    \
-        for name, act in {\n        'directory': lambda: os.makedirs('/tmp/left/deep'),\n        'link': lambda: os.symlink('/etc', '/tmp/link'),\n        \
-        'memory': lambda: libc.shmget(7, 4096, 0o1666),\n        'queue': lambda: libc.msgget(7, 0o1666),\n    }.items():\n        \
-        try: done.append([name, act() != -1])\n        except BaseException as error: done.append([name, False])\n    return done";
-    let look = "import ctypes, os\ndef main():\n    libc = ctypes.CDLL(None)\n    return [os.path.lexists('/tmp/left'), os.path.lexists('/tmp/link'), libc.shmget(7, 4096, 0) != -1, libc.msgget(7, 0) != -1]";
-    let killer = format!(
-        "{leave}\ninner = main\ndef main():\n    import signal\n    inner()\n    parent = os.getppid()\n    for process in range(parent, max(1, parent - 3), -1):\n        if process > 1:\n            try: os.kill(process, signal.SIGKILL)\n            except OSError: pass\n    import time\n    time.sleep(2)\n    return 'killed'"
-    );
+    // In the tier `rlimits` a script can make directories, links and IPC objects, and kill processes of its own uid.
+    let leave = indoc! {r#"
+        import ctypes, os
+        def main():
+            libc = ctypes.CDLL(None)
+            done = []
+            for name, act in {
+                'directory': lambda: os.makedirs('/tmp/left/deep'),
+                'link': lambda: os.symlink('/etc', '/tmp/link'),
+                'memory': lambda: libc.shmget(7, 4096, 0o1666),
+                'queue': lambda: libc.msgget(7, 0o1666),
+            }.items():
+                try:
+                    done.append([name, act() != -1])
+                except BaseException as error:
+                    done.append([name, False])
+            return done
+    "#};
+    let look = indoc! {r#"
+        import ctypes, os
+        def main():
+            libc = ctypes.CDLL(None)
+            return [
+                os.path.lexists('/tmp/left'),
+                os.path.lexists('/tmp/link'),
+                libc.shmget(7, 4096, 0) != -1,
+                libc.msgget(7, 0) != -1,
+            ]
+    "#};
+    let killer = formatdoc! {r#"
+        {leave}
+        inner = main
+        def main():
+            import signal
+            inner()
+            parent = os.getppid()
+            for process in range(parent, max(1, parent - 3), -1):
+                if process > 1:
+                    try:
+                        os.kill(process, signal.SIGKILL)
+                    except OSError:
+                        pass
+            import time
+            time.sleep(2)
+            return 'killed'
+    "#};
     let nothing = ok(json!([false, false, false, false]));
     for _ in 0..2 {
         assert_eq!(run(&function, leave).0, 200);
         assert_eq!(run(&function, look), nothing);
-        let (status, answer) = run(&function, &killer);
+        let (status, response) = run(&function, &killer);
         if declared_tier() == "rlimits" {
-            // It reached what is of its own uid; that is its own loss, and the environment's end.
-            assert_eq!(status, 502, "{answer}");
+            // It killed the processes of its own uid, which fails its request and ends the environment.
+            assert_eq!(status, 502, "{response}");
         } else {
-            assert_eq!((status, answer), ok("killed"));
+            assert_eq!((status, response), ok("killed"));
         }
         assert_eq!(run(&function, look), nothing);
         assert_eq!(run(&function, "def main(): return 'next'"), ok("next"));
     }
 }
 
-// What the emulator does not do, with an interface of our own.
+// What the emulator cannot do.
 
-/// Lambda's interface to its runtimes, one connection at a time.
+/// A runtime API: <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>.
 struct RuntimeApi {
     address: String,
     calls: mpsc::Receiver<Call>,
 }
 
-/// A call of the runtime's, to be answered.
+/// A call of the runtime that waits for a response.
 struct Call {
     path: String,
     body: String,
@@ -525,7 +607,7 @@ impl RuntimeApi {
         RuntimeApi { address, calls }
     }
 
-    /// The binary as a runtime of this interface.
+    /// Starts the binary as a runtime of this API.
     fn runtime(&self, settings: &[(&str, &str)]) -> Runtime {
         let mut command = mainbox(settings);
         command
@@ -536,7 +618,7 @@ impl RuntimeApi {
         Runtime(command.spawn().unwrap())
     }
 
-    /// The next call, which must be to `path`.
+    /// Waits for the next call, which must be to `path`.
     #[track_caller]
     fn expect(&self, path: &str) -> Call {
         let call = self.calls.recv_timeout(Duration::from_secs(30)).unwrap();
@@ -546,19 +628,19 @@ impl RuntimeApi {
 }
 
 impl Call {
-    fn answer(mut self, status: &str, headers: &str, body: &str) {
+    fn respond(mut self, status: &str, headers: &str, body: &str) {
         let length = body.len();
         write!(self.stream, "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n{headers}\r\n{body}")
             .unwrap();
     }
 
-    fn answer_with_event(self, event: &str) {
+    fn respond_with_event(self, event: &str) {
         let deadline = SystemTime::now() + Duration::from_secs(30);
         let deadline = deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
         let headers = format!(
             "Lambda-Runtime-Aws-Request-Id: 1\r\nLambda-Runtime-Deadline-Ms: {deadline}\r\nLambda-Runtime-Invoked-Function-Arn: box\r\n"
         );
-        self.answer("200 OK", &headers, event);
+        self.respond("200 OK", &headers, event);
     }
 }
 
@@ -583,7 +665,7 @@ fn read_calls(stream: &TcpStream, sender: &mpsc::Sender<Call>) {
     }
 }
 
-/// A runtime, ended with this value.
+/// A runtime, stopped when this value is dropped.
 struct Runtime(Child);
 
 impl Runtime {
@@ -600,29 +682,29 @@ impl Drop for Runtime {
 }
 
 #[test]
-fn a_snapshot_has_a_warm_zygote_and_no_worker_and_workers_come_after_the_restore() {
+fn a_snapshot_has_a_zygote_without_workers_and_workers_start_after_the_restore() {
     let api = RuntimeApi::start();
     let runtime = api.runtime(&[("AWS_LAMBDA_INITIALIZATION_TYPE", "snap-start")]);
     let restore = api.expect("restore/next");
     let snapshot = runtime.tree();
     assert_eq!(snapshot.workers, [0; 0], "a worker in a snapshot would exist in every copy");
     assert!(status_kib(snapshot.zygote, "VmRSS") > 40 * 1024, "pandas is not in the snapshot");
-    restore.answer("200 OK", "", "");
+    restore.respond("200 OK", "", "");
     let next = api.expect("invocation/next");
     let restored = runtime.tree();
     assert_eq!(restored.zygote, snapshot.zygote);
     assert!(!restored.workers.is_empty());
-    next.answer_with_event(
+    next.respond_with_event(
         r#"{"script": "import pandas as pd\ndef main(): return int(pd.Series([1, 2]).sum())"}"#,
     );
     let response = api.expect("invocation/1/response");
     assert_eq!(response.body, r#"{"result":3,"stdout":""}"#);
-    response.answer("202 Accepted", "", "");
+    response.respond("202 Accepted", "", "");
     api.expect("invocation/next");
 }
 
 #[test]
-fn an_initialisation_that_nears_its_limit_goes_on_and_requests_wait() {
+fn a_slow_initialization_continues_while_the_first_request_waits() {
     let slow = OwnPython::slow(10);
     let api = RuntimeApi::start();
     let began = Instant::now();
@@ -630,16 +712,16 @@ fn an_initialisation_that_nears_its_limit_goes_on_and_requests_wait() {
     let next = api.expect("invocation/next");
     let waited = began.elapsed();
     assert!((7.0..9.5).contains(&waited.as_secs_f64()), "{waited:?}");
-    next.answer_with_event(r#"{"script": "import slow\ndef main(): return 'at last'"}"#);
+    next.respond_with_event(r#"{"script": "import slow\ndef main(): return 'at last'"}"#);
     let response = api.expect("invocation/1/response");
     assert_eq!(response.body, r#"{"result":"at last","stdout":""}"#);
     assert!(began.elapsed() > Duration::from_secs(10));
-    response.answer("202 Accepted", "", "");
+    response.respond("202 Accepted", "", "");
     api.expect("invocation/next");
 }
 
 #[test]
-fn half_a_lambda_is_refused_by_the_name_of_what_is_missing() {
+fn an_incomplete_lambda_environment_is_refused_with_the_missing_name() {
     let mut command = mainbox(&[("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:1")]);
     command.env_remove("AWS_LAMBDA_FUNCTION_NAME");
     let error = "mainbox: AWS_LAMBDA_RUNTIME_API is set, but AWS_LAMBDA_FUNCTION_NAME is not\n";

@@ -1,14 +1,15 @@
-//! Every limit, with its own kind and a sentence that names it. Each test has a server with the limits that it needs.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+//! Every limit, its kind and its message. Each test starts a server with the limits that it needs.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Answer, Server, children};
+use common::{Answer, Server, children, lacks};
+use indoc::indoc;
 use serde_json::json;
 
-/// A server with small limits, to be shared by the tests that need them.
+/// Starts a server with small limits.
 fn small() -> Server {
     Server::start(&[
         ("MAINBOX_PRELOAD", "numpy"),
@@ -23,43 +24,104 @@ fn small() -> Server {
 }
 
 #[track_caller]
-fn failed(answer: &Answer, kind: &str, error: &str) {
-    assert_eq!(answer.failure(), (400, kind.to_owned(), error.to_owned()), "{}", answer.body);
+fn has_failed(response: &Answer, kind: &str, error: &str) {
+    assert_eq!(response.failure(), (400, kind.to_owned(), error.to_owned()), "{}", response.body);
 }
 
 #[test]
 fn wall_time_is_limited_whatever_the_script_does() {
     let server = small();
     for script in [
-        "def main():\n    print('before')\n    while True: pass",
-        "import time\ndef main():\n    print('before')\n    time.sleep(60)",
-        "import os, signal\ndef main():\n    print('before')\n    os.kill(os.getpid(), signal.SIGSTOP)",
-        "def main():\n    print('before')\n    sum(range(10**12))",
-        "import signal\ndef main():\n    print('before')\n    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64))\n    while True: pass",
-        "import threading\ndef main():\n    print('before')\n    threading.Thread(target=threading.Event().wait).start()",
-        "print('before')\nwhile True: pass\ndef main(): pass",
-        "import time\ndef main():\n    print('before')\n    try: time.sleep(60)\n    finally: time.sleep(60)",
+        indoc! {r#"
+            def main():
+                print('before')
+                while True:
+                    pass
+        "#},
+        indoc! {r#"
+            import time
+            def main():
+                print('before')
+                time.sleep(60)
+        "#},
+        indoc! {r#"
+            import os, signal
+            def main():
+                print('before')
+                os.kill(os.getpid(), signal.SIGSTOP)
+        "#},
+        indoc! {r#"
+            def main():
+                print('before')
+                sum(range(10**12))
+        "#},
+        indoc! {r#"
+            import signal
+            def main():
+                print('before')
+                signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64))
+                while True:
+                    pass
+        "#},
+        indoc! {r#"
+            import threading
+            def main():
+                print('before')
+                threading.Thread(target=threading.Event().wait).start()
+        "#},
+        indoc! {r#"
+            print('before')
+            while True:
+                pass
+            def main(): pass
+        "#},
+        indoc! {r#"
+            import time
+            def main():
+                print('before')
+                try:
+                    time.sleep(60)
+                finally:
+                    time.sleep(60)
+        "#},
     ] {
+        if script.contains("threading") && lacks("threads") {
+            continue;
+        }
         let started = Instant::now();
-        let answer = server.run(script);
+        let response = server.run(script);
         let took = started.elapsed();
-        failed(&answer, "timeout", "The script ran longer than its limit of 0.7 seconds");
-        assert_eq!(answer.json()["stdout"], "before\n", "{script}");
-        assert!(took >= Duration::from_millis(700) && took < Duration::from_secs(3), "{took:?}");
+        has_failed(&response, "timeout", "The script ran longer than its limit of 0.7 seconds");
+        assert_eq!(response.json()["stdout"], "before\n", "{script}");
+        assert!(took >= Duration::from_millis(700) && took < Duration::from_secs(10), "{took:?}");
     }
 }
 
 #[test]
-fn a_request_may_lower_its_limits_and_not_raise_them() {
+fn a_request_can_lower_its_limits_but_not_raise_them() {
     let server = small();
     let with = |limits, script: &str| server.execute(&json!({"script": script, "limits": limits}));
-    failed(
-        &with(json!({"timeout_seconds": 0.2}), "def main():\n    while True: pass"),
+    has_failed(
+        &with(
+            json!({"timeout_seconds": 0.2}),
+            indoc! {r#"
+                def main():
+                    while True:
+                        pass
+            "#},
+        ),
         "timeout",
         "The script ran longer than its limit of 0.2 seconds",
     );
-    failed(
-        &with(json!({"timeout_seconds": 100}), "def main():\n    while True: pass"),
+    has_failed(
+        &with(
+            json!({"timeout_seconds": 100}),
+            indoc! {r#"
+                def main():
+                    while True:
+                        pass
+            "#},
+        ),
         "timeout",
         "The script ran longer than its limit of 0.7 seconds",
     );
@@ -73,39 +135,84 @@ fn a_request_may_lower_its_limits_and_not_raise_them() {
 }
 
 #[test]
-fn cpu_time_is_limited_too() {
+fn cpu_time_is_limited() {
     let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_TIMEOUT_SECONDS", "5")]);
-    // Its own limit is one second above the wall time, so the script lowers it, which it may.
-    let answer = server.run(
-        "import resource\ndef main():\n    print('before')\n    resource.setrlimit(resource.RLIMIT_CPU, (1, 2))\n    while True: pass",
+    // The CPU limit is one second above the wall time limit, so the script lowers it to reach it first.
+    let response = server.run(indoc! {r#"
+        import resource
+        def main():
+            print('before')
+            resource.setrlimit(resource.RLIMIT_CPU, (1, 2))
+            while True:
+                pass
+    "#});
+    has_failed(
+        &response,
+        "timeout",
+        "The script used more than its limit of 6 seconds of CPU time",
     );
-    failed(&answer, "timeout", "The script used more than its limit of 6 seconds of CPU time");
-    assert_eq!(answer.json()["stdout"], "before\n");
-    let answer =
-        server.run("import resource\ndef main(): return resource.getrlimit(resource.RLIMIT_CPU)");
-    assert_eq!(answer.json()["result"], json!([6, 7]));
-    let answer = server.execute(&json!({
-        "script": "import resource\ndef main(): return resource.getrlimit(resource.RLIMIT_CPU)",
+    assert_eq!(response.json()["stdout"], "before\n");
+    let response = server.run(indoc! {r#"
+        import resource
+        def main(): return resource.getrlimit(resource.RLIMIT_CPU)
+    "#});
+    assert_eq!(response.json()["result"], json!([6, 7]));
+    let response = server.execute(&json!({
+        "script": indoc! {r#"
+            import resource
+            def main(): return resource.getrlimit(resource.RLIMIT_CPU)
+        "#},
         "limits": {"timeout_seconds": 1.5},
     }));
-    assert_eq!(answer.json()["result"], json!([3, 4]));
+    assert_eq!(response.json()["result"], json!([3, 4]));
 }
 
 #[test]
-fn memory_is_limited_however_it_is_taken() {
+fn memory_is_limited_however_it_is_allocated() {
     let server = small();
     for script in [
-        "def main():\n    print('before')\n    x = []\n    while True: x.append('x' * 100_000)",
-        "def main():\n    print('before')\n    return bytearray(1 << 40)",
-        "import mmap\ndef main():\n    print('before')\n    try: return [mmap.mmap(-1, 10 << 20) for _ in range(20)]\n    except OSError as error: raise MemoryError from error",
-        "import numpy as np\ndef main():\n    print('before')\n    return np.ones(100_000_000)",
-        "def main():\n    print('before')\n    raise MemoryError",
+        indoc! {r#"
+            def main():
+                print('before')
+                x = []
+                while True:
+                    x.append('x' * 100_000)
+        "#},
+        indoc! {r#"
+            def main():
+                print('before')
+                return bytearray(1 << 40)
+        "#},
+        indoc! {r#"
+            import mmap
+            def main():
+                print('before')
+                try:
+                    return [mmap.mmap(-1, 10 << 20) for _ in range(20)]
+                except OSError as error:
+                    raise MemoryError from error
+        "#},
+        indoc! {r#"
+            import numpy as np
+            def main():
+                print('before')
+                return np.ones(100_000_000)
+        "#},
+        indoc! {r#"
+            def main():
+                print('before')
+                raise MemoryError
+        "#},
     ] {
-        let answer = server.run(script);
-        failed(&answer, "memory_limit", "The script needed more memory than its limit of 64 MB");
-        assert_eq!(answer.json()["stdout"], "before\n", "{script}");
+        let response = server.run(script);
+        has_failed(
+            &response,
+            "memory_limit",
+            "The script needed more memory than its limit of 64 MB",
+        );
+        assert_eq!(response.json()["stdout"], "before\n", "{script}");
     }
-    // Where the numbers come from: the budget is on top of what numpy has mapped.
+    // The limit is on top of what numpy has mapped.
     assert_eq!(
         server.run("def main(): return len(bytearray(50_000_000))").json()["result"],
         50_000_000
@@ -113,70 +220,97 @@ fn memory_is_limited_however_it_is_taken() {
 }
 
 #[test]
-fn a_worker_that_is_killed_for_memory_reads_as_memory_limit() {
+fn a_killed_worker_is_reported_as_memory_limit() {
     let server = small();
-    // The kernel's way to say it; a script can only do it to itself.
-    let answer = server.run("import os, signal\ndef main():\n    print('before')\n    os.kill(os.getpid(), signal.SIGKILL)");
-    failed(&answer, "memory_limit", "The script needed more memory than its limit of 64 MB");
-    assert_eq!(answer.json()["stdout"], "before\n");
+    // The kernel's OOM killer sends SIGKILL. A script can send it to itself only.
+    let response = server.run(indoc! {r#"
+        import os, signal
+        def main():
+            print('before')
+            os.kill(os.getpid(), signal.SIGKILL)
+    "#});
+    has_failed(&response, "memory_limit", "The script needed more memory than its limit of 64 MB");
+    assert_eq!(response.json()["stdout"], "before\n");
 }
 
 #[test]
-fn output_is_cut_and_the_script_goes_on() {
+fn output_over_the_limit_is_cut_and_the_script_continues() {
     let server = small();
-    let answer = server.run("import sys\ndef main():\n    for _ in range(100_000): print('x' * 79)\n    print('y' * 999, file=sys.stderr)\n    return 'done'");
-    let body = answer.json();
-    assert_eq!((answer.status, &body["result"]), (200, &json!("done")));
+    let response = server.run(indoc! {r#"
+        import sys
+        def main():
+            for _ in range(100_000):
+                print('x' * 79)
+            print('y' * 999, file=sys.stderr)
+            return 'done'
+    "#});
+    let body = response.json();
+    assert_eq!((response.status, &body["result"]), (200, &json!("done")));
     assert_eq!(body["stdout"].as_str().unwrap().len(), 1000);
     assert_eq!(body["stderr"].as_str().unwrap().len(), 1000);
     assert_eq!(body["truncated"], json!(["stdout"]));
-    let answer = server.run(
-        "import os\ndef main():\n    os.write(2, b'z' * 60_000)\n    os.write(1, b'z' * 1000)",
-    );
-    assert_eq!(answer.json()["truncated"], json!(["stderr"]));
+    let response = server.run(indoc! {r#"
+        import os
+        def main():
+            os.write(2, b'z' * 60_000)
+            os.write(1, b'z' * 1000)
+    "#});
+    assert_eq!(response.json()["truncated"], json!(["stderr"]));
 }
 
 #[test]
-fn a_flood_of_output_until_the_timeout_is_survived() {
+fn endless_output_ends_with_the_timeout() {
     let server = small();
-    let answer = server.run("import os\ndef main():\n    while True: os.write(1, b'z' * 65536)");
-    failed(&answer, "timeout", "The script ran longer than its limit of 0.7 seconds");
-    assert_eq!(answer.json()["stdout"].as_str().unwrap().len(), 1000);
+    let response = server.run(indoc! {r#"
+        import os
+        def main():
+            while True:
+                os.write(1, b'z' * 65536)
+    "#});
+    has_failed(&response, "timeout", "The script ran longer than its limit of 0.7 seconds");
+    assert_eq!(response.json()["stdout"].as_str().unwrap().len(), 1000);
 }
 
 #[test]
 fn the_result_is_limited() {
     let server = small();
     assert_eq!(server.run("def main(): return 'x' * 1998").status, 200);
-    failed(
+    has_failed(
         &server.run("def main(): return 'x' * 1999"),
         "result_too_large",
         "The result has 2001 bytes; the limit is 2000",
     );
-    failed(
-        &server.run("import os, struct\ndef main():\n    os.write(3, b'V' + struct.pack('<I', 2001) + b'1' * 2001)"),
+    has_failed(
+        &server.run(indoc! {r#"
+            import os, struct
+            def main():
+                os.write(3, b'V' + struct.pack('<I', 2001) + b'1' * 2001)
+        "#}),
         "result_too_large",
         "The result is larger than its limit of 2000 bytes",
     );
 }
 
 #[test]
-fn a_flood_in_an_exception_is_cut() {
+fn long_errors_and_tracebacks_are_cut() {
     let server = small();
-    let answer = server.run("def main(): raise ValueError('x' * 1_000_000)");
-    let body = answer.json();
+    let response = server.run("def main(): raise ValueError('x' * 1_000_000)");
+    let body = response.json();
     assert!(body["error"].as_str().unwrap().len() < 5_000);
     assert!(body["traceback"].as_str().unwrap().len() < 40_000);
-    let answer = server.run("def f(): f()\ndef main(): f()");
-    assert_eq!(answer.failure().2, "RecursionError: maximum recursion depth exceeded");
-    assert!(answer.body.len() < 10_000);
+    let response = server.run(indoc! {r#"
+        def f(): f()
+        def main(): f()
+    "#});
+    assert_eq!(response.failure().2, "RecursionError: maximum recursion depth exceeded");
+    assert!(response.body.len() < 10_000);
 }
 
 #[test]
-fn a_script_over_its_limit_is_a_413() {
-    let answer = small().run(&format!("def main(): return 1 #{}", "x".repeat(400)));
+fn a_script_over_its_limit_gets_413() {
+    let response = small().run(&format!("def main(): return 1 #{}", "x".repeat(400)));
     assert_eq!(
-        answer.failure(),
+        response.failure(),
         (
             413,
             String::from("payload_too_large"),
@@ -186,30 +320,61 @@ fn a_script_over_its_limit_is_a_413() {
 }
 
 #[test]
-fn threads_and_descriptors_and_files_are_counted() {
+fn threads_descriptors_and_file_sizes_are_limited() {
     let server = small();
-    let threads = "import threading\ndef main():\n    event = threading.Event()\n    count = 0\n    try:\n        while True:\n            threading.Thread(target=event.wait, daemon=True).start()\n            count += 1\n    except RuntimeError as error:\n        return [count < 64, str(error)]";
+    let threads = indoc! {r#"
+        import threading
+        def main():
+            event = threading.Event()
+            count = 0
+            try:
+                while True:
+                    threading.Thread(target=event.wait, daemon=True).start()
+                    count += 1
+            except RuntimeError as error:
+                return [count < 64, str(error)]
+    "#};
     assert_eq!(server.run(threads).json()["result"], json!([true, "can't start new thread"]));
-    let descriptors = "import os\ndef main():\n    files = []\n    try:\n        while True: files.append(open('/dev/null'))\n    except OSError as error:\n        return [len(files) < 128, error.strerror]";
+    let descriptors = indoc! {r#"
+        import os
+        def main():
+            files = []
+            try:
+                while True:
+                    files.append(open('/dev/null'))
+            except OSError as error:
+                return [len(files) < 128, error.strerror]
+    "#};
     assert_eq!(server.run(descriptors).json()["result"], json!([true, "Too many open files"]));
-    let bytes = "def main():\n    with open('big', 'wb') as file:\n        try:\n            while True: file.write(b'x' * 65536); file.flush()\n        except OSError as error:\n            return [file.tell() <= 1 << 20, error.strerror]";
-    let answer = server.run(bytes).json();
-    assert_eq!(answer["result"][0], true, "{answer}");
+    let bytes = indoc! {r#"
+        def main():
+            with open('big', 'wb') as file:
+                try:
+                    while True:
+                        file.write(b'x' * 65536); file.flush()
+                except OSError as error:
+                    return [file.tell() <= 1 << 20, error.strerror]
+    "#};
+    let response = server.run(bytes).json();
+    assert_eq!(response["result"][0], true, "{response}");
 }
 
 #[test]
-fn a_full_queue_is_busy_and_says_when_to_come_again() {
+fn a_full_queue_gets_busy_and_a_retry_time() {
     let server = Server::start(&[
         ("MAINBOX_PRELOAD", ""),
         ("MAINBOX_CONCURRENCY", "1"),
         ("MAINBOX_QUEUE", "1"),
     ]);
-    let sleep = "import time\ndef main(): time.sleep(1)";
+    let sleep = indoc! {r#"
+        import time
+        def main(): time.sleep(2)
+    "#};
     std::thread::scope(|scope| {
         let first = scope.spawn(|| server.run(sleep));
-        std::thread::sleep(Duration::from_millis(200));
+        server.wait_for_metric("mainbox_running 1");
         let second = scope.spawn(|| server.run(sleep));
-        std::thread::sleep(Duration::from_millis(200));
+        server.wait_for_metric("mainbox_waiting 1");
         let third = server.run(sleep);
         assert_eq!(
             third.failure(),
@@ -221,7 +386,7 @@ fn a_full_queue_is_busy_and_says_when_to_come_again() {
 }
 
 #[test]
-fn after_a_rest_one_spare_is_kept_and_a_burst_brings_the_others_back() {
+fn idle_time_leaves_one_spare_and_a_request_restores_the_others() {
     let server = Server::start(&[
         ("MAINBOX_PRELOAD", ""),
         ("MAINBOX_CONCURRENCY", "3"),
@@ -245,49 +410,87 @@ fn after_a_rest_one_spare_is_kept_and_a_burst_brings_the_others_back() {
 fn the_strict_policy_refuses_introspection() {
     let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_POLICY", "strict")]);
     for (script, error) in [
-        ("import os\ndef main(): return 1", "Dangerous import detected: os"),
-        ("from sys import path\ndef main(): return 1", "Dangerous import detected: sys"),
-        ("def main():\n    import ctypes.util\n    return 1", "Dangerous import detected: ctypes"),
-        ("import socket\ndef main(): return 1", "Dangerous import detected: socket"),
-        ("import importlib\ndef main(): return 1", "Dangerous import detected: importlib"),
+        (
+            indoc! {r#"
+                import os
+                def main(): return 1
+            "#},
+            "Dangerous import detected: os",
+        ),
+        (
+            indoc! {r#"
+                from sys import path
+                def main(): return 1
+            "#},
+            "Dangerous import detected: sys",
+        ),
+        (
+            indoc! {r#"
+                def main():
+                    import ctypes.util
+                    return 1
+            "#},
+            "Dangerous import detected: ctypes",
+        ),
+        (
+            indoc! {r#"
+                import socket
+                def main(): return 1
+            "#},
+            "Dangerous import detected: socket",
+        ),
+        (
+            indoc! {r#"
+                import importlib
+                def main(): return 1
+            "#},
+            "Dangerous import detected: importlib",
+        ),
         ("def main(): return eval('1')", "Dangerous builtin detected: eval"),
         ("def main(): return exec", "Dangerous builtin detected: exec"),
         ("def main(): return compile('1', '', 'eval')", "Dangerous builtin detected: compile"),
         ("def main(): return __import__('os')", "Dangerous builtin detected: __import__"),
         ("def main(): print(1)", "The main() function must contain a return statement"),
     ] {
-        failed(&server.run(script), "forbidden", error);
+        has_failed(&server.run(script), "forbidden", error);
     }
     assert_eq!(
-        server.run("import json\ndef main(): return json.loads('[1]')").json()["result"],
+        server
+            .run(indoc! {r#"
+                import json
+                def main(): return json.loads('[1]')
+            "#})
+            .json()["result"],
         json!([1])
     );
 }
 
 #[test]
-fn the_policy_can_be_off_and_the_kernel_still_refuses() {
+fn the_sandbox_refuses_programs_when_the_policy_is_off() {
     let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_POLICY", "off")]);
-    let answer =
-        server.run("import subprocess\ndef main(): return subprocess.run(['true']).returncode");
-    failed(
-        &answer,
+    let response = server.run(indoc! {r#"
+        import subprocess
+        def main(): return subprocess.run(['true']).returncode
+    "#});
+    has_failed(
+        &response,
         "exception",
         "PermissionError: [Errno 1] starting other programs is not available in the sandbox",
     );
-    failed(
+    has_failed(
         &server.run("def main() return 1"),
         "syntax_error",
         "Syntax error on line 1: expected ':': def main() return 1",
     );
-    failed(&server.run("x = 1"), "missing_main", "Script must contain a main() function");
+    has_failed(&server.run("x = 1"), "missing_main", "Script must contain a main() function");
 }
 
 #[test]
-fn files_that_the_scratch_directory_cannot_hold_are_refused_before_anything_runs() {
+fn files_too_large_for_the_scratch_directory_are_refused() {
     let small = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_SCRATCH_MB", "1")]);
-    let answer = small.execute(
+    let response = small.execute(
         &json!({"script": "def main(): return 1", "files": {"a": "x".repeat(1 << 20), "b": "y"}}),
     );
-    let error = "The files take 1052672 bytes; the scratch directory has 1048576";
-    assert_eq!(answer.failure(), (413, String::from("payload_too_large"), String::from(error)));
+    let error = "The files need 1052672 bytes; the scratch directory has 1048576";
+    assert_eq!(response.failure(), (413, String::from("payload_too_large"), String::from(error)));
 }

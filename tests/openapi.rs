@@ -1,11 +1,12 @@
-//! `openapi.yaml` against the real thing: its examples, its lists, and real answers under its schemas.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+//! `openapi.yaml` compared with the service: its examples, its lists, and real responses validated by its schemas.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
 use std::io::Write;
 
 use common::{Answer, Server, mainbox, output, read_to_end, server};
+use indoc::indoc;
 use mainbox::api::catalogue::Kind;
 use serde_json::{Value, json};
 
@@ -13,42 +14,42 @@ fn document() -> Value {
     serde_yaml_ng::from_str(&std::fs::read_to_string("openapi.yaml").unwrap()).unwrap()
 }
 
-/// Holds `value` against a schema of the document.
+/// Validates `value` with a schema of the document.
 #[track_caller]
 fn fits(document: &Value, schema: &Value, value: &Value) {
-    // References are to the components of the document.
+    // References point to the components of the document.
     let whole = json!({"allOf": [schema], "components": document["components"]});
     let validator = jsonschema::draft202012::new(&whole).unwrap();
     let errors: Vec<String> = validator.iter_errors(value).map(|error| error.to_string()).collect();
     assert!(errors.is_empty(), "{value}: {errors:?}");
 }
 
-/// What a reference stands for.
+/// Returns the target of a reference, or the value itself.
 fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     value["$ref"]
         .as_str()
         .map_or(value, |reference| document.pointer(reference.trim_start_matches('#')).unwrap())
 }
 
-/// Holds an answer against what the document says of its path, method and status, headers too.
+/// Validates a response, including its headers, with what the document declares for its path, method and status.
 #[track_caller]
-fn is_described(document: &Value, method: &str, path: &str, answer: &Answer) {
-    let status = answer.status.to_string();
-    let response = resolved(document, &document["paths"][path][method]["responses"][&status]);
-    assert!(response.is_object(), "{method} {path} {status} is not described");
-    let media = answer.header("content-type").split(';').next().unwrap();
-    let content = &response["content"][media];
+fn matches(document: &Value, method: &str, path: &str, response: &Answer) {
+    let status = response.status.to_string();
+    let declared = resolved(document, &document["paths"][path][method]["responses"][&status]);
+    assert!(declared.is_object(), "{method} {path} {status} is not described");
+    let media = response.header("content-type").split(';').next().unwrap();
+    let content = &declared["content"][media];
     assert!(content.is_object(), "{method} {path} {status} as {media} is not described");
-    // JSON is YAML too.
+    // The YAML parser reads JSON too.
     let body = if media.starts_with("text/") {
-        json!(answer.body)
+        json!(response.body)
     } else {
-        serde_yaml_ng::from_str(&answer.body).unwrap()
+        serde_yaml_ng::from_str(&response.body).unwrap()
     };
     fits(document, &content["schema"], &body);
-    for (name, header) in response["headers"].as_object().into_iter().flatten() {
+    for (name, header) in declared["headers"].as_object().into_iter().flatten() {
         let header = resolved(document, header);
-        let text = answer.header(name);
+        let text = response.header(name);
         assert!(!text.is_empty(), "{name} is missing");
         let value = text.parse::<u64>().map_or_else(|_| json!(text), |number| json!(number));
         fits(document, &header["schema"], &value);
@@ -80,7 +81,7 @@ fn every_example_fits_its_schema() {
 }
 
 #[test]
-fn it_lists_every_kind_and_every_endpoint() {
+fn the_document_lists_every_kind_and_every_endpoint() {
     let document = document();
     let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
     assert_eq!(document["components"]["schemas"]["Kind"]["enum"], json!(kinds));
@@ -101,45 +102,80 @@ fn it_lists_every_kind_and_every_endpoint() {
 }
 
 #[test]
-fn it_is_served() {
-    let answer = server().get("/openapi.yaml");
-    assert_eq!((answer.status, answer.header("content-type")), (200, "application/yaml"));
-    assert_eq!(answer.body, std::fs::read_to_string("openapi.yaml").unwrap());
+fn the_document_is_served() {
+    let response = server().get("/openapi.yaml");
+    assert_eq!((response.status, response.header("content-type")), (200, "application/yaml"));
+    assert_eq!(response.body, std::fs::read_to_string("openapi.yaml").unwrap());
 }
 
 #[test]
-fn real_answers_are_as_described() {
+fn responses_match_the_document() {
     let document = document();
     for path in ["/", "/health", "/about", "/metrics", "/openapi.yaml"] {
-        is_described(&document, "get", path, &server().get(path));
+        matches(&document, "get", path, &server().get(path));
     }
     let mut kinds = vec![];
     for (script, limits) in [
         ("def main(): return {'a': [1, 2.5, None]}", json!({})),
         (
-            "def main():\n    open('outputs/a.txt', 'w').write('text')\n    open('outputs/raw', 'wb').write(b'\\xff')",
+            indoc! {r#"
+                def main():
+                    open('outputs/a.txt', 'w').write('text')
+                    open('outputs/raw', 'wb').write(b'\xff')
+            "#},
             json!({}),
         ),
-        ("import sys\ndef main(): print('y' * 2_000_000); sys.stderr.write('x')", json!({})),
+        (
+            indoc! {r#"
+                import sys
+                def main(): print('y' * 2_000_000); sys.stderr.write('x')
+            "#},
+            json!({}),
+        ),
         ("def main() return 1", json!({})),
         ("x = 1", json!({})),
-        ("import subprocess\ndef main(): pass", json!({})),
+        (
+            indoc! {r#"
+                import subprocess
+                def main(): pass
+            "#},
+            json!({}),
+        ),
         ("def main(): print('before'); raise ValueError('no')", json!({})),
-        ("import sys\ndef main(): sys.exit(3)", json!({})),
+        (
+            indoc! {r#"
+                import sys
+                def main(): sys.exit(3)
+            "#},
+            json!({}),
+        ),
         ("def main(): return main", json!({})),
         ("def main(): return 'x' * 5_000_000", json!({})),
-        ("def main():\n    while True: pass", json!({"timeout_seconds": 0.2})),
+        (
+            indoc! {r#"
+                def main():
+                    while True:
+                        pass
+            "#},
+            json!({"timeout_seconds": 0.2}),
+        ),
         ("def main(): return len(bytes(1 << 30))", json!({})),
-        ("import os\ndef main(): os.abort()", json!({})),
+        (
+            indoc! {r#"
+                import os
+                def main(): os.abort()
+            "#},
+            json!({}),
+        ),
         ("def main(): pass", json!({"timeout_seconds": 0})),
         (&"#".repeat(200_000), json!({})),
     ] {
-        let answer = server().execute(&json!({"script": script, "limits": limits}));
-        is_described(&document, "post", "/execute", &answer);
-        kinds.push(answer.json()["kind"].as_str().unwrap_or("none").to_owned());
+        let response = server().execute(&json!({"script": script, "limits": limits}));
+        matches(&document, "post", "/execute", &response);
+        kinds.push(response.json()["kind"].as_str().unwrap_or("none").to_owned());
     }
-    let answer = server().post("text/plain", b"def main(): pass");
-    is_described(&document, "post", "/execute", &answer);
+    let response = server().post("text/plain", b"def main(): pass");
+    matches(&document, "post", "/execute", &response);
     assert_eq!(
         kinds,
         [
@@ -163,24 +199,32 @@ fn real_answers_are_as_described() {
 }
 
 #[test]
-fn who_has_no_key_is_refused_as_described_and_before_anything_is_read() {
+fn requests_without_a_valid_key_are_refused_before_their_body_is_read() {
     const KEY: &str = "0123456789abcdef";
     let document = document();
     let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_API_KEYS", KEY)]);
     let refused = server.run("def main(): return 1");
     assert_eq!(refused.status, 401);
-    is_described(&document, "post", "/execute", &refused);
-    is_described(&document, "get", "/about", &server.get("/about"));
+    matches(&document, "post", "/execute", &refused);
+    matches(&document, "get", "/about", &server.get("/about"));
     for path in ["/", "/health", "/openapi.yaml"] {
         assert_eq!(server.get(path).status, 200, "{path}");
     }
     let ask = |key: &str, body: &str| {
         let mut stream = server.connect();
-        write!(stream, "POST /execute HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: text/x-python\r\ncontent-length: 20\r\nconnection: close\r\n\r\n{body}").unwrap();
+        let head = [
+            "POST /execute HTTP/1.1",
+            "host: x",
+            &format!("authorization: Bearer {key}"),
+            "content-type: text/x-python",
+            "content-length: 20",
+            "connection: close",
+        ];
+        write!(stream, "{}\r\n\r\n{body}", head.join("\r\n")).unwrap();
         read_to_end(stream)
     };
     assert!(ask(KEY, "def main(): return 1").ends_with(r#"{"result":1,"stdout":""}"#));
-    // Of the body nothing is there yet.
+    // The refusal arrives although no byte of the body was sent.
     let refused = ask("0123456789abcdeX", "");
     assert!(refused.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{refused}");
     assert!(refused.contains("www-authenticate: Bearer\r\n"), "{refused}");
@@ -193,26 +237,29 @@ fn who_has_no_key_is_refused_as_described_and_before_anything_is_read() {
 }
 
 #[test]
-fn who_comes_too_often_is_refused_as_described() {
+fn rate_limited_responses_match_the_document() {
     let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_RATE", "1/h")]);
     assert_eq!(server.run("def main(): return 1").status, 200);
     let refused = server.run("def main(): return 1");
     assert_eq!(refused.status, 429);
-    is_described(&document(), "post", "/execute", &refused);
+    matches(&document(), "post", "/execute", &refused);
 }
 
 #[test]
-fn a_service_that_is_not_ready_or_busy_is_as_described() {
+fn starting_and_busy_responses_match_the_document() {
     let document = document();
     let starting = Server::start_unready(&[("MAINBOX_QUEUE", "0"), ("MAINBOX_CONCURRENCY", "1")]);
-    is_described(&document, "get", "/health", &starting.get("/health"));
-    let sleep = "import time\ndef main(): time.sleep(1)";
+    matches(&document, "get", "/health", &starting.get("/health"));
+    let sleep = indoc! {r#"
+        import time
+        def main(): time.sleep(2)
+    "#};
     std::thread::scope(|scope| {
         let first = scope.spawn(|| starting.run(sleep));
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        starting.wait_for_metric("mainbox_running 1");
         let second = starting.run(sleep);
         assert_eq!(second.status, 503);
-        is_described(&document, "post", "/execute", &second);
+        matches(&document, "post", "/execute", &second);
         assert_eq!(first.join().unwrap().status, 200);
     });
 }

@@ -1,6 +1,6 @@
-//! The finished filters, interpreted over every system call number of every way into the kernel, and held against the
-//! table that they are made from.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+//! The seccomp filters, interpreted for every system call number of every architecture, and compared with the table that
+//! they are made from.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -20,14 +20,14 @@ const KILL_PROCESS: u32 = 0x8000_0000;
 const OWN_ARCH: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const OWN_ARCH: u32 = 0xc000_00b7;
-/// i386, and 32-bit ARM.
+/// i386 and 32-bit ARM.
 const FOREIGN_ARCHS: [u32; 2] = [0x4000_0003, 0x4000_0028];
-/// The bit that makes an x86-64 number one of x32.
+/// The bit that marks an x32 system call: `__X32_SYSCALL_BIT`.
 const X32: u32 = 0x4000_0000;
-/// Beyond the largest number that any kernel has.
+/// Larger than the number of any system call.
 const NUMBERS: u32 = 1024;
 
-/// What the kernel tells a filter of a call: struct seccomp_data.
+/// What the kernel passes to a filter: `struct seccomp_data`.
 #[derive(Clone, Copy)]
 struct Call {
     number: u32,
@@ -40,7 +40,7 @@ impl Call {
         Call { number, arch: OWN_ARCH, arguments }
     }
 
-    /// The 32-bit word at a byte offset.
+    /// Returns the 32-bit word at a byte offset.
     fn word(&self, offset: u32) -> u32 {
         match offset {
             0 => self.number,
@@ -54,7 +54,7 @@ impl Call {
     }
 }
 
-/// A classic BPF machine, as far as seccomp's filters use it.
+/// Interprets the instructions of classic BPF that the filters use.
 fn run(program: &[sock_filter], call: &Call) -> u32 {
     let (mut accumulator, mut at) = (0u32, 0usize);
     loop {
@@ -74,19 +74,19 @@ fn run(program: &[sock_filter], call: &Call) -> u32 {
     }
 }
 
-/// What the kernel makes of all filters: the strictest answer.
+/// Returns what the kernel does with all filters together: it follows the strictest verdict.
 fn verdict(call: &Call, threads: bool) -> u32 {
     static FILTERS: LazyLock<[Vec<BpfProgram>; 2]> =
         LazyLock::new(|| [false, true].map(|threads| filters(threads).unwrap()));
-    let answers = FILTERS[usize::from(threads)].iter().map(|program| run(program, call));
-    answers.min_by_key(|answer| (answer & 0xffff_0000) as i32).unwrap()
+    let verdicts = FILTERS[usize::from(threads)].iter().map(|program| run(program, call));
+    verdicts.min_by_key(|verdict| (verdict & 0xffff_0000) as i32).unwrap()
 }
 
 fn table() -> BTreeMap<u32, &'static Allowed> {
     SYSCALLS.iter().chain(LEGACY_SYSCALLS).map(|row| (row.number as u32, row)).collect()
 }
 
-/// Arguments that satisfy a row, one set a value; a row that takes any has one.
+/// Arguments that satisfy the condition of a row.
 fn satisfying(when: When) -> Vec<[u64; 6]> {
     let with = |argument: u8, value: u64| {
         let mut arguments = [0xdead_beef_dead_beef; 6];
@@ -96,7 +96,7 @@ fn satisfying(when: When) -> Vec<[u64; 6]> {
     match when {
         When::Always => vec![[0xdead_beef_dead_beef; 6], [0; 6], [u64::MAX; 6]],
         When::Null(argument) => vec![with(argument, 0)],
-        // The kernel looks at 32 bits, so the others may be anything.
+        // The filter compares 32 bits, so the others do not matter.
         When::Among(argument, values) => {
             values.iter().map(|value| with(argument, u64::from(*value) | 0xabcd << 32)).collect()
         }
@@ -106,7 +106,7 @@ fn satisfying(when: When) -> Vec<[u64; 6]> {
     }
 }
 
-/// Arguments that violate a row.
+/// Arguments that violate the condition of a row.
 fn violating(when: When) -> Vec<[u64; 6]> {
     let with = |argument: u8, value: u64| {
         let mut arguments = [0; 6];
@@ -131,32 +131,32 @@ fn violating(when: When) -> Vec<[u64; 6]> {
 }
 
 #[test]
-fn what_is_in_the_table_is_allowed_under_its_condition_only() {
+fn listed_system_calls_are_allowed_only_under_their_condition() {
     for (number, row) in table() {
         if i64::from(number) == libc::SYS_clone3 {
             continue;
         }
         for arguments in satisfying(row.when) {
-            let answer = verdict(&Call::new(number, arguments), true);
-            assert_eq!(answer, ALLOW, "{row:?} {arguments:x?}");
+            let response = verdict(&Call::new(number, arguments), true);
+            assert_eq!(response, ALLOW, "{row:?} {arguments:x?}");
         }
         for arguments in violating(row.when) {
-            let answer = verdict(&Call::new(number, arguments), true);
-            assert_eq!(answer, ERRNO | libc::EPERM as u32, "{row:?} {arguments:x?}");
+            let response = verdict(&Call::new(number, arguments), true);
+            assert_eq!(response, ERRNO | libc::EPERM as u32, "{row:?} {arguments:x?}");
         }
     }
 }
 
 #[test]
-fn every_other_number_answers_eperm() {
+fn every_other_system_call_returns_eperm() {
     let table = table();
     let mut refused = 0;
     for number in
         (0..NUMBERS).chain([u32::MAX, 0x7fff_ffff]).filter(|number| !table.contains_key(number))
     {
         for arguments in [[0; 6], [u64::MAX; 6]] {
-            let answer = verdict(&Call::new(number, arguments), true);
-            assert_eq!(answer, ERRNO | libc::EPERM as u32, "{number}");
+            let response = verdict(&Call::new(number, arguments), true);
+            assert_eq!(response, ERRNO | libc::EPERM as u32, "{number}");
         }
         refused += 1;
     }
@@ -164,16 +164,16 @@ fn every_other_number_answers_eperm() {
 }
 
 #[test]
-fn clone3_answers_enosys_so_that_libraries_fall_back() {
-    let answer = verdict(&Call::new(libc::SYS_clone3 as u32, [0; 6]), true);
-    assert_eq!(answer, ERRNO | libc::ENOSYS as u32);
+fn clone3_returns_enosys_so_that_libraries_fall_back() {
+    let response = verdict(&Call::new(libc::SYS_clone3 as u32, [0; 6]), true);
+    assert_eq!(response, ERRNO | libc::ENOSYS as u32);
 }
 
 #[test]
-fn x32_numbers_answer_eperm() {
+fn x32_system_calls_return_eperm() {
     for number in 0..NUMBERS {
-        let answer = verdict(&Call::new(X32 | number, [0; 6]), true);
-        assert_eq!(answer, ERRNO | libc::EPERM as u32, "{number}");
+        let response = verdict(&Call::new(X32 | number, [0; 6]), true);
+        assert_eq!(response, ERRNO | libc::EPERM as u32, "{number}");
     }
 }
 
@@ -196,7 +196,7 @@ fn without_threads_no_clone_is_allowed() {
 }
 
 #[test]
-fn the_dangerous_ones_are_not_in_the_table() {
+fn dangerous_system_calls_are_not_in_the_table() {
     let table = table();
     for number in [
         libc::SYS_socket,
@@ -229,15 +229,15 @@ fn the_dangerous_ones_are_not_in_the_table() {
 }
 
 #[test]
-fn every_row_says_who_needs_it_and_stands_once() {
+fn every_row_has_a_reason_and_is_listed_once() {
     let rows: Vec<&Allowed> = SYSCALLS.iter().chain(LEGACY_SYSCALLS).collect();
-    assert!(rows.iter().all(|row| !row.who.is_empty()));
+    assert!(rows.iter().all(|row| !row.reason.is_empty()));
     assert_eq!(rows.len(), table().len());
-    assert!(READABLE.iter().all(|(path, who)| path.starts_with('/') && !who.is_empty()));
+    assert!(READABLE.iter().all(|(path, reason)| path.starts_with('/') && !reason.is_empty()));
 }
 
 #[test]
-fn strict_refuses_all_that_standard_does() {
+fn strict_refuses_everything_that_standard_refuses() {
     let (off, standard, strict) =
         (refused(Policy::Off), refused(Policy::Standard), refused(Policy::Strict));
     assert!(off.modules.is_empty() && off.os_functions.is_empty() && off.builtins.is_empty());

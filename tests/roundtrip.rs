@@ -1,5 +1,5 @@
-//! Properties: any JSON value comes back from `main` as it went in, and any text that is printed is the text of the answer.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+//! Properties: `main` returns any JSON input unchanged, and any printed text is in `stdout` unchanged.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -15,7 +15,7 @@ fn value() -> impl Strategy<Value = Value> {
         any::<i64>().prop_map(Value::from),
         any::<u64>().prop_map(Value::from),
         any::<f64>()
-            .prop_filter("JSON has no others", |number| number.is_finite())
+            .prop_filter("JSON has finite numbers only", |number| number.is_finite())
             .prop_map(Value::from),
         any::<String>().prop_map(Value::from),
     ];
@@ -32,23 +32,23 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_json_value_comes_back_equal(value in value()) {
-        let answer = server().execute(&json!({"script": "def main(x): return x", "input": value}));
-        prop_assert_eq!(answer.status, 200, "{}", answer.body);
-        prop_assert_eq!(answer.json(), json!({"result": value, "stdout": ""}));
+    fn any_json_input_is_returned_unchanged(value in value()) {
+        let response = server().execute(&json!({"script": "def main(x): return x", "input": value}));
+        prop_assert_eq!(response.status, 200, "{}", response.body);
+        prop_assert_eq!(response.json(), json!({"result": value, "stdout": ""}));
     }
 
     #[test]
-    fn any_text_that_is_printed_comes_back_equal(text in any::<String>()) {
+    fn any_printed_text_is_returned_unchanged(text in any::<String>()) {
         let script = "def main(x): print(x, end='')";
-        let answer = server().execute(&json!({"script": script, "input": text}));
-        prop_assert_eq!(answer.json(), json!({"result": null, "stdout": text}));
+        let response = server().execute(&json!({"script": script, "input": text}));
+        prop_assert_eq!(response.json(), json!({"result": null, "stdout": text}));
     }
 
     #[test]
-    fn any_text_in_a_script_means_itself(text in any::<String>()) {
+    fn any_string_literal_is_returned_unchanged(text in any::<String>()) {
         let literal = Value::from(text.as_str()).to_string();
-        let answer = server().execute(&json!({"script": format!("def main(): return {literal}")}));
-        prop_assert_eq!(answer.json(), json!({"result": text, "stdout": ""}));
+        let response = server().execute(&json!({"script": format!("def main(): return {literal}")}));
+        prop_assert_eq!(response.json(), json!({"result": text, "stdout": ""}));
     }
 }

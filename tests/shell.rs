@@ -1,5 +1,5 @@
-//! mainbox as a command in a shell: what it prints, where, and how it ends.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+//! The commands of mainbox: what they print, where, and with which exit code they end.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -9,14 +9,22 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Server, children, is_python, mainbox, output, scratch_roots, script};
+use indoc::indoc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const QUICK: &[(&str, &str)] = &[("MAINBOX_PRELOAD", "")];
 
 #[test]
-fn run_prints_the_body_and_exits_0() {
-    let path = script("ok", "def main(x=None):\n    print('hi')\n    return {'x': x}");
+fn run_prints_the_response_body_and_exits_0() {
+    let path = script(
+        "ok",
+        indoc! {r#"
+            def main(x=None):
+                print('hi')
+                return {'x': x}
+        "#},
+    );
     assert_eq!(
         output(mainbox(QUICK).args(["run", &path])),
         (Some(0), String::from("{\"result\":{\"x\":null},\"stdout\":\"hi\\n\"}\n"), String::new())
@@ -45,14 +53,20 @@ fn run_reads_standard_input_and_exits_1_on_failure() {
 
 #[test]
 fn an_interrupted_run_leaves_nothing() {
-    let path = script("long", "import time\ndef main(): time.sleep(9)");
+    let path = script(
+        "long",
+        indoc! {r#"
+            import time
+            def main(): time.sleep(9)
+        "#},
+    );
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let mut process =
             mainbox(QUICK).args(["run", &path]).stderr(Stdio::piped()).spawn().unwrap();
         let pid = process.id() as i32;
         let started = Instant::now();
         while !children(pid).into_iter().any(is_python) {
-            assert!(started.elapsed() < Duration::from_secs(10), "it does not start");
+            assert!(started.elapsed() < Duration::from_secs(10), "the zygote does not start");
             std::thread::sleep(Duration::from_millis(10));
         }
         kill(Pid::from_raw(pid), signal).unwrap();
@@ -63,13 +77,10 @@ fn an_interrupted_run_leaves_nothing() {
 }
 
 #[test]
-fn run_says_what_is_wrong_with_its_arguments() {
+fn run_reports_invalid_arguments() {
     let (code, _, error) = output(mainbox(QUICK).args(["run", "/nowhere.py"]));
     assert_eq!(code, Some(2));
-    assert_eq!(
-        error,
-        "mainbox: /nowhere.py cannot be read: No such file or directory (os error 2)\n"
-    );
+    assert_eq!(error, "mainbox: cannot read /nowhere.py: No such file or directory (os error 2)\n");
     let path = script("input", "def main(x): return x");
     let (code, _, error) = output(mainbox(QUICK).args(["run", &path, "--input", "{"]));
     assert_eq!(code, Some(2));
@@ -82,7 +93,7 @@ fn run_says_what_is_wrong_with_its_arguments() {
 }
 
 #[test]
-fn help_and_version_are_as_people_expect() {
+fn help_and_version_exit_0() {
     let version = format!("mainbox {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(output(mainbox(QUICK).arg("--version")), (Some(0), version, String::new()));
     let (code, help, _) = output(mainbox(QUICK).arg("--help"));
@@ -93,7 +104,7 @@ fn help_and_version_are_as_people_expect() {
 }
 
 #[test]
-fn the_doctor_finds_everything_held() {
+fn the_doctor_reports_that_every_promise_holds() {
     let (code, text, _) = output(mainbox(QUICK).arg("doctor"));
     assert_eq!(code, Some(0), "{text}");
     for line in [
@@ -108,7 +119,7 @@ fn the_doctor_finds_everything_held() {
 }
 
 #[test]
-fn the_health_command_says_how_the_service_is() {
+fn the_health_command_reports_the_health_of_the_service() {
     let server = Server::start(QUICK);
     let port = server.port().to_string();
     let ask = |port: &str| output(mainbox(&[]).env("PORT", port).arg("health"));
@@ -122,7 +133,7 @@ fn the_health_command_says_how_the_service_is() {
     assert_eq!(error, expected);
 }
 
-/// A directory of its own, gone with this value.
+/// A temporary directory, removed when this value is dropped.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -144,10 +155,15 @@ impl Drop for Folder {
 }
 
 #[test]
-fn run_takes_files_and_keeps_what_is_left_in_outputs() {
+fn run_copies_files_in_and_writes_the_outputs() {
     let folder = Folder::make("files");
-    let source = "import os\ndef main():\n    os.mkdir('outputs/deep')\n    \
-        open('outputs/deep/b', 'wb').write(open('a.bin', 'rb').read() * 2)\n    return sorted(os.listdir('.'))";
+    let source = indoc! {r#"
+        import os
+        def main():
+            os.mkdir('outputs/deep')
+            open('outputs/deep/b', 'wb').write(open('a.bin', 'rb').read() * 2)
+            return sorted(os.listdir('.'))
+    "#};
     let (script, input) = (folder.path("job.py"), folder.path("a.bin"));
     std::fs::write(&script, source).unwrap();
     std::fs::write(&input, b"\xff\0").unwrap();
@@ -158,19 +174,20 @@ fn run_takes_files_and_keeps_what_is_left_in_outputs() {
     let outputs = folder.path("new/outputs");
     assert_eq!(run(&outputs), (Some(0), String::from(body), String::new()));
     assert_eq!(std::fs::read(folder.path("new/outputs/deep/b")).unwrap(), b"\xff\0\xff\0");
-    let error = format!("mainbox: --outputs: {outputs}: it is not empty\n");
+    let error = format!("mainbox: --outputs: {outputs}: the directory is not empty\n");
     assert_eq!(run(&outputs), (Some(2), String::new(), error));
     let twice = output(mainbox(QUICK).args(["run", &script, "--file", &input, "--file", &input]));
-    let error = "mainbox: --file: `a.bin` is there twice, or is a file and a directory at once\n";
+    let error = "mainbox: --file: duplicate file name `a.bin`, or one used as both a file and a directory\n";
     assert_eq!(twice, (Some(2), String::new(), String::from(error)));
 }
 
-/// Runs a script in a terminal, with standard output elsewhere: what the terminal got, with times, and the body.
+/// Runs a script in a terminal, with standard output redirected to a file. Returns what the terminal showed, with times,
+/// and the response body.
 fn in_a_terminal(folder: &Folder, source: &str) -> (Vec<(Duration, String)>, String) {
     let (job, body) = (folder.path("job.py"), folder.path("body"));
     std::fs::write(&job, source).unwrap();
     let binary = mainbox(&[]).get_program().to_string_lossy().into_owned();
-    // `script` gives it one.
+    // script(1) runs it in a terminal.
     let mut terminal = Command::new("script");
     terminal.args(["-qec", &format!("{binary} run {job} >{body}"), "/dev/null"]);
     for (name, _) in std::env::vars() {
@@ -192,16 +209,23 @@ fn in_a_terminal(folder: &Folder, source: &str) -> (Vec<(Duration, String)>, Str
 }
 
 #[test]
-fn who_looks_on_sees_the_output_as_it_comes_and_a_spinner() {
+fn a_terminal_shows_the_output_as_it_comes_and_a_spinner() {
     let folder = Folder::make("terminal");
-    let source = "import time\ndef main():\n    print('first')\n    time.sleep(2.5)\n    print('half', end='')\n    return 1";
+    let source = indoc! {r#"
+        import time
+        def main():
+            print('first')
+            time.sleep(2.5)
+            print('half', end='')
+            return 1
+    "#};
     let (pieces, body) = in_a_terminal(&folder, source);
     assert_eq!(body, "{\"result\":1,\"stdout\":\"first\\nhalf\"}\n");
     let (last, _) = pieces.last().unwrap();
     let (first, _) = pieces.iter().find(|(_, piece)| piece.contains("first")).unwrap();
     assert!(*last - *first > Duration::from_secs(1), "{pieces:?}");
     let screen: String = pieces.into_iter().map(|(_, piece)| piece).collect();
-    // Where the start took long there was a spinner before it.
+    // On a slow machine, a spinner comes first.
     let (_, after) = screen.split_once("first\r\n\r\u{1b}[K").unwrap();
     assert!(after.contains(" 2 s"), "{screen:?}");
     assert!(screen.ends_with("\r\u{1b}[Khalf\r\n"), "{screen:?}");
@@ -210,7 +234,14 @@ fn who_looks_on_sees_the_output_as_it_comes_and_a_spinner() {
 #[test]
 fn a_script_cannot_control_the_terminal() {
     let folder = Folder::make("hostile");
-    let source = "import sys\nSAY = '\\x1b]0;owned\\x07\\x9b31m\\x7f'\ndef main():\n    print(SAY)\n    print(SAY, file=sys.stderr)\n    return SAY";
+    let source = indoc! {r#"
+        import sys
+        SAY = '\x1b]0;owned\x07\x9b31m\x7f'
+        def main():
+            print(SAY)
+            print(SAY, file=sys.stderr)
+            return SAY
+    "#};
     let (pieces, body) = in_a_terminal(&folder, source);
     let screen: String = pieces.into_iter().map(|(_, piece)| piece).collect();
     assert!(screen.contains("\u{241b}]0;owned\u{2407}\u{fffd}31m\u{2421}"), "{screen:?}");
@@ -220,10 +251,17 @@ fn a_script_cannot_control_the_terminal() {
 }
 
 #[test]
-fn where_nobody_looks_on_standard_error_is_left_alone() {
+fn without_a_terminal_nothing_is_written_to_standard_error() {
     let folder = Folder::make("quiet");
     let job = folder.path("slow.py");
-    std::fs::write(&job, "import time\ndef main(): print('x'); time.sleep(1.2)").unwrap();
+    std::fs::write(
+        &job,
+        indoc! {r#"
+            import time
+            def main(): print('x'); time.sleep(1.2)
+        "#},
+    )
+    .unwrap();
     let ran = output(mainbox(QUICK).args(["run", &job]));
     assert_eq!(
         ran,
@@ -232,7 +270,7 @@ fn where_nobody_looks_on_standard_error_is_left_alone() {
 }
 
 #[test]
-fn completions_and_the_manual_need_no_settings_and_name_everything() {
+fn completions_and_the_manual_ignore_settings_and_list_everything() {
     let nonsense = &[("MAINBOX_NONSENSE", "1"), ("MAINBOX_PYTHON", "/nowhere")];
     let commands = ["run", "doctor", "archive", "health", "completions", "man"];
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

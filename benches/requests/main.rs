@@ -1,10 +1,10 @@
-//! `make bench`: latency, throughput, cold start and memory of the real release server, beside yardsticks that are
-//! measured in the same run, since machines differ and ratios hold.
+//! `make bench`: latency, throughput, cold start and memory of the release server, next to yardsticks that are measured in
+//! the same run. Machines differ, so only the ratios can be compared.
 //!
 //! `cargo bench --bench requests` measures, prints the table, and writes `docs/benchmarks.md` with its figure. After `--`:
-//! `compare` tells against the last stored run what got slower, and stores nothing; `print WORLD` prints a run as JSON,
-//! for another world; `render` writes the document from what is stored.
-#![allow(clippy::unwrap_used, reason = "a benchmark that cannot measure has nothing to say")]
+//! `compare` compares with the last stored run and stores nothing; `print WORLD` measures in another environment and
+//! prints the run as JSON; `render` writes the document from the stored runs.
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot measure should stop")]
 #![allow(unreachable_pub, reason = "the modules of a benchmark are its own")]
 
 mod report;
@@ -12,6 +12,8 @@ mod server;
 mod yardstick;
 
 use std::time::{Duration, Instant};
+
+use indoc::indoc;
 
 use report::{Row, Run};
 use serde_json::json;
@@ -24,11 +26,20 @@ const CONNECTIONS: usize = 8;
 const LOAD: Duration = Duration::from_secs(3);
 
 const TRIVIAL: &str = "def main(): return 1";
-const NUMPY: &str =
-    "import numpy as np\ndef main(): return [np.mean([1, 2, 3, 4, 5]), np.std([1, 2, 3, 4, 5])]";
-const PANDAS: &str =
-    "import pandas as pd\ndef main(): return int(pd.DataFrame({'a': [1, 2, 3]})['a'].sum())";
-const GROUPBY: &str = "import pandas as pd\ndef main():\n    frame = pd.DataFrame({'key': [n % 100 for n in range(10_000)], 'value': range(10_000)})\n    return frame.groupby('key')['value'].sum().to_dict()";
+const NUMPY: &str = indoc! {r#"
+    import numpy as np
+    def main(): return [np.mean([1, 2, 3, 4, 5]), np.std([1, 2, 3, 4, 5])]
+"#};
+const PANDAS: &str = indoc! {r#"
+    import pandas as pd
+    def main(): return int(pd.DataFrame({'a': [1, 2, 3]})['a'].sum())
+"#};
+const GROUPBY: &str = indoc! {r#"
+    import pandas as pd
+    def main():
+        frame = pd.DataFrame({'key': [n % 100 for n in range(10_000)], 'value': range(10_000)})
+        return frame.groupby('key')['value'].sum().to_dict()
+"#};
 
 fn main() {
     let arguments: Vec<String> =
@@ -44,7 +55,9 @@ fn main() {
         ["compare"] => report::compare(&Run::stored("host"), &measure("host")),
         ["print", world] => println!("{}", serde_json::to_string_pretty(&measure(world)).unwrap()),
         ["render"] => report::render(),
-        _ => panic!("nothing, `compare`, `print WORLD` or `render`, not {arguments:?}"),
+        _ => {
+            panic!("expected no argument, `compare`, `print WORLD` or `render`, got {arguments:?}")
+        }
     }
 }
 
@@ -89,10 +102,10 @@ fn measure(world: &str) -> Run {
         let rate = throughput(&server, script);
         rows.push(
             Row::new(
-                &format!("{name}, requests a second at {CONNECTIONS}"),
+                &format!("{name}, requests per second, {CONNECTIONS} clients"),
                 rate,
                 "/s",
-                "a loop that forks, ends and reaps",
+                "a loop that forks, exits and reaps",
                 forks,
             )
             .target("at least 0.6 x", rate >= 0.6 * forks),
@@ -101,7 +114,7 @@ fn measure(world: &str) -> Run {
     let memory = yardstick::memory_with_pandas() as f64 / 1e6;
     let idle = server.memory_bytes() as f64 / 1e6;
     drop(server);
-    // gVisor does not tell, nor does a container that lacks the capability to look into workers.
+    // Unknown under gVisor, and in a container without the capability to read the memory of workers.
     if idle > 0.0 {
         rows.push(
             Row::new("idle memory, all processes", idle, "MB", "one python3 with pandas", memory)
@@ -109,13 +122,19 @@ fn measure(world: &str) -> Run {
         );
         let each = memory_of_each_worker();
         rows.push(
-            Row::new("each further pandas worker", each, "MB", "one python3 with pandas", memory)
-                .target("at most 12 MB", each <= 12.0),
+            Row::new(
+                "each additional pandas worker",
+                each,
+                "MB",
+                "one python3 with pandas",
+                memory,
+            )
+            .target("at most 12 MB", each <= 12.0),
         );
     }
     for (name, script, yardstick, yardstick_ms, ratio) in [
-        ("start to first trivial answer", TRIVIAL, "python3 -I -c pass", bare_ms, 3.0),
-        ("start to first pandas answer", PANDAS, "python3 -c 'import pandas'", pandas_ms, 1.15),
+        ("start to first trivial response", TRIVIAL, "python3 -I -c pass", bare_ms, 3.0),
+        ("start to first pandas response", PANDAS, "python3 -c 'import pandas'", pandas_ms, 1.15),
     ] {
         let first = milliseconds(median((0..ROUNDS).map(|_| {
             let server = Server::start(&[]);
@@ -164,7 +183,7 @@ fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Milliseconds, sorted. Each request waits for a moment before it is sent, as callers do.
+/// Latencies in milliseconds, sorted. A pause precedes every request, as with real callers.
 fn server_latencies(server: &Server, script: &str) -> Vec<f64> {
     let mut client = server.client();
     for _ in 0..WARM_UP {
@@ -180,7 +199,7 @@ fn server_latencies(server: &Server, script: &str) -> Vec<f64> {
     times
 }
 
-/// Requests answered in a second, with so many callers that wait for nothing.
+/// Requests per second with [`CONNECTIONS`] callers that never pause.
 fn throughput(server: &Server, script: &str) -> f64 {
     let started = Instant::now();
     let answered: usize = std::thread::scope(|scope| {
@@ -202,10 +221,17 @@ fn throughput(server: &Server, script: &str) -> f64 {
     answered as f64 / started.elapsed().as_secs_f64()
 }
 
-/// By how much all processes together grow with each pandas script that runs besides, MB.
+/// The growth of all processes together for each further pandas script that runs at the same time, MB.
 fn memory_of_each_worker() -> f64 {
     let server = Server::healthy(&[("MAINBOX_CONCURRENCY", "8")]);
-    let script = "import time\nimport pandas as pd\ndef main():\n    frame = pd.DataFrame({'a': range(1000)})\n    time.sleep(1.5)\n    return int(frame.a.sum())";
+    let script = indoc! {r#"
+        import time
+        import pandas as pd
+        def main():
+            frame = pd.DataFrame({'a': range(1000)})
+            time.sleep(1.5)
+            return int(frame.a.sum())
+    "#};
     let with = |count: usize| {
         std::thread::scope(|scope| {
             for _ in 0..count {

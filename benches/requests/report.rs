@@ -1,4 +1,4 @@
-//! Runs as tables, as stored JSON, as a figure, and beside each other.
+//! Reports of a run: tables, stored JSON, a plot, and a comparison with another run.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// Everything that was measured in one world.
+/// Everything that was measured in one environment.
 #[derive(Deserialize, Serialize)]
 pub struct Run {
     pub world: String,
     pub isolation: String,
     pub cpus: usize,
     pub rows: Vec<Row>,
-    /// Milliseconds, sorted, by script.
+    /// The latencies of each script, sorted, milliseconds.
     pub latencies: Vec<(String, Vec<f64>)>,
 }
 
-/// One figure beside its yardstick.
+/// One number next to its yardstick.
 #[derive(Deserialize, Serialize)]
 pub struct Row {
     what: String,
@@ -29,12 +29,24 @@ pub struct Row {
     met: bool,
 }
 
-/// Worlds in the order of the document, with what they are.
+/// The environments in the order of the document, each with its heading.
 const WORLDS: [(&str, &str); 3] = [
     ("host", "On the host, as root"),
     ("docker", "In `docker run --cpus 1`"),
     ("gvisor", "Under gVisor"),
 ];
+
+/// The beginning of the document.
+const INTRODUCTION: &str = "\
+# Benchmarks
+
+`make bench` and `make bench-worlds` write this file. Each number is next to a yardstick from the same run, since
+machines differ and are noisy, but ratios are stable. Latencies are percentiles of 300 requests, one after the other
+with a pause of 15 ms, on a connection that is kept open. Throughput is measured with 8 clients that send without pause.
+Start times are the median of 5 starts.
+
+![Latency distribution](benchmarks/latency.svg)
+";
 
 impl Row {
     pub fn new(what: &str, value: f64, unit: &str, yardstick: &str, yardstick_value: f64) -> Row {
@@ -91,7 +103,7 @@ impl Run {
             let (value, unit, ratio) = (row.value, &row.unit, row.ratio());
             let ratio =
                 if ratio < 0.1 { format!("1/{:.0}", 1.0 / ratio) } else { format!("{ratio:.2}") };
-            // Targets are for the host; elsewhere the figures stand for themselves.
+            // Targets apply to the host only.
             let (target, met) = match (self.world.as_str(), row.target.is_empty(), row.met) {
                 ("host", false, true) => (row.target.as_str(), "met"),
                 ("host", false, false) => (row.target.as_str(), "**missed**"),
@@ -108,11 +120,9 @@ impl Run {
     }
 }
 
-/// Writes `docs/benchmarks.md` and its figure from what is stored.
+/// Writes `docs/benchmarks.md` and its plot from the stored runs.
 pub fn render() {
-    let mut text = String::from(
-        "# Benchmarks\n\nWritten by `make bench` and `make bench-worlds`. Each figure stands beside a yardstick that was measured in the same run:\nmachines differ and are noisy, ratios hold. The median of 5 rounds of 60 requests, one after the other with a pause, on a\nconnection that is kept; throughput with 8 callers that wait for nothing.\n\n![Latency distribution](benchmarks/latency.svg)\n",
-    );
+    let mut text = String::from(INTRODUCTION);
     for (world, title) in WORLDS.iter().filter(|(world, _)| Run::path(world).exists()) {
         let run = Run::stored(world);
         let (isolation, cpus) = (&run.isolation, run.cpus);
@@ -126,7 +136,7 @@ pub fn render() {
     std::fs::write(folder().with_extension("md"), text + "\n" + &notes).unwrap();
 }
 
-/// The share of requests that were answered within so many milliseconds.
+/// Draws the share of requests that were answered within a number of milliseconds.
 fn draw(run: &Run) {
     let path = folder().join("latency.svg");
     let area = SVGBackend::new(&path, (760, 360)).into_drawing_area();
@@ -166,7 +176,7 @@ fn draw(run: &Run) {
     area.present().unwrap();
 }
 
-/// Prints what got slower or larger since `before`, by ratio to its yardstick.
+/// Prints what became slower or larger since `before`, as a ratio to its yardstick.
 pub fn compare(before: &Run, now: &Run) {
     println!("| what | before | now | |\n|---|---|---|---|");
     for row in &now.rows {
@@ -179,7 +189,7 @@ pub fn compare(before: &Run, now: &Run) {
             _ => "",
         };
         println!(
-            "| {} | {:.2} {} | {:.2} {} | {:+.0} % {verdict} |",
+            "| {} | {:.2} {} | {:.2} {} | {:+.0}% {verdict} |",
             row.what,
             old.value,
             row.unit,

@@ -1,4 +1,4 @@
-//! The real release server, and a client that keeps its connection.
+//! The release server, and a client that keeps its connection open.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// The server, ended with this value.
+/// The server, stopped when this value is dropped.
 pub struct Server {
     process: Child,
     started: Instant,
@@ -15,7 +15,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server with these settings that listens.
+    /// Starts a server with these settings and waits until it listens.
     pub fn start(settings: &[(&str, &str)]) -> Server {
         let started = Instant::now();
         let binary = std::env::var("WORLD_BINARY");
@@ -30,30 +30,31 @@ impl Server {
             let line = lines.next().unwrap().unwrap();
             let line: Value = serde_json::from_str(&line).unwrap_or_default();
             if let Some(address) = line["address"].as_str() {
-                break address.replace("0.0.0.0", "127.0.0.1");
+                // The address is `[::]` or `0.0.0.0`, and the port.
+                break format!("127.0.0.1:{}", address.rsplit(':').next().unwrap());
             }
         };
         std::thread::spawn(move || lines.for_each(drop));
         Server { process, started, address }
     }
 
-    /// One that is healthy.
+    /// Starts a server and waits until it is healthy.
     pub fn healthy(settings: &[(&str, &str)]) -> Server {
         let server = Server::start(settings);
         let health = b"GET /health HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n";
         loop {
             let mut stream = TcpStream::connect(&server.address).unwrap();
             stream.write_all(health).unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            if answer.contains("\"healthy\"") {
+            let mut response = String::new();
+            stream.read_to_string(&mut response).unwrap();
+            if response.contains("\"healthy\"") {
                 return server;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Time since its process was started.
+    /// Time since the process was started.
     pub fn age(&self) -> Duration {
         self.started.elapsed()
     }
@@ -61,10 +62,10 @@ impl Server {
     pub fn client(&self) -> Client {
         let stream = TcpStream::connect(&self.address).unwrap();
         stream.set_nodelay(true).unwrap();
-        Client { stream, answer: vec![0; 1 << 20] }
+        Client { stream, response: vec![0; 1 << 20] }
     }
 
-    /// The tier that it reports.
+    /// The isolation tier that the server reports.
     pub fn isolation(&self) -> String {
         let mut client = self.client();
         client.stream.write_all(b"GET /about HTTP/1.1\r\nhost: bench\r\n\r\n").unwrap();
@@ -72,7 +73,7 @@ impl Server {
         about["isolation"]["tier"].as_str().unwrap().to_owned()
     }
 
-    /// Proportional set size of it and of everything below it, bytes.
+    /// Proportional set size of the process and its descendants, bytes.
     pub fn memory_bytes(&self) -> u64 {
         pss_of_tree(self.process.id())
     }
@@ -86,7 +87,7 @@ impl Drop for Server {
     }
 }
 
-/// Proportional set size of a process and of its descendants, bytes; 0 where the kernel does not tell.
+/// Proportional set size of a process and its descendants, bytes; 0 if the kernel does not report it.
 pub fn pss_of_tree(process: u32) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup"));
     let own = rollup.ok().and_then(|text| {
@@ -101,19 +102,19 @@ pub fn pss_of_tree(process: u32) -> u64 {
     own.unwrap_or(0) * 1024 + children.map(pss_of_tree).sum::<u64>()
 }
 
-/// A connection that is kept alive.
+/// A client with a connection that is kept open.
 pub struct Client {
     stream: TcpStream,
-    answer: Vec<u8>,
+    response: Vec<u8>,
 }
 
 impl Client {
-    /// Sends a script and reads its answer, which must be a 200. Returns how long that took.
+    /// Sends a script and reads the response, which must be a 200. Returns the latency.
     pub fn run(&mut self, script: &str) -> Duration {
         self.post("text/x-python", script.as_bytes())
     }
 
-    /// Sends a body and reads its answer, which must be a 200. Returns how long that took.
+    /// Sends a body and reads the response, which must be a 200. Returns the latency.
     pub fn post(&mut self, media: &str, body: &[u8]) -> Duration {
         let head = format!(
             "POST /execute HTTP/1.1\r\nhost: bench\r\ncontent-type: {media}\r\ncontent-length: {}\r\n\r\n",
@@ -132,9 +133,9 @@ impl Client {
     fn read(&mut self) -> (String, Vec<u8>) {
         let mut whole = Vec::new();
         loop {
-            let length = self.stream.read(&mut self.answer).unwrap();
+            let length = self.stream.read(&mut self.response).unwrap();
             assert!(length > 0, "the server closed the connection");
-            whole.extend_from_slice(&self.answer[..length]);
+            whole.extend_from_slice(&self.response[..length]);
             let Some(end) = whole.windows(4).position(|window| window == b"\r\n\r\n") else {
                 continue;
             };
@@ -145,8 +146,8 @@ impl Client {
                 .map_or(0, |length| length.parse().unwrap());
             whole.reserve(length);
             while whole.len() < end + 4 + length {
-                let read = self.stream.read(&mut self.answer).unwrap();
-                whole.extend_from_slice(&self.answer[..read]);
+                let read = self.stream.read(&mut self.response).unwrap();
+                whole.extend_from_slice(&self.response[..read]);
             }
             return (head, whole.split_off(end + 4));
         }

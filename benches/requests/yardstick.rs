@@ -1,8 +1,10 @@
-//! What the figures are held against: the same work without mainbox, measured in the same run.
+//! The yardsticks: the same work without mainbox, measured in the same run.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use indoc::{formatdoc, indoc};
 
 use super::server::pss_of_tree;
 use super::{GROUPBY, median};
@@ -10,10 +12,10 @@ use super::{GROUPBY, median};
 const STARTS: usize = 10;
 
 fn python() -> Command {
-    Command::new(std::env::var("MAINBOX_PYTHON").unwrap_or(String::from(".venv/bin/python3")))
+    Command::new(std::env::var("MAINBOX_PYTHON").unwrap_or(String::from("python3")))
 }
 
-/// How long Python takes to start and end with these arguments.
+/// The time that Python takes to start and exit with these arguments.
 pub fn start(arguments: &[&str]) -> Duration {
     median((0..STARTS).map(|_| {
         let started = Instant::now();
@@ -22,22 +24,39 @@ pub fn start(arguments: &[&str]) -> Duration {
     }))
 }
 
-/// How long the groupby takes in an interpreter that has run it before.
+/// The time of the groupby in an interpreter that has run it before.
 pub fn groupby_when_warm() -> Duration {
-    let script = format!(
-        "{GROUPBY}\nimport statistics, time\ntimes = []\nfor _ in range(60):\n    began = time.perf_counter()\n    main()\n    times.append(time.perf_counter() - began)\nprint(statistics.median(times[10:]))"
-    );
+    let script = formatdoc! {r#"
+        {GROUPBY}
+        import statistics, time
+        times = []
+        for _ in range(60):
+            began = time.perf_counter()
+            main()
+            times.append(time.perf_counter() - began)
+        print(statistics.median(times[10:]))
+    "#};
     let output = python().args(["-c", &script]).output().unwrap();
     let seconds = String::from_utf8(output.stdout).unwrap();
     Duration::from_secs_f64(seconds.trim().parse().unwrap())
 }
 
-/// Processes a second that a process with pandas in it can fork, end and reap, on two cores: nothing that forks a process
-/// for each request can be faster.
+/// Processes per second that a process with `module` imported can fork and reap, on two cores. A service that forks a
+/// process for each request cannot be faster.
 pub fn forks_a_second(module: &str) -> f64 {
-    let script = format!(
-        "import gc, os, time\nimport {module}\ngc.freeze(); gc.disable()\ncount, end = 0, time.perf_counter() + 2\nwhile time.perf_counter() < end:\n    child = os.fork()\n    if child == 0: os._exit(0)\n    os.waitpid(child, 0)\n    count += 1\nprint(count / 2)"
-    );
+    let script = formatdoc! {r#"
+        import gc, os, time
+        import {module}
+        gc.freeze(); gc.disable()
+        count, end = 0, time.perf_counter() + 2
+        while time.perf_counter() < end:
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+            count += 1
+        print(count / 2)
+    "#};
     let processes: Vec<_> = (0..2)
         .map(|_| python().args(["-c", &script]).stdout(Stdio::piped()).spawn().unwrap())
         .collect();
@@ -48,10 +67,17 @@ pub fn forks_a_second(module: &str) -> f64 {
     rates.sum()
 }
 
-/// Proportional set size of one interpreter with pandas in it, bytes.
+/// Proportional set size of one interpreter that has imported pandas, bytes.
 pub fn memory_with_pandas() -> u64 {
     let mut process = python()
-        .args(["-c", "import pandas\nprint(flush=True)\ninput()"])
+        .args([
+            "-c",
+            indoc! {r#"
+                import pandas
+                print(flush=True)
+                input()
+            "#},
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -64,7 +90,7 @@ pub fn memory_with_pandas() -> u64 {
     bytes
 }
 
-/// MB/s through a pipe between two threads.
+/// Throughput of a pipe between two threads, MB/s.
 pub fn pipe_mb_a_second() -> f64 {
     const BYTES: usize = 256 << 20;
     let (mut reader, mut writer) = std::io::pipe().unwrap();

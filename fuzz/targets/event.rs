@@ -1,4 +1,4 @@
-//! Events of AWS Lambda: whatever JSON comes, there is a request or a sentence, and an answer in its form.
+//! Events of AWS Lambda: any JSON becomes a request or an error of one line, and a response in the form of the event.
 #![no_main]
 
 use http_body_util::BodyExt;
@@ -11,7 +11,7 @@ fuzz_target!(|text: &str| {
     let form = event::form(&raw);
     match event::request(form, &raw) {
         Ok(request) => {
-            // None, when it reads as the name of a host; no route has that.
+            // The path is empty if the text parses as the name of a host. No route has an empty path.
             let path = request.uri().path();
             assert!(path.is_empty() || path.starts_with('/') || path == "*", "{path}");
             let size = http_body::Body::size_hint(request.body()).exact().unwrap();
@@ -20,6 +20,6 @@ fuzz_target!(|text: &str| {
         }
         Err(error) => assert!(!error.to_string().contains('\n')),
     }
-    let answer = event::answer(form, http::Response::new(b"{}".to_vec()));
-    assert!(serde_json::from_str::<serde_json::Value>(answer.get()).unwrap().is_object());
+    let response = event::response(form, http::Response::new(b"{}".to_vec()));
+    assert!(serde_json::from_str::<serde_json::Value>(response.get()).unwrap().is_object());
 });

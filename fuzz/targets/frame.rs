@@ -1,4 +1,4 @@
-//! Frames from a worker, cut off anywhere: either the frame that a plain reading finds, or none.
+//! Frames from a worker, cut off anywhere: `receive` returns the same frame as a plain reader, or an error.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -9,14 +9,14 @@ use tokio::net::UnixStream;
 const LIMIT: usize = 1000;
 
 fuzz_target!(|sent: &[u8]| {
-    // More would wait for a reader.
+    // The write would wait for a reader if it exceeded the buffer of the socket.
     let sent = &sent[..sent.len().min(32 * 1024)];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     let received = runtime.block_on(async {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        theirs.write_all(sent).await.unwrap();
-        drop(theirs);
-        receive(&ours, |_| LIMIT).await
+        let (supervisor, mut worker) = UnixStream::pair().unwrap();
+        worker.write_all(sent).await.unwrap();
+        drop(worker);
+        receive(&supervisor, |_| LIMIT).await
     });
     let Some((header, rest)) = sent.split_first_chunk::<5>() else {
         assert!(matches!(received, Err(FrameError::Closed)));

@@ -1,8 +1,8 @@
-//! Bodies of requests: what is accepted is what a plain reading of the JSON finds.
+//! Bodies of requests: an accepted request has the values that a plain JSON parser finds.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mainbox::api::ExecuteRequest;
+use mainbox::api::request::ExecuteRequest;
 use serde_json::Value;
 
 const MAX_SCRIPT_BYTES: usize = 4096;
@@ -11,9 +11,9 @@ fuzz_target!(|body: &[u8]| {
     if let Ok(request) = ExecuteRequest::from_json(body, MAX_SCRIPT_BYTES) {
         let plain: Value = match serde_json::from_slice(body) {
             Ok(plain) => plain,
-            // An input may have numbers beyond any float: they are text to us.
+            // An input may have numbers beyond any float, since it is passed on as text.
             Err(error) if error.to_string().starts_with("number out of range") => return,
-            Err(error) => panic!("it was read as JSON before: {error}"),
+            Err(error) => panic!("accepted as JSON, but: {error}"),
         };
         assert_eq!(plain["script"], request.script.as_str());
         assert!(request.script.len() <= MAX_SCRIPT_BYTES);

@@ -1,12 +1,12 @@
-//! What a worker may claim as the outcome: a value is JSON that any parser takes, a failure is of a kind that a script can
+//! Frames with the outcome of a run: an accepted result is JSON for any parser, and a failure has a kind that a script can
 //! cause.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mainbox::api::Kind;
+use mainbox::api::catalogue::Kind;
+use mainbox::api::files::Files;
 use mainbox::executor::outcome::{keep_file, of_frame};
 use mainbox::executor::protocol::Frame;
-use mainbox::api::files::Files;
 use serde_json::Value;
 use serde_json::de::Deserializer;
 
@@ -33,7 +33,7 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(value) => {
             assert_eq!(*kind, b'V');
             assert_eq!(value.get().as_bytes(), payload.trim_ascii());
-            // Numbers beyond any float are text to us, and an error only to who wants floats.
+            // Numbers beyond any float are passed on as text. Only a parser that needs floats rejects them.
             let parsed: Result<Value, _> =
                 serde::Deserialize::deserialize(&mut Deserializer::from_str(value.get()));
             match parsed {

@@ -9,7 +9,7 @@ import sys
 
 NETWORK = "network access is not available in the sandbox"
 PROGRAMS = "starting other programs is not available in the sandbox"
-SIGNALS = "signalling other processes is not available in the sandbox"
+SIGNALS = "signaling other processes is not available in the sandbox"
 
 REFUSED = {
     "socket.connect": NETWORK,

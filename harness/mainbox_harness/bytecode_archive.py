@@ -1,6 +1,6 @@
-"""One file with the bytecode of everything that the preloaded modules import.
+"""The bytecode archive: one file with the bytecode of everything that the preloaded modules import.
 
-Where files are slow to open, as under gVisor, a thousand of them take longer than what they say.
+It is for hosts where opening files is slow. Under gVisor, opening a file takes longer than loading its code.
 """
 
 import importlib
@@ -14,36 +14,37 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import MAGIC_NUMBER, spec_from_file_location
 from types import CodeType, ModuleType
 
-HEADER = struct.Struct("<4sQ")  # which Python's bytecode it is, and the length of the index that follows
+# The magic number of the bytecode, which differs between versions of Python, and the length of the index that follows.
+HEADER = struct.Struct("<4sQ")
 
 
 class Archive:
-    """A finder of the modules in an archive."""
+    """Finds the modules in an archive."""
 
     def __init__(self, path: str) -> None:
         try:
             with open(path, "rb") as file:
                 self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            sys.exit(f"MAINBOX_ARCHIVE must lie where the interpreter's libraries are: {error}")
+            sys.exit(f"cannot read MAINBOX_ARCHIVE, which must be beside the interpreter's libraries: {error}")
         magic, length = HEADER.unpack_from(self.map)
         if magic != MAGIC_NUMBER:
-            sys.exit("MAINBOX_ARCHIVE is of another version of Python; make it anew with `mainbox archive`")
+            sys.exit("MAINBOX_ARCHIVE is from another version of Python; write it again with `mainbox archive`")
         self.start = HEADER.size + length
-        # From name to path, offset and length.
         self.index: dict[str, tuple[str, int, int]] = marshal.loads(self.map[HEADER.size : self.start])
+        """From the name of a module to its path, and the offset and length of its code."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Finds a module, as sys.meta_path asks for it."""
+        """Finds a module, as `sys.meta_path` requires."""
         if name not in self.index:
             return None
         origin, _, _ = self.index[name]
         return spec_from_file_location(name, origin, loader=ArchivedLoader(name, origin, self))
 
     def code(self, name: str) -> CodeType | None:
-        """The code of a module, if it is here."""
+        """Returns the code of a module, if it is in the archive."""
         if name not in self.index:
             return None
         _, offset, length = self.index[name]
@@ -51,26 +52,26 @@ class Archive:
             return marshal.loads(part)
 
     def close(self) -> None:
-        """Gives the memory back; what is loaded once more comes from its file."""
+        """Unmaps the archive. Modules that are loaded again come from their files."""
         self.index = {}
         self.map.close()
 
 
 class ArchivedLoader(SourceFileLoader):
-    """The loader of a file that need not be opened."""
+    """Loads a module from the archive without opening its file."""
 
     def __init__(self, name: str, path: str, archive: Archive) -> None:
         super().__init__(name, path)
         self.archive = archive
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """From the archive, or from the file."""
+        """Returns the code from the archive, or from the file if the archive is closed."""
         return self.archive.code(fullname) or super().get_code(fullname)
 
 
 @contextmanager
 def archived(path: str) -> Iterator[None]:
-    """Imports what is in the archive from there."""
+    """Lets imports use the archive at `path`."""
     archive = Archive(path)
     sys.meta_path.insert(0, archive)
     try:
@@ -81,7 +82,7 @@ def archived(path: str) -> Iterator[None]:
 
 
 def write(path: str, names: Sequence[str]) -> None:
-    """Imports the named modules, and writes all that came with them to `path`."""
+    """Imports the named modules, and writes everything that was imported to `path`."""
     for name in names:
         importlib.import_module(name)
     index, codes, offset = {}, [], 0
@@ -92,6 +93,6 @@ def write(path: str, names: Sequence[str]) -> None:
             index[name] = (loader.path, offset, len(code))
             codes.append(code)
             offset += len(code)
-    places = marshal.dumps(index)
+    entries = marshal.dumps(index)
     with open(path, "wb") as file:
-        file.writelines([HEADER.pack(MAGIC_NUMBER, len(places)), places, *codes])
+        file.writelines([HEADER.pack(MAGIC_NUMBER, len(entries)), entries, *codes])

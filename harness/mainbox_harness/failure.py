@@ -1,4 +1,4 @@
-"""What is said of a script that failed: a kind, a sentence, and the script's own frames."""
+"""The failure of a script: its kind, a sentence for the caller, and the frames of the script."""
 
 import json
 import sys
@@ -6,12 +6,13 @@ import traceback
 from typing import NoReturn
 
 SCRIPT = "script.py"
+# Characters. Longer texts are cut in the middle.
 MAX_ERROR = 4_000
 MAX_TRACEBACK = 32_000
 
 
 class ScriptFailure(Exception):
-    """Why there is no result."""
+    """The reason why a script has no result."""
 
     def __init__(self, kind: str, error: str, *, frames: str | None = None, line: int | None = None) -> None:
         super().__init__(error)
@@ -21,8 +22,8 @@ class ScriptFailure(Exception):
         self.line = line
 
     def to_json(self) -> bytes:
-        """The payload of a failure frame."""
-        fields = {"kind": self.kind, "error": cut(self.error, MAX_ERROR)}
+        """Returns the payload of a failure frame."""
+        fields: dict[str, object] = {"kind": self.kind, "error": cut(self.error, MAX_ERROR)}
         if self.frames is not None:
             fields["traceback"] = cut(self.frames, MAX_TRACEBACK)
         if self.line is not None:
@@ -31,44 +32,48 @@ class ScriptFailure(Exception):
 
 
 def cut(text: str, most: int) -> str:
-    """Keeps the beginning and the end of a text that is too long."""
+    """Keeps the beginning and the end of a text that is longer than `most` characters."""
     if len(text) <= most:
         return text
     return f"{text[: most // 2]}\n[... {len(text) - most} characters left out ...]\n{text[-most // 2 :]}"
 
 
 def without_server_paths(fields: dict[str, object]) -> dict[str, object]:
-    """Replaces the places where the server's Python lives; libraries name them in their messages."""
-    places = sorted(
-        {path for path in (*sys.path, sys.prefix, sys.base_prefix) if path != "/usr"}, key=len, reverse=True
-    )
+    """Replaces the directories of the server's Python, which libraries name in their messages."""
+    # Without /usr, which is the prefix of the system's Python and the beginning of many other paths. The longest first,
+    # since they contain the shorter ones.
+    directories = {path for path in (*sys.path, sys.prefix, sys.base_prefix) if path not in ("", "/usr")}
+    longest_first = sorted(directories, key=len, reverse=True)
 
     def clean(text: str) -> str:
-        for place in filter(None, places):
-            text = text.replace(place, "<python>")
-        return text.encode("utf-8", "replace").decode()  # JSON knows no lone surrogates
+        for directory in longest_first:
+            text = text.replace(directory, "<python>")
+        return text.encode("utf-8", "replace").decode()  # UTF-8 has no lone surrogates
 
     return {name: clean(value) if isinstance(value, str) else value for name, value in fields.items()}
 
 
 def of_exception(error: BaseException) -> ScriptFailure:
-    """What an exception of the script means."""
+    """Returns the failure for an exception that the script raised."""
     summary = traceback.TracebackException.from_exception(error)
     line = own_frames_only(summary, set())
     frames = "".join(summary.format())
     if isinstance(error, MemoryError):
         return ScriptFailure("memory_limit", "The script needed more memory than its limit", frames=frames, line=line)
-    sentence = "".join(summary.format_exception_only()).strip().split("\n  ")[0]
+    if isinstance(error, SyntaxError):  # from exec or eval; its summary begins with the place
+        sentence = f"{type(error).__name__}: {error}"
+    else:
+        sentence = "".join(summary.format_exception_only()).strip().split("\n  ")[0]
     return ScriptFailure("exception", sentence, frames=frames, line=line)
 
 
 def of_exit(error: SystemExit) -> ScriptFailure:
-    """What sys.exit() means: the script ended before its main returned."""
+    """Returns the failure for sys.exit(), which ends the script before its main returns."""
     return ScriptFailure("exit", f"The script called sys.exit({describe(error.code)}) before main returned")
 
 
 def describe(value: object) -> str:
-    """A value as code, however it behaves."""
+    """Returns the repr of a value, or its type if its repr fails."""
     try:
         return cut(repr(value), 200)
     except Exception:
@@ -76,7 +81,10 @@ def describe(value: object) -> str:
 
 
 def own_frames_only(summary: traceback.TracebackException, seen: set[int]) -> int | None:
-    """Drops the frames of harness and libraries, in causes and groups too; returns the last line of the script."""
+    """Drops the frames of the harness and of libraries, also in causes and exception groups.
+
+    Returns the line of the innermost frame that is left.
+    """
     if id(summary) in seen:
         return None
     seen.add(id(summary))

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from .lockdown import mount, unmount
 
@@ -25,7 +26,8 @@ def import_home(mount_point: str | None) -> Iterator[None]:
     finally:
         for name in VARIABLES:
             os.environ.pop(name, None)
-        if (tempfile := sys.modules.get("tempfile")) is not None:
+        tempfile: Any = sys.modules.get("tempfile")
+        if tempfile is not None:
             tempfile.tempdir = None  # it caches the directory
         remove(path, mount_point)
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 if sys.version_info < (3, 11):
     sys.exit(f"mainbox needs CPython 3.11 or newer; MAINBOX_PYTHON is {sys.version.split()[0]}")
@@ -33,7 +34,8 @@ class HarnessFinder:
         """Finds a module, as `sys.meta_path` requires."""
         if name not in self.sources:
             return None
-        return ModuleSpec(name, self, origin=f"<{name}>", is_package=name == PACKAGE)
+        loader: Any = self  # has the methods of importlib.abc.Loader, which is slow to import
+        return ModuleSpec(name, loader, origin=f"<{name}>", is_package=name == PACKAGE)
 
     def create_module(self, spec: ModuleSpec) -> None:
         """Leaves the creation of the module to the import system."""

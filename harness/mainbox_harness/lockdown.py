@@ -1,6 +1,6 @@
-"""Locks a worker into the sandbox: one step, one mechanism, in a fixed order. The supervisor decides what; this does it.
+"""The lock-down: puts a worker into the sandbox, one mechanism a step, in a fixed order.
 
-Any step that fails ends the worker before it has read its request.
+The supervisor decides which steps there are. If one fails, the worker ends before it has read its request.
 """
 
 import ctypes
@@ -11,9 +11,11 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+# Descriptors of a worker.
 CHANNEL = 3
 RULESET = 4
 
+# Numbers from the kernel's headers.
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
@@ -25,6 +27,7 @@ PR_SET_NO_NEW_PRIVS = 38
 SECCOMP_MODE_FILTER = 2
 SYS_LANDLOCK_RESTRICT_SELF = 446
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
+# struct sock_filter of linux/filter.h, and the field `k` in it.
 BPF_INSTRUCTION = struct.Struct("=HBBI")
 OPERAND, OPERAND_OFFSET = struct.Struct("=I"), 4
 
@@ -41,29 +44,35 @@ class SockFprog(ctypes.Structure):
 
 
 class Filter:
-    """A seccomp filter with places in it for the process id of whoever installs it; made once, in the zygote."""
+    """A seccomp filter that compares with the process id of the worker. Made once, in the zygote.
+
+    `own_process` is the number that stands for that process id in the program.
+    """
 
     def __init__(self, program: str, own_process: int) -> None:
         self.code = bytearray.fromhex(program)
         operands = (operand for _, _, _, operand in BPF_INSTRUCTION.iter_unpack(self.code))
-        self.places = [
+        self.offsets = [
             number * BPF_INSTRUCTION.size + OPERAND_OFFSET
             for number, operand in enumerate(operands)
             if operand == own_process
         ]
 
     def install(self) -> None:
-        """Installs it in this process."""
-        me = os.getpid()
-        for place in self.places:
-            OPERAND.pack_into(self.code, place, me)
-        code = bytes(self.code)
-        filters = SockFprog(len(code) // BPF_INSTRUCTION.size, code)
-        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(filters))
+        """Installs the filter in this process."""
+        code = self.for_process(os.getpid())
+        program = SockFprog(len(code) // BPF_INSTRUCTION.size, code)
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(program))
+
+    def for_process(self, pid: int) -> bytes:
+        """Returns the program with `pid` as the process id."""
+        for offset in self.offsets:
+            OPERAND.pack_into(self.code, offset, pid)
+        return bytes(self.code)
 
 
 class LockdownError(Exception):
-    """A step failed; the worker must not go on."""
+    """A step failed. The worker must not continue."""
 
     def __init__(self, step: str, error: BaseException) -> None:
         super().__init__(step)
@@ -72,28 +81,44 @@ class LockdownError(Exception):
 
 
 def lock_down(lockdown: dict[str, Any], order: dict[str, Any], zygote: int) -> None:
-    """Carries out every step, or raises LockdownError. The worker's descriptors are at their places already."""
-    prctl_works = lockdown["prctl"]
-    steps: list[tuple[str, Callable[[], None]]] = [("session", os.setsid)]
+    """Takes every step, or raises LockdownError. The descriptors of the worker are in place already."""
+    steps: list[tuple[str, Callable[[], None]]] = []
+
+    # A process group of its own: killpg() of the script must not reach the zygote. Needs nothing, so it is the first.
+    steps.append(("session", os.setsid))
+    # A file system in memory that only this worker sees, with limits of bytes and files that the kernel enforces. Needs
+    # CAP_SYS_ADMIN in the zygote's user namespace, so it comes before everything that gives up privileges.
     if order["mount"] is not None:
         steps.append(("mount", lambda: mount_scratch(order["scratch"], order["mount"])))
+    # The kernel counts threads for each user namespace and uid. Workers that share a uid need a namespace each, or one
+    # could use up the threads of all. After the mount, so that the new namespace has no rights over it.
     if lockdown["user_namespace"]:
         steps.append(("user_namespace", lambda: unshare(CLONE_NEWUSER)))
-    steps += [
-        ("limits", lambda: set_limits(order["limits"])),
-        ("uid", lambda: change_uid(order["uid"])),
-        ("scratch", lambda: os.chdir(order["scratch"])),
-    ]
-    if prctl_works:
-        steps += [
-            ("capabilities", drop_capabilities),
-            ("parent_death_signal", lambda: die_with(zygote)),
-            ("non_dumpable", lambda: prctl(PR_SET_DUMPABLE, 0)),
-            ("no_new_privs", lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)),
-        ]
+    # Bounds memory, CPU time, descriptors, threads and file size. After the user namespace, in which the threads of
+    # this worker are counted alone; before the uid, so that nothing runs with that uid and the limits of the service.
+    steps.append(("limits", lambda: set_limits(order["limits"])))
+    # Keeps the worker from files, processes and memory of the service and of other workers. Needs CAP_SETUID.
+    steps.append(("uid", lambda: change_uid(order["uid"])))
+    # After the uid, so that it fails now if the worker cannot enter its scratch directory.
+    steps.append(("scratch", lambda: os.chdir(order["scratch"])))
+    if lockdown["prctl"]:
+        # A worker that stays root or is in a new user namespace still has capabilities. After the uid, which needs one.
+        steps.append(("capabilities", drop_capabilities))
+        # If the zygote is killed, no worker may stay behind. The kernel resets this and the next flag when the uid
+        # changes, so both come after it.
+        steps.append(("parent_death_signal", lambda: die_with(zygote)))
+        # Other processes of the same uid must not trace this one or read its memory.
+        steps.append(("non_dumpable", lambda: prctl(PR_SET_DUMPABLE, 0)))
+        # No program gives privileges back. Landlock and seccomp require it from processes without CAP_SYS_ADMIN.
+        steps.append(("no_new_privs", lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)))
+    # Confines the worker to the files of the interpreter and its scratch directory, even if its uid may read more.
+    # Before seccomp, which refuses the system call.
     if order["ruleset"]:
         steps.append(("landlock", enter_ruleset))
+    # Refuses every system call that scripts do not need, among them those of the steps above, so it is the last. The
+    # last filter refuses further filters.
     steps += [("seccomp", seccomp_filter.install) for seccomp_filter in lockdown["filters"]]
+
     for step, act in steps:
         try:
             act()
@@ -101,33 +126,35 @@ def lock_down(lockdown: dict[str, Any], order: dict[str, Any], zygote: int) -> N
             raise LockdownError(step, error) from error
 
 
-def mount_scratch(place: str, options: str) -> None:
-    """Mounts a tmpfs that nobody else sees and that goes with us."""
+def mount_scratch(path: str, options: str) -> None:
+    """Mounts a tmpfs that only this process sees. The kernel removes it when the process ends."""
     unshare(CLONE_NEWNS)
-    mount(place, options)
+    mount(path, options)
 
 
-def mount(place: str, options: str) -> None:
+def mount(path: str, options: str) -> None:
     """Mounts a tmpfs."""
+    # No devices and no programs: neither has a use in a directory of data.
     flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
-    if libc.mount(b"tmpfs", place.encode(), b"tmpfs", ctypes.c_ulong(flags), options.encode()) != 0:
+    if libc.mount(b"tmpfs", path.encode(), b"tmpfs", ctypes.c_ulong(flags), options.encode()) != 0:
         raise_errno()
 
 
-def unmount(place: str) -> None:
-    """Takes away what is mounted there."""
-    if libc.umount2(place.encode(), MNT_DETACH) != 0:
+def unmount(path: str) -> None:
+    """Unmounts what is mounted at `path`."""
+    # MNT_DETACH: succeeds although an imported library still has a file open there.
+    if libc.umount2(path.encode(), MNT_DETACH) != 0:
         raise_errno()
 
 
 def unshare(namespace: int) -> None:
-    """Leaves a namespace for a new one."""
+    """Moves this process into a new namespace."""
     if libc.unshare(namespace) != 0:
         raise_errno()
 
 
 def set_limits(limits: list[dict[str, int]]) -> None:
-    """Sets each limit, or less where we were started with less."""
+    """Sets each limit. Where the service was started with a lower limit, that one stays in force."""
     for limit in limits:
         _, most = resource.getrlimit(limit["resource"])
         soft, hard = limit["soft"], limit["hard"]
@@ -137,39 +164,43 @@ def set_limits(limits: list[dict[str, int]]) -> None:
 
 
 def lower_limits(differences: list[dict[str, int]]) -> None:
-    """Lowers each limit by so much."""
+    """Lowers each limit by a difference."""
     for limit in differences:
         soft, hard = resource.getrlimit(limit["resource"])
         resource.setrlimit(limit["resource"], (soft - limit["soft"], hard - limit["hard"]))
 
 
 def change_uid(uid: int | None) -> None:
-    """Takes a uid and gid that no other process has."""
+    """Changes to a uid and gid that no other process has. Without one, the uid stays that of the zygote."""
     if uid is not None:
+        # The uid last: without the privileges of root, neither groups nor gid can change.
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
 
 
 def drop_capabilities() -> None:
-    """Gives up every capability, also where the uid stays root's."""
+    """Gives up every capability, also if the uid stays root's."""
     header = struct.pack("=Ii", LINUX_CAPABILITY_VERSION_3, 0)
-    none = bytes(24)
-    if libc.capset(header, none) != 0:
+    # The effective, permitted and inheritable sets, all empty.
+    empty = bytes(24)
+    if libc.capset(header, empty) != 0:
         raise_errno()
 
 
 def die_with(zygote: int) -> None:
-    """Asks the kernel to end us with the zygote; it may have ended just before."""
+    """Asks the kernel to kill this process when the zygote ends."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The zygote may have ended before the call.
     if os.getppid() != zygote:
         raise ProcessLookupError("the zygote is gone")
 
 
 def enter_ruleset() -> None:
-    """Enters the Landlock ruleset that the supervisor made for us."""
+    """Enters the Landlock ruleset that the supervisor made."""
     if libc.syscall(SYS_LANDLOCK_RESTRICT_SELF, RULESET, 0, 0, 0) != 0:
         raise_errno()
+    # The script must not inherit a descriptor that it has no use for.
     os.close(RULESET)
 
 
@@ -180,6 +211,6 @@ def prctl(option: int, value: int, pointer: int = 0) -> None:
 
 
 def raise_errno() -> None:
-    """Raises what the last call answered."""
+    """Raises the error of the last call of the C library."""
     errno = ctypes.get_errno()
     raise OSError(errno, os.strerror(errno))

@@ -1,7 +1,8 @@
-"""Files in memory, where none can be opened: those of the request, and those that a script writes beside them.
+"""A working directory in memory, for the tier in which the kernel lets a script open no files.
 
-Whatever is built on `open`, `os.stat`, `os.listdir` and the other functions here works with them: pathlib, csv, pandas,
-numpy, zipfile. Paths outside the working directory are the kernel's, which refuses them.
+It holds the files of the request and those that the script writes. `open` and the functions of os in FUNCTIONS are
+replaced, so libraries that use them work with these files: pathlib, csv, pandas, numpy, zipfile. Paths outside the
+working directory go to the kernel, which refuses to open them.
 """
 
 import builtins
@@ -22,7 +23,7 @@ MODES = ("r", "w", "a", "x")
 
 
 class Node:
-    """A file, open or not."""
+    """The content of a file, which outlives its name while the file is open."""
 
     numbers = itertools.count(2)
 
@@ -33,7 +34,7 @@ class Node:
 
 
 class MemoryFile(io.RawIOBase):
-    """An open file. Its content is shared with every other that is open on it."""
+    """An open file. Every open file of the same node shares the content."""
 
     def __init__(self, name: str, node: Node, mode: str) -> None:
         self.name = name
@@ -43,19 +44,19 @@ class MemoryFile(io.RawIOBase):
         self.position = 0
 
     def readable(self) -> bool:
-        """Whether it was opened for reading."""
+        """Whether the file was opened for reading."""
         return "r" in self.mode or "+" in self.mode
 
     def writable(self) -> bool:
-        """Whether it was opened for writing."""
+        """Whether the file was opened for writing."""
         return "r" not in self.mode or "+" in self.mode
 
     def seekable(self) -> bool:
-        """Always."""
+        """Returns true."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Reads what fits."""
+        """Reads at most as many bytes as fit in `buffer`. Returns their number."""
         if not self.readable():
             raise io.UnsupportedOperation("not readable")
         part = self.content[self.position : self.position + len(buffer)]
@@ -64,13 +65,13 @@ class MemoryFile(io.RawIOBase):
         return len(part)
 
     def write(self, data: Any) -> int:
-        """Writes all."""
+        """Writes all of `data`. Returns the number of bytes."""
         if not self.writable():
             raise io.UnsupportedOperation("not writable")
         data = memoryview(data).cast("B")
         if "a" in self.mode:
             self.position = len(self.content)
-        if self.position > len(self.content):
+        if self.position > len(self.content):  # after a seek beyond the end
             self.content.extend(bytes(self.position - len(self.content)))
         self.node.changed = time.time()
         self.content[self.position : self.position + len(data)] = data
@@ -78,15 +79,15 @@ class MemoryFile(io.RawIOBase):
         return len(data)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: len(self.content)}[whence]
-        if start + offset < 0:
+        """Changes the position and returns it."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: len(self.content)}[whence]
+        if base + offset < 0:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        self.position = start + offset
+        self.position = base + offset
         return self.position
 
     def truncate(self, size: int | None = None) -> int:
-        """Makes it shorter, or longer."""
+        """Shortens the file to `size` bytes, or extends it with zeros."""
         size = self.position if size is None else size
         del self.content[size:]
         self.content.extend(bytes(size - len(self.content)))
@@ -94,7 +95,7 @@ class MemoryFile(io.RawIOBase):
 
 
 class Entry:
-    """What os.scandir says of a file or a directory."""
+    """A file or directory as os.scandir describes it."""
 
     def __init__(self, folder: str, name: str, status: os.stat_result) -> None:
         self.name = name
@@ -102,64 +103,64 @@ class Entry:
         self.status = status
 
     def __fspath__(self) -> str:
-        """Its path."""
+        """Returns the path."""
         return self.path
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """Its size and kind."""
+        """Returns the status."""
         return self.status
 
     def inode(self) -> int:
-        """None."""
+        """Returns the inode number."""
         return self.status.st_ino
 
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        """Whether it is a directory."""
+        """Whether this is a directory."""
         return stat.S_ISDIR(self.status.st_mode)
 
     def is_file(self, *, follow_symlinks: bool = True) -> bool:
-        """Whether it is a file."""
+        """Whether this is a file."""
         return stat.S_ISREG(self.status.st_mode)
 
     def is_symlink(self) -> bool:
-        """Never."""
+        """Returns false."""
         return False
 
     def is_junction(self) -> bool:
-        """Never."""
+        """Returns false."""
         return False
 
 
 class Entries:
-    """What os.scandir returns."""
+    """The iterator that os.scandir returns."""
 
     def __init__(self, entries: list[Entry]) -> None:
         self.entries = iter(entries)
 
     def __iter__(self) -> Iterator[Entry]:
-        """Itself."""
+        """Returns itself."""
         return self
 
     def __next__(self) -> Entry:
-        """The next."""
+        """Returns the next entry."""
         return next(self.entries)
 
     def __enter__(self) -> "Entries":
-        """Itself."""
+        """Returns itself."""
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Nothing is open."""
+        """Does nothing, since nothing is open."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing, since nothing is open."""
 
 
 class MemoryDir:
-    """The files, and the directories that they are in, by their paths from the working directory on."""
+    """Files and directories, by their paths relative to the working directory."""
 
-    # Those of the script that runs, once there is one.
     current: ClassVar["MemoryDir | None"] = None
+    """The working directory of this process, once there is one."""
 
     def __init__(self, outputs: str) -> None:
         MemoryDir.current = self
@@ -169,7 +170,7 @@ class MemoryDir:
         self.files: dict[str, Node] = {}
 
     def write(self, name: str, content: memoryview) -> None:
-        """Puts a file there, in the directories that its name has."""
+        """Writes a file of the request, and makes the directories in its name."""
         folder, _ = os.path.split(name)
         while folder:
             self.folders.add(folder)
@@ -177,7 +178,7 @@ class MemoryDir:
         self.files[name] = Node(content)
 
     def outputs(self, max_parts: int) -> Iterator[tuple[str, io.RawIOBase]]:
-        """Opens the files below `outputs/`, one after the other, with their names from there."""
+        """Opens the files below `outputs/`, one after the other, each with its name relative to that."""
         beneath = self.outputs_folder + "/"
         for name in sorted(self.files):
             if name.startswith(beneath):
@@ -187,19 +188,20 @@ class MemoryDir:
                 yield below, MemoryFile(name, self.files[name], "r")
 
     def place(self, path: Any) -> str | None:
-        """Where a path is among ours; none, if not even the directory around it is there."""
+        """Returns a path relative to the working directory, or None if its parent is not a directory in memory."""
         if path is None or isinstance(path, int):
             return None
         path = os.fsdecode(path)
         place = os.path.relpath(os.path.abspath(path), self.home)
         if place == ".":
-            return None if path.startswith("/") else ROOT  # by its name, the root is the kernel's
+            # In the sandbox the working directory is `/`, and a script that names it means the whole file system.
+            return None if path.startswith("/") else ROOT
         return place if place in self.folders or os.path.dirname(place) in self.folders else None
 
     def open(
         self, place: str, path: Any, mode: str, buffering: int, text: tuple[str | None, str | None, str | None]
     ) -> Any:
-        """As the builtin."""
+        """Opens a file like the builtin open. `text` is encoding, errors and newline."""
         kinds = [kind for kind in MODES if kind in mode]
         if len(kinds) != 1 or set(mode) - set("rwaxbt+") or ("b" in mode and "t" in mode):
             raise ValueError(f"invalid mode: {mode!r}")
@@ -224,12 +226,12 @@ class MemoryDir:
         buffer: Any = io.BufferedRandom(raw, size) if "+" in mode else buffer_of(raw, size)
         if "b" in mode:
             return buffer
-        stream = io.TextIOWrapper(buffer, *text, line_buffering=buffering == 1)
+        stream: Any = io.TextIOWrapper(buffer, *text, line_buffering=buffering == 1)
         stream.mode = mode
         return stream
 
     def stat(self, place: str, path: Any) -> os.stat_result:
-        """As os.stat, as far as there is something to say."""
+        """Returns kind, inode number, size and times; the other fields are the same for all."""
         owner = (os.getuid(), os.getgid())
         if place in self.folders:
             return os.stat_result((stat.S_IFDIR | 0o700, -hash(place), 0, 1, *owner, 0, 0, 0, 0))
@@ -240,31 +242,31 @@ class MemoryDir:
         return os.stat_result((stat.S_IFREG | 0o600, node.number, 0, 1, *owner, len(node.content), *times))
 
     def listdir(self, place: str, path: Any) -> list[str]:
-        """As os.listdir."""
+        """Lists a directory like os.listdir, sorted."""
         if place not in self.folders:
             raise failure(errno.ENOTDIR if place in self.files else errno.ENOENT, path)
         there = (os.path.split(name) for name in (*self.folders, *self.files) if name)
         return sorted(name for folder, name in there if folder == place)
 
     def scandir(self, place: str, path: Any) -> Entries:
-        """As os.scandir."""
+        """Lists a directory like os.scandir."""
         names = self.listdir(place, path)
         return Entries([Entry(path, name, self.stat(os.path.join(place, name), path)) for name in names])
 
     def mkdir(self, place: str, path: Any) -> None:
-        """As os.mkdir."""
+        """Makes a directory like os.mkdir."""
         if place in self.folders or place in self.files:
             raise failure(errno.EEXIST, path)
         self.folders.add(place)
 
     def remove(self, place: str, path: Any) -> None:
-        """As os.remove."""
+        """Removes a file like os.remove."""
         if place not in self.files:
             raise failure(errno.EISDIR if place in self.folders else errno.ENOENT, path)
         del self.files[place]
 
     def rmdir(self, place: str, path: Any) -> None:
-        """As os.rmdir."""
+        """Removes an empty directory like os.rmdir."""
         if place not in self.folders or place == ROOT:
             raise failure(errno.EBUSY if place == ROOT else errno.ENOTDIR, path)
         if self.listdir(place, path):
@@ -272,15 +274,15 @@ class MemoryDir:
         self.folders.remove(place)
 
     def access(self, place: str, path: Any, mode: int) -> bool:
-        """As os.access: all is ours, and nothing is a program."""
+        """Checks access like os.access: everything can be read and written, and only directories have X_OK."""
         return (place in self.folders or place in self.files) and (place in self.folders or not mode & os.X_OK)
 
     def chmod(self, place: str, path: Any) -> None:
-        """As os.chmod, but that it changes nothing."""
+        """Changes nothing; fails like os.chmod if the path does not exist."""
         self.stat(place, path)
 
     def rename(self, place: str, path: Any, to: Any) -> None:
-        """As os.replace, for files."""
+        """Renames a file like os.replace. Directories cannot be renamed."""
         target = self.place(to)
         if place not in self.files or target is None or target in self.folders:
             raise failure(errno.EXDEV if place in self.files else errno.ENOENT, path)
@@ -288,46 +290,57 @@ class MemoryDir:
 
 
 def failure(number: int, path: Any) -> OSError:
-    """What the kernel would answer."""
+    """Returns the error that the kernel would give."""
     return OSError(number, os.strerror(number), path)
 
 
-def install() -> None:
-    """Lets every module that is imported from now on find the files that there will be."""
-    builtins.open = io.open = opening(io.open)
-    for name, method in SERVED.items():
-        setattr(os, name, serving(getattr(os, name), method))
-
-
-# What of os is served, and by which method of Memory.
-SERVED = {
-    name: name for name in ("stat", "listdir", "scandir", "mkdir", "rmdir", "remove", "rename", "access", "chmod")
+# The functions of os that are replaced, with the methods of MemoryDir that implement them.
+FUNCTIONS = {
+    "access": "access",
+    "chmod": "chmod",
+    "listdir": "listdir",
+    "lstat": "stat",
+    "mkdir": "mkdir",
+    "remove": "remove",
+    "rename": "rename",
+    "replace": "rename",
+    "rmdir": "rmdir",
+    "scandir": "scandir",
+    "stat": "stat",
+    "unlink": "remove",
+    "utime": "chmod",
 }
-SERVED |= {"lstat": "stat", "unlink": "remove", "replace": "rename", "utime": "chmod"}
-# Those that take something besides a path that means something here; most take modes and the like.
-TAKES_MORE = {"rename": "dst", "access": "mode"}
+# Methods that need the second argument, and its name. The others ignore it: modes and times mean nothing here.
+SECOND_ARGUMENT = {"rename": "dst", "access": "mode"}
 
 
-def serving(real: Callable[..., Any], method: str) -> Callable[..., Any]:
-    """A function of os that looks into memory first."""
-    more = TAKES_MORE.get(method)
+def install() -> None:
+    """Replaces `open` and the functions of os. Modules that are imported from now on use the replacements."""
+    builtins.open = io.open = replaced_open(io.open)
+    for name, method in FUNCTIONS.items():
+        setattr(os, name, replaced(getattr(os, name), method))
 
-    def served(*arguments: Any, **options: Any) -> Any:
+
+def replaced(real: Callable[..., Any], method: str) -> Callable[..., Any]:
+    """Returns a function of os that calls a method of MemoryDir for paths in memory, and `real` for others."""
+    second = SECOND_ARGUMENT.get(method)
+
+    def replacement(*arguments: Any, **options: Any) -> Any:
         memory = MemoryDir.current
         path = arguments[0] if arguments else options.get("path", options.get("src", "."))
         if memory is not None and options.get("dir_fd") is None and (place := memory.place(path)) is not None:
-            further = [] if more is None else [arguments[1] if len(arguments) > 1 else options[more]]
+            further = [] if second is None else [arguments[1] if len(arguments) > 1 else options[second]]
             return getattr(memory, method)(place, path, *further)
         return real(*arguments, **options)
 
-    served.__name__ = served.__qualname__ = real.__name__
-    return served
+    replacement.__name__ = replacement.__qualname__ = real.__name__
+    return replacement
 
 
-def opening(real: Callable[..., Any]) -> Callable[..., Any]:
-    """The builtin open that looks into memory first."""
+def replaced_open(real: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns an `open` that opens paths in memory itself, and calls `real` for others."""
 
-    def opened(
+    def replacement(
         file: Any,
         mode: str = "r",
         buffering: int = -1,
@@ -342,6 +355,5 @@ def opening(real: Callable[..., Any]) -> Callable[..., Any]:
             return memory.open(place, file, mode, buffering, (encoding, errors, newline))
         return real(file, mode, buffering, encoding, errors, newline, closefd, opener)
 
-    opened.__name__ = opened.__qualname__ = "open"
-    return opened
-
+    replacement.__name__ = replacement.__qualname__ = "open"
+    return replacement

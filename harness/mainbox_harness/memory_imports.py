@@ -1,7 +1,7 @@
-"""Imports without files: where a script can open none, modules come from the zygote's memory, shared by all workers.
+"""Imports without files, for the tier in which a script can open none.
 
-Pure modules of the standard library and of the preloaded packages are kept as bytecode. Their extension modules are
-loaded while files can still be opened, and so is the timezone database.
+The zygote reads the bytecode of the standard library and of the preloaded packages into memory, which all workers
+share. Their extension modules and the time zone database are loaded while files can still be opened.
 """
 
 import asyncio
@@ -21,20 +21,22 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+# Size of the header of a .pyc file, bytes: https://peps.python.org/pep-0552/
 PYC_HEADER = 16
-# Whole programs, tests and jokes: nothing that a script imports to use.
+# Programs and tests, which scripts do not import. `this` and `antigravity` print text and open a browser.
 LEFT_OUT = frozenset({"__main__", "__pycache__", "antigravity", "idlelib", "test", "tests", "this", "turtledemo"})
 
 
 class Library:
-    """A finder and loader of the modules that it holds."""
+    """Finds and loads the modules that it has in memory."""
 
     def __init__(self) -> None:
         self.bytecode: dict[str, tuple[str, bytes]] = {}
+        """From the name of a module to its path and bytecode."""
 
     def add(self, folder: Path, prefix: str = "") -> list[str]:
-        """Reads every pure module below `folder`; returns the names of its extension modules."""
-        extensions = []
+        """Reads every pure module below `folder`. Returns the names of the extension modules there."""
+        extensions: list[str] = []
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             name, dot, _ = entry.name.partition(".")
             if name in LEFT_OUT or name == "site-packages":
@@ -44,13 +46,13 @@ class Library:
                     extensions += self.add(Path(entry.path), f"{prefix}{name}.")
             elif entry.name.endswith(".py"):
                 full = prefix.rstrip(".") if name == "__init__" else prefix + name
-                self.hold(full, entry.path)
+                self.read(full, entry.path)
             elif entry.name.endswith(tuple(EXTENSION_SUFFIXES)):
                 extensions.append(prefix + name)
         return extensions
 
-    def hold(self, name: str, path: str) -> None:
-        """Keeps a module's bytecode: the compiled one, or compiled here where there is none."""
+    def read(self, name: str, path: str) -> None:
+        """Reads the bytecode of a module, or compiles the module if there is none."""
         try:
             with open(importlib.util.cache_from_source(path), "rb") as file:
                 self.bytecode[name] = (path, file.read()[PYC_HEADER:])
@@ -63,34 +65,35 @@ class Library:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Finds a module, as sys.meta_path asks for it."""
+        """Finds a module, as `sys.meta_path` requires."""
         if name not in self.bytecode:
             return None
         origin, _ = self.bytecode[name]
         is_package = os.path.basename(origin) == "__init__.py"
-        spec = ModuleSpec(name, self, origin=origin, is_package=is_package)
+        loader: Any = self  # has the methods of importlib.abc.Loader, without being a subclass
+        spec = ModuleSpec(name, loader, origin=origin, is_package=is_package)
         spec.has_location = True
         if is_package:
             spec.submodule_search_locations = [os.path.dirname(origin)]
         return spec
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Leaves the making of the module to the import system."""
+        """Leaves the creation of the module to the import system."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Runs a module's code."""
+        """Runs the code of a module."""
         exec(self.get_code(module.__name__), module.__dict__)
 
     def get_code(self, name: str) -> CodeType:
-        """Reads a module's code."""
+        """Returns the code of a module."""
         return marshal.loads(self.bytecode[name][1])
 
     def get_source(self, name: str) -> None:
-        """Has no sources, which tracebacks ask for."""
+        """Returns None: tracebacks request the source, which is not in memory."""
 
 
 def take_into_memory(preloaded: Iterable[str]) -> None:
-    """Makes imports and timezones independent of files, for this process and those that it forks."""
+    """Makes imports and time zones independent of files, for this process and those that it forks."""
     library = Library()
     standard = Path(sysconfig.get_path("stdlib"))
     extensions = library.add(standard) + library.add(standard / "lib-dynload")
@@ -100,23 +103,30 @@ def take_into_memory(preloaded: Iterable[str]) -> None:
             extensions += library.add(folder, f"{name}.")
     load(extensions)
     sys.meta_path.insert(0, library)
-    hold_timezones()
+    take_time_zones_into_memory()
 
 
 def load(extensions: Iterable[str]) -> None:
-    """Loads extension modules. Some only work on other systems, or are for tests."""
+    """Imports extension modules. Some fail, since they only work on other systems."""
     for name in extensions:
         if "test" not in name and name not in sys.modules:
             with warnings.catch_warnings(action="ignore"), contextlib.suppress(Exception):
                 importlib.import_module(name)
 
 
-def hold_timezones() -> None:
-    """Reads the timezone database, which zoneinfo would open a file of for each zone."""
-    zones = {}
+def take_time_zones_into_memory() -> None:
+    """Reads the time zone database, of which zoneinfo would otherwise open a file for each zone.
+
+    The public interface of zoneinfo reads zones only from files. Without a search path, its implementations in C and in
+    Python both call `zoneinfo._common.load_tzdata`, so that function is replaced.
+    """
+    common: Any = importlib.import_module("zoneinfo._common")
+    search: Any = importlib.import_module("zoneinfo._tzpath")
+    zones: dict[str, bytes] = {}
     for key in zoneinfo.available_timezones():
         try:
-            with zoneinfo_file(key) as file:
+            path = search.find_tzfile(key)
+            with open(path, "rb") if path else common.load_tzdata(key) as file:
                 zones[key] = file.read()
         except (OSError, ValueError):
             continue
@@ -128,45 +138,45 @@ def hold_timezones() -> None:
             raise zoneinfo.ZoneInfoNotFoundError(f"No time zone found with key {key}") from None
 
     zoneinfo.reset_tzpath(to=())
-    zoneinfo._common.load_tzdata = load_tzdata
-
-
-def zoneinfo_file(key: str) -> Any:
-    """Opens the file of a timezone."""
-    path = zoneinfo._tzpath.find_tzfile(key)
-    return open(path, "rb") if path else zoneinfo._common.load_tzdata(key)
+    common.load_tzdata = load_tzdata
 
 
 def prepare(names: Collection[str], is_async: bool) -> None:
-    """Does for a script what needs files and descriptors, while there are some; from then on imports need none."""
+    """Does what needs files and descriptors for a script that imports `names`, while they can still be opened."""
     import_named(names)
     if is_async or "asyncio" in names:
         asyncio.set_event_loop_policy(OneLoopPolicy())
+    # It lists directories, which fails from then on with an error other than ModuleNotFoundError.
     sys.meta_path.remove(PathFinder)
 
 
 def import_named(names: Iterable[str]) -> None:
-    """Imports what a script names and memory does not hold: other packages, while their files can be opened.
+    """Imports what a script names and is not in memory: packages that are not preloaded.
 
-    What fails here fails again, and is told, when the script imports it.
+    An import that fails here fails again, with its error, when the script runs it.
     """
-    held = sys.meta_path[0].bytecode
+    library: Any = sys.meta_path[0]
     for name in names:
-        top = name.partition(".")[0]
-        if top not in sys.stdlib_module_names and top not in held and not LEFT_OUT.intersection(name.split(".")):
+        parts = name.split(".")
+        in_memory = parts[0] in sys.stdlib_module_names or parts[0] in library.bytecode
+        if not in_memory and not LEFT_OUT.intersection(parts):
             with contextlib.suppress(BaseException):
                 importlib.import_module(name)
 
 
 class OneLoopPolicy(asyncio.DefaultEventLoopPolicy):
-    """Hands out one event loop, whose descriptors exist already."""
+    """Gives out one event loop, whose descriptors are open already.
+
+    Python 3.14 deprecates policies and 3.16 removes them. Their replacement, `loop_factory`, is an argument of
+    asyncio.run, which scripts call themselves.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.loop: asyncio.AbstractEventLoop | None = super().new_event_loop()
 
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        """Gives the one loop away."""
+        """Returns the loop the first time, and then raises an error."""
         loop, self.loop = self.loop, None
         if loop is None:
             raise RuntimeError("a second event loop is not available in this sandbox: it needs descriptors")

@@ -26,6 +26,7 @@ class WorkDir(Protocol):
 
     def outputs(self, max_parts: int) -> Iterator[tuple[str, RawIOBase]]:
         """Opens the regular files below `outputs/`, one after the other, each with its name relative to that."""
+        ...
 
 
 class Directory:
@@ -47,8 +48,8 @@ class Directory:
     def outputs(self, max_parts: int) -> Iterator[tuple[str, RawIOBase]]:
         """Opens the regular files below `outputs/`. Links, pipes and devices are skipped."""
         try:
-            # Relative to where we are, if possible: another script of the same uid may just be changing the permissions of
-            # the directories above.
+            # Relative to the working directory, if possible: another script of the same uid may be changing the
+            # permissions of the directories above it.
             home = "." if os.path.samestat(os.stat("."), self.home) else self.path
             top = os.open(os.path.join(home, OUTPUTS), READ | os.O_DIRECTORY)
         except OSError as error:
@@ -103,7 +104,8 @@ def collect(work_dir: WorkDir, limits: dict[str, Any]) -> list[tuple[bytes, byte
             length = file.seek(0, SEEK_END)
             if length > room:
                 most = limits["max_bytes"]
-                fail("result_too_large", f"{OUTPUTS}/{name} does not fit; the limit for all files together is {most} bytes")
+                sentence = f"{OUTPUTS}/{name} does not fit; the limit for all files together is {most} bytes"
+                fail("result_too_large", sentence)
             file.seek(0)
             collected.append((checked(name, limits["max_name_bytes"]), file.read(length)))
             room -= length

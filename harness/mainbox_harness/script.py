@@ -45,16 +45,14 @@ class Answer(NamedTuple):
     """Name and content of each file in `outputs/`."""
 
 
-def run(
-    request: Request, options: dict[str, Any], work_dir: WorkDir | None, late_limits: LateLimits | None
-) -> Answer:
+def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, late_limits: LateLimits | None) -> Answer:
     """Runs a script. Raises ScriptFailure unless it succeeds."""
     checked = check(request.source, options["refused"])
     if late_limits is not None:
         late_limits.set(checked)
     try:
         try:
-            while request.files:  # each is dropped once written, since the memory limit counts it
+            while work_dir and request.files:  # each is dropped once written, since the memory limit counts it
                 work_dir.write(*request.files.pop())
             result = to_json(call_main(checked.code, request), options["max_depth"])
         finally:

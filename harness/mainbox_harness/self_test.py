@@ -1,4 +1,4 @@
-"""Tries what the sandbox must refuse. Runs as a script, through the real path, before anything is served."""
+"""The self-test: attempts what the sandbox must refuse. It runs as a script in a worker, before anything is served."""
 
 import ctypes
 import errno
@@ -9,16 +9,16 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def attempt(act):
-    """What an attempt met: `refused` and why, or that it went through."""
+    """Returns `refused` with the error of an attempt, or `allowed` with its result."""
     try:
         result = act()
     except OSError as error:
-        return f"refused: {errno.errorcode.get(error.errno, error)}"
+        return f"refused: {errno.errorcode.get(error.errno or 0, error)}"
     return f"allowed: {result!r}"
 
 
 def call(name, *arguments):
-    """Calls the C library, past every Python-side check."""
+    """Calls a function of the C library, which bypasses every check in Python."""
     result = getattr(libc, name)(*arguments)
     if result == -1:
         raise OSError(ctypes.get_errno(), name)
@@ -26,14 +26,14 @@ def call(name, *arguments):
 
 
 def fork():
-    """Forks, and does not let a child live."""
+    """Forks. A child ends at once."""
     if (child := call("fork")) == 0:
         os._exit(0)
     return child
 
 
 def execute():
-    """Becomes another program. Only a refusal counts, not that there is none."""
+    """Executes a program that does not exist. ENOENT does not count as a refusal: the kernel looked for the program."""
     try:
         call("execve", b"/nowhere", None, None)
     except FileNotFoundError as error:
@@ -41,20 +41,20 @@ def execute():
 
 
 def read(path):
-    """Reads from a file."""
+    """Reads the beginning of a file. Returns the number of bytes."""
     with open(path, "rb") as file:
         return len(file.read(64))
 
 
 def write(path):
-    """Creates a file, and takes it away again."""
+    """Creates a file and removes it."""
     with open(path, "x"):
         pass
     os.unlink(path)
 
 
 def inherited_descriptors():
-    """Looks for descriptors beyond the four that a worker needs."""
+    """Returns the open descriptors besides the four of a worker."""
     extra = []
     for descriptor in range(4, 1024):
         try:
@@ -64,11 +64,11 @@ def inherited_descriptors():
         extra.append(descriptor)
     if extra:
         return extra
-    raise OSError(errno.EBADF, "none")
+    raise OSError(errno.EBADF, "no descriptor is open")
 
 
 def peek():
-    """Reads a byte of the parent's memory."""
+    """Reads a byte of the memory of the parent."""
     byte = ctypes.create_string_buffer(1)
     here = (ctypes.c_size_t * 2)(ctypes.addressof(byte), 1)
     there = (ctypes.c_size_t * 2)(id(libc), 1)

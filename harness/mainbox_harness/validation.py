@@ -1,4 +1,7 @@
-"""Checks a script before it runs: syntax, a main, and the policy. Clear early messages; the sandbox leans on none of it."""
+"""Checks a script before it runs: its syntax, its main and the policy.
+
+The checks give clear errors early. The sandbox does not depend on them.
+"""
 
 import ast
 import traceback
@@ -9,8 +12,8 @@ from typing import Any, NamedTuple
 from .failure import SCRIPT, ScriptFailure, fail
 
 NO_MAIN = "Script must contain a main() function"
-# The kinds of nodes that a policy speaks of: a fraction of a script's.
-LOOKED_AT = frozenset({ast.Import, ast.ImportFrom, ast.Attribute, ast.Name})
+# The types of nodes that a policy can refuse. They are few, so the others are dropped before sorting.
+POLICY_NODES = frozenset({ast.Import, ast.ImportFrom, ast.Attribute, ast.Name})
 
 
 class Checked(NamedTuple):
@@ -21,9 +24,9 @@ class Checked(NamedTuple):
 
 
 def check(source: str, refused: dict[str, Any]) -> Checked:
-    """Compiles the script, once it has passed every check."""
+    """Checks and compiles a script. `refused` is what the policy refuses, and comes from the supervisor."""
     try:
-        tree = compile(source, SCRIPT, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+        tree: Any = compile(source, SCRIPT, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
         if not binds_main(tree):
             fail("missing_main", NO_MAIN)
         check_policy(tree, refused)
@@ -32,7 +35,7 @@ def check(source: str, refused: dict[str, Any]) -> Checked:
         raise syntax_failure(error) from None
     except (ValueError, OverflowError, RecursionError) as error:
         raise ScriptFailure("syntax_error", f"The script cannot be compiled: {error}") from None
-    except MemoryError:  # which is how the parser says that its stack is full
+    except MemoryError:  # raised by the parser when its stack is full
         raise ScriptFailure("syntax_error", "The script cannot be compiled: it is nested too deeply") from None
     return Checked(code, tree)
 
@@ -43,7 +46,7 @@ def is_async(tree: ast.Module) -> bool:
 
 
 def imported_modules(tree: ast.Module) -> Iterator[str]:
-    """Yields every module that an import statement names, or may name."""
+    """Yields every name in an import statement that is, or may be, a module."""
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
@@ -54,7 +57,9 @@ def imported_modules(tree: ast.Module) -> Iterator[str]:
 
 
 def syntax_failure(error: SyntaxError) -> ScriptFailure:
-    """Names the line and the offending text."""
+    """Returns a failure that names the line and shows its text."""
+    if error.lineno is None:  # a null byte, which has no line
+        return ScriptFailure("syntax_error", f"The script cannot be compiled: {error.msg}")
     text = (error.text or "").strip()
     sentence = f"Syntax error on line {error.lineno}: {error.msg}"
     if text:
@@ -64,7 +69,7 @@ def syntax_failure(error: SyntaxError) -> ScriptFailure:
 
 
 def binds_main(tree: ast.Module) -> bool:
-    """Whether the module may bind a function to `main`: what it really is, is only known once the script ran."""
+    """Whether the module may bind `main`. Only running it shows whether that is a function."""
     for node in module_level(tree):
         match node:
             case ast.FunctionDef(name="main") | ast.AsyncFunctionDef(name="main"):
@@ -81,7 +86,7 @@ def binds_main(tree: ast.Module) -> bool:
 
 
 def module_level(tree: ast.Module) -> Iterator[ast.AST]:
-    """Every node outside function and class bodies, and the `global` statements inside."""
+    """Yields every node outside function and class bodies, and the `global` statements inside them."""
     pending: list[ast.AST] = list(tree.body)
     while pending:
         node = pending.pop()
@@ -93,10 +98,10 @@ def module_level(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def check_policy(tree: ast.Module, refused: dict[str, Any]) -> None:
-    """Refuses what the policy names, at the first line where it stands."""
+    """Raises a failure for the first use of something that the policy refuses."""
     if not any(refused.values()):
         return
-    nodes = [node for node in ast.walk(tree) if type(node) in LOOKED_AT]
+    nodes: list[Any] = [node for node in ast.walk(tree) if type(node) in POLICY_NODES]
     nodes.sort(key=lambda node: (node.lineno, node.col_offset))
     aliases = {"os"} | {
         name.asname
@@ -124,21 +129,21 @@ def check_policy(tree: ast.Module, refused: dict[str, Any]) -> None:
 
 
 def check_module(name: str, node: ast.stmt, refused: dict[str, Any]) -> None:
-    """Refuses an import by its top-level module."""
+    """Raises a failure if the policy refuses the top-level module of an import."""
     top = name.partition(".")[0]
     if top in refused["modules"]:
         fail("forbidden", f"Dangerous import detected: {top}", node.lineno)
 
 
 def check_os_function(name: str, node: ast.stmt | ast.expr, refused: dict[str, Any]) -> None:
-    """Refuses a function of os by its name or its beginning."""
+    """Raises a failure if the policy refuses a function of os. A trailing `*` matches any ending."""
     for pattern in refused["os_functions"]:
         if name == pattern or (pattern.endswith("*") and name.startswith(pattern[:-1])):
             fail("forbidden", f"Dangerous call detected: os.{name}", node.lineno)
 
 
 def check_return(tree: ast.Module) -> None:
-    """Refuses a main that cannot return a value."""
+    """Raises a failure if a main has no return statement."""
     mains = (
         node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "main"
     )

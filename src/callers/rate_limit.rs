@@ -45,7 +45,7 @@ pub enum Caller {
     Key(usize),
     /// The client at this address; for IPv6 its /64 network.
     Address(IpAddr),
-    /// The shared bucket with this index, for callers without an address or beyond [`MAX_CALLERS`].
+    /// The shared bucket with this index, for callers without an address or beyond the 10,000 that are counted separately.
     Shared(u64),
 }
 

@@ -116,3 +116,81 @@ async fn append(channel: &mut UnixStream, frames: &mut Vec<u8>, payload: &[u8]) 
     frames.clear();
     channel.write_all(payload).await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::api::catalogue::Kind;
+    use crate::api::request::ExecuteRequest;
+    use crate::config::choices::Platform;
+
+    /// The end of an exchange with a worker that reads its request and then sends `answer`.
+    async fn answered(answer: &[u8]) -> ExchangeEnd {
+        let variables = [("MAINBOX_MAX_FILES_BYTES", "4"), ("MAINBOX_MAX_RESULT_BYTES", "8")];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = Config::from_variables(&BTreeMap::from(variables), Platform::Elsewhere);
+        let config = config.unwrap();
+        let body = br#"{"script":"x","input":[1],"files":{"a":"b"}}"#;
+        let job = Job::new(ExecuteRequest::from_json(body, 100).unwrap(), &config);
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        let worker = async {
+            for (kind, payload) in [
+                (to_worker::SCRIPT, Some(&b"x"[..])),
+                (to_worker::INPUT, Some(b"[1]")),
+                (to_worker::FILE, Some(b"\x01\x00ab")),
+                (to_worker::RUN, None),
+            ] {
+                let frame = receive(&theirs, |_| 10_000).await.unwrap();
+                assert_eq!(frame.kind, kind);
+                assert!(payload.is_none_or(|payload| frame.payload == payload));
+            }
+            theirs.write_all(answer).await.unwrap();
+            drop(theirs);
+        };
+        tokio::join!(exchange(&mut ours, &job, &config), worker).0
+    }
+
+    async fn failure(answer: &[u8]) -> Failure {
+        match answered(answer).await {
+            ExchangeEnd::Answered(Err(failure)) => failure,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn files_and_a_value_are_the_answer() {
+        let end = answered(b"D\x05\0\0\0\x01\0fhiV\x02\0\0\x0042").await;
+        let ExchangeEnd::Answered(Ok(returned)) = end else { panic!("{end:?}") };
+        assert_eq!(returned.result.get(), "42");
+        assert_eq!(returned.files.iter().collect::<Vec<_>>(), [("f", &b"hi"[..])]);
+    }
+
+    #[tokio::test]
+    async fn a_broken_protocol_is_a_crash() {
+        for answer in [
+            &b"?\0\0\0\0"[..],
+            b"R\0\0\0\0",
+            b"V\xff\xff\xff\xff",
+            b"D\x09\0\0\0\x01\0ftoolong",
+            b"D\x04\0\0\0\x02\0..V\x02\0\0\x0042",
+        ] {
+            assert_eq!(failure(answer).await.kind, Kind::Crashed, "{answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_result_over_its_limit_is_refused_although_it_was_sent() {
+        let failure = failure(b"V\x09\0\0\x00123456789").await;
+        assert_eq!(failure.kind, Kind::ResultTooLarge);
+        assert_eq!(failure.error, "The result is larger than its limit of 8 bytes");
+    }
+
+    #[tokio::test]
+    async fn a_channel_that_ends_without_an_answer_is_closed() {
+        for answer in [&b""[..], b"V\x02\0", b"V\x02\0\0\x004"] {
+            assert!(matches!(answered(answer).await, ExchangeEnd::Closed), "{answer:?}");
+        }
+    }
+}

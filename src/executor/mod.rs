@@ -1,12 +1,14 @@
 //! The executor: runs scripts, each in a worker of its own.
 //!
 //! [`Executor::execute`] is the only way to run a script. It chooses the zygote that suits the script's imports
-//! ([`import_scan`]), waits for a permit to run ([`admission`]) and for a spare worker ([`pool`]), and has the worker run
-//! the script ([`worker`], [`exchange`]). Nothing that a worker sends is trusted ([`outcome`]).
+//! (`import_scan.rs`), waits for a permit to run (`admission.rs`) and for a spare worker (`pool.rs`), and has the worker
+//! run the script (`worker.rs`, `exchange.rs`). Nothing that a worker sends is trusted (`outcome.rs`).
 
 mod admission;
 mod essential;
 mod exchange;
+#[cfg(test)]
+mod fake_zygote;
 mod harness;
 mod import_scan;
 mod job;
@@ -17,6 +19,7 @@ pub mod protocol;
 mod reaper;
 pub mod self_test;
 mod worker;
+mod worker_start;
 mod zygote;
 
 use std::sync::Arc;

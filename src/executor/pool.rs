@@ -9,7 +9,8 @@ use tokio::sync::{Notify, watch};
 
 use super::protocol::ZygoteInfo;
 use super::self_test::Finding;
-use super::worker::{StartError, Worker};
+use super::worker::Worker;
+use super::worker_start::StartError;
 use super::zygote::{Zygote, ZygoteState};
 use crate::config::Config;
 use crate::python::interpreter::Python;
@@ -103,16 +104,18 @@ impl Pool {
 
     /// Starts a zygote. Returns when it is dead.
     async fn run_zygote(self: &Arc<Self>, python: &Python) {
-        let started =
-            Zygote::start(python, &self.preload, self.config.archive.as_deref(), &self.sandbox);
-        let zygote = match started {
-            Ok(zygote) => Arc::new(zygote),
+        let archive = self.config.archive.as_deref();
+        match Zygote::start(python, &self.preload, archive, &self.sandbox) {
+            Ok(zygote) => self.use_zygote(Arc::new(zygote)).await,
             Err(error) => {
                 tracing::error!(%error, "cannot start a zygote");
                 self.count_failure();
-                return;
             }
-        };
+        }
+    }
+
+    /// Starts spares from `zygote` once it is ready. Returns when it is dead.
+    async fn use_zygote(self: &Arc<Self>, zygote: Arc<Zygote>) {
         let mut state = zygote.state();
         let known = state.wait_for(|state| !matches!(state, ZygoteState::Starting)).await;
         let Ok(ZygoteState::Ready(info)) = known.map(|state| state.clone()) else {
@@ -328,3 +331,6 @@ impl Pool {
         self.spares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,72 +1,41 @@
 //! A worker as the supervisor sees it: forked ahead of time, locked down, and good for one request.
 
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt,
-};
-use nix::unistd::{Pid, pipe2};
-use tokio::io::Interest;
+use nix::unistd::Pid;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Instrument;
 
-use super::exchange::{ExchangeEnd, MAX_FAILURE_BYTES, exchange};
+use super::exchange::{ExchangeEnd, exchange};
 use super::job::Job;
 use super::outcome::{self, Execution, Returned};
 use super::output_capture::OutputCapture;
-use super::protocol::{LockdownFailure, Order, from_worker};
+use super::protocol::Order;
+use super::worker_start::{
+    StartError, discard_early_output, fork_error, greeting, pipe, socket_pair,
+};
 use super::zygote::{Exit, Zygote, ZygoteState};
 use crate::api::catalogue::{Failure, Kind};
 use crate::config::Config;
 use crate::sandbox::jail::Jail;
 use crate::sandbox::scratch::Scratch;
-use crate::sandbox::{Sandbox, SandboxError, namespaces, procfs, rlimits, sys};
+use crate::sandbox::{Sandbox, namespaces, procfs, rlimits, sys};
 
 /// How long a worker may take to lock itself down and warm up before its zygote counts as stuck.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a worker that closed its channel may take to exit, so that its exit status can explain what happened. A
 /// millisecond is usual; on a starved machine it has taken more than 50.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
+/// How long the report of a failed fork may take after the channel has closed.
+const FORK_REPORT_GRACE: Duration = Duration::from_millis(50);
 /// How long the zygote may take to reap a worker that was killed.
 const REAP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How much of what a worker wrote to stderr before it was ready is logged, bytes.
-const EARLY_STDERR_BYTES: usize = 16 * 1024;
-
-/// Why a worker did not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub(super) enum StartError {
-    /// Its scratch directory, uid or ruleset could not be made.
-    #[error(transparent)]
-    Jail(#[from] SandboxError),
-    /// Its descriptors could not be made.
-    #[error("descriptors of a worker: {0}")]
-    Descriptors(io::Error),
-    /// The zygote could not fork it.
-    #[error("fork of a worker: {0}")]
-    Fork(io::Error),
-    /// A step of its lock-down failed.
-    #[error("lock-down failed at {step:?}: {error}", step = .0.step, error = .0.error)]
-    Lockdown(LockdownFailure),
-    /// It died before it was ready.
-    #[error("a worker died before it was ready")]
-    Died,
-    /// It was not ready in time, so its zygote counts as stuck.
-    #[error("a worker was not ready in time")]
-    Stuck,
-    /// Its zygote died.
-    #[error("the zygote died")]
-    ZygoteGone,
-}
-
 /// A worker that waits for its request.
 pub(super) struct Worker {
     process: Process,
@@ -115,15 +84,13 @@ impl Worker {
             limits: &rlimits::limits(config, config.timeout, mapped_bytes + config.memory_bytes),
             warm_up,
         };
-        let failed_fork = zygote.fork(&order, worker, descriptors);
+        let mut failed_fork = zygote.fork(&order, worker, descriptors);
         let mut process =
             Process { worker, pid: None, zygote: Arc::clone(zygote), jail: Some(jail) };
         let mut state = zygote.state();
         let started = tokio::select! {
             greeting = greeting(&channel) => greeting,
-            Ok(errno) = failed_fork => {
-                Err(StartError::Fork(io::Error::from_raw_os_error(errno)))
-            }
+            Ok(errno) = &mut failed_fork => Err(fork_error(errno)),
             _ = state.wait_for(|state| matches!(state, ZygoteState::Gone)) => {
                 Err(StartError::ZygoteGone)
             }
@@ -132,7 +99,16 @@ impl Worker {
                 Err(StartError::Stuck)
             }
         };
-        log_early_stderr(worker, &stderr);
+        discard_early_output(worker, &stdout, &stderr);
+        let started = match started {
+            // A zygote that cannot fork reports that and then closes the channel, and the end of the channel may be
+            // noticed first.
+            Err(StartError::Died) => match timeout(FORK_REPORT_GRACE, failed_fork).await {
+                Ok(Ok(errno)) => Err(fork_error(errno)),
+                _ => Err(StartError::Died),
+            },
+            started => started,
+        };
         let pid = started?;
         zygote.forked(worker);
         process.pid = Some(pid);
@@ -148,6 +124,12 @@ impl Worker {
                 .channel
                 .try_read(&mut byte)
                 .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// The id of its process.
+    #[cfg(test)]
+    pub(super) fn pid(&self) -> Pid {
+        self.process.pid.unwrap()
     }
 
     /// Ends the worker unused, and waits until it is gone.
@@ -312,74 +294,5 @@ impl Drop for Process {
     }
 }
 
-/// Receives the first frame. The kernel attaches the sender's credentials to it, which is how the supervisor learns the
-/// worker's process id in its own pid namespace. No script has run by then, so the sender is the worker.
-async fn greeting(channel: &UnixStream) -> Result<Pid, StartError> {
-    let mut header = [0u8; 5];
-    let (length, pid) = channel
-        .async_io(Interest::READABLE, || {
-            let mut space = nix::cmsg_space!(UnixCredentials);
-            let mut buffer = [IoSliceMut::new(&mut header)];
-            let message = recvmsg::<()>(
-                channel.as_raw_fd(),
-                &mut buffer,
-                Some(&mut space),
-                MsgFlags::MSG_CMSG_CLOEXEC,
-            )?;
-            let sender = message.cmsgs()?.find_map(|message| match message {
-                ControlMessageOwned::ScmCredentials(sender) => Some(Pid::from_raw(sender.pid())),
-                _ => None,
-            });
-            Ok((message.bytes, sender))
-        })
-        .await
-        .map_err(StartError::Descriptors)?;
-    match (length, header[0], pid) {
-        (5, from_worker::READY, Some(pid)) if pid.as_raw() > 0 => Ok(pid),
-        (5, from_worker::LOCKDOWN, _) => Err(lockdown_failure(channel, header).await),
-        _ => Err(StartError::Died),
-    }
-}
-
-async fn lockdown_failure(channel: &UnixStream, header: [u8; 5]) -> StartError {
-    let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
-    let mut payload = vec![0; length.min(MAX_FAILURE_BYTES)];
-    let mut filled = 0;
-    while filled < payload.len() {
-        if channel.readable().await.is_err() {
-            return StartError::Died;
-        }
-        match channel.try_read(&mut payload[filled..]) {
-            Ok(0) => return StartError::Died,
-            Ok(length) => filled += length,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return StartError::Died,
-        }
-    }
-    serde_json::from_slice(&payload).map_or(StartError::Died, StartError::Lockdown)
-}
-
-/// Logs what a worker wrote to stderr before it was ready, such as the traceback of a harness that failed. The read is
-/// skipped unless it would be logged.
-fn log_early_stderr(worker: u64, stderr: &pipe::Receiver) {
-    if !tracing::enabled!(tracing::Level::DEBUG) {
-        return;
-    }
-    let mut text = vec![0; EARLY_STDERR_BYTES];
-    if let Ok(length @ 1..) = stderr.try_read(&mut text) {
-        let text = String::from_utf8_lossy(&text[..length]);
-        tracing::debug!(worker, stderr = %text, "a worker wrote to stderr before it was ready");
-    }
-}
-
-fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    setsockopt(&ours, sockopt::PassCred, &true)?;
-    ours.set_nonblocking(true)?;
-    Ok((UnixStream::from_std(ours)?, theirs.into()))
-}
-
-fn pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
-    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
-    Ok((pipe::Receiver::from_owned_fd(ours)?, theirs))
-}
+#[cfg(test)]
+mod tests;

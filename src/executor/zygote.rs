@@ -110,7 +110,7 @@ impl Zygote {
     }
 
     /// The zygote with process id `pid` at the other end of `control`, a SOCK_SEQPACKET socket.
-    fn connect(control: OwnedFd, pid: Pid) -> io::Result<Zygote> {
+    pub(super) fn connect(control: OwnedFd, pid: Pid) -> io::Result<Zygote> {
         set_nonblocking(&control)?;
         let control = Arc::new(sys::watch(control)?);
         let shared = Arc::new(Shared {
@@ -163,6 +163,12 @@ impl Zygote {
             self.post(&Order::Reap { worker }, vec![]);
         }
         receiver
+    }
+
+    /// Reports the zygote as gone, as if its socket had closed.
+    #[cfg(test)]
+    pub(super) fn disconnect(&self) {
+        self.shared.state.send_replace(ZygoteState::Gone);
     }
 
     /// Kills the zygote. The kernel kills its workers with it.

@@ -8,7 +8,7 @@ use std::process::Command;
 /// An interpreter, resolved to a program file.
 #[derive(Clone, Debug)]
 pub struct Python {
-    /// The path that Python takes for its own (argv[0]). It tells Python which virtual environment it runs in.
+    /// The path that Python takes for its own (`argv[0]`). It tells Python which virtual environment it runs in.
     pub name: PathBuf,
     /// The program file, with symbolic links resolved.
     pub program: PathBuf,

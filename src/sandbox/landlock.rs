@@ -1,4 +1,5 @@
-//! Landlock: which files a worker may reach, as a ruleset made by the supervisor and entered by the worker.
+//! Landlock: the files that a worker may reach, as a ruleset that the supervisor builds and the worker enters.
+//! See <https://docs.kernel.org/userspace-api/landlock.html>.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -8,32 +9,34 @@ use landlock::{
     PathFdError, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
 };
 
-/// The versions of Landlock that add a restriction we use, newest first. Each is asked of the kernel whole
-/// (`HardRequirement`): a ruleset is in force as built, or not at all.
+/// The versions of Landlock that add a restriction in use here, newest first. The kernel must support a version in full
+/// (`HardRequirement`), so that a ruleset is either enforced as built or an error.
 pub const ABIS: [ABI; 6] = [ABI::V6, ABI::V5, ABI::V4, ABI::V3, ABI::V2, ABI::V1];
 
-/// Why a ruleset could not be made.
+/// Why a ruleset could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LandlockError {
     /// The kernel refused the ruleset or a rule.
-    #[error("Landlock ruleset: {0}")]
+    #[error("cannot build a Landlock ruleset: {0}")]
     Ruleset(#[from] RulesetError),
     /// A path of the policy could not be opened.
-    #[error("Landlock rule: {0}")]
+    #[error("cannot add a path to a Landlock ruleset: {0}")]
     Path(#[from] PathFdError),
-    /// The kernel gave no ruleset.
-    #[error("Landlock is not available")]
+    /// The kernel does not support Landlock.
+    #[error("the kernel does not offer Landlock")]
     Absent,
 }
 
-/// A ruleset that allows reading `readable`, reading and writing beneath `scratch`, and no network, no abstract
-/// socket and no signal to the outside, as far as `abi` knows of them. Executing is allowed nowhere.
+/// Builds a ruleset that allows reading `readable`, reading and writing beneath `scratch`, and writing to `/dev/null`.
+/// As far as `abi` can restrict them, it denies TCP, abstract Unix sockets and signals to processes outside. It never
+/// allows execution.
 ///
 /// # Errors
-/// The kernel's, or that of a path that cannot be opened.
+/// When the kernel refuses the ruleset or a rule, or a path cannot be opened.
 pub fn ruleset(abi: ABI, readable: &[PathBuf], scratch: &Path) -> Result<OwnedFd, LandlockError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    // Scripts need plain files and directories only: no devices, sockets, pipes or symbolic links, and no programs.
     let writable = AccessFs::from_all(abi)
         & !(AccessFs::Execute
             | AccessFs::MakeChar
@@ -44,6 +47,7 @@ pub fn ruleset(abi: ABI, readable: &[PathBuf], scratch: &Path) -> Result<OwnedFd
             | AccessFs::IoctlDev);
     let mut ruleset = empty_ruleset(abi)?;
     for path in readable {
+        // The kernel refuses a rule that grants directory rights on a file.
         let access: BitFlags<AccessFs> =
             if path.is_dir() { read } else { AccessFs::ReadFile.into() };
         ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(path)?, access))?;
@@ -53,14 +57,15 @@ pub fn ruleset(abi: ABI, readable: &[PathBuf], scratch: &Path) -> Result<OwnedFd
     Option::<OwnedFd>::from(ruleset).ok_or(LandlockError::Absent)
 }
 
-/// A ruleset of `abi` that allows nothing.
+/// Builds a ruleset that denies everything that `abi` can restrict.
 ///
 /// # Errors
-/// The kernel's, when it does not know all of `abi`.
+/// When the kernel does not support all of `abi`.
 pub fn empty_ruleset(abi: ABI) -> Result<RulesetCreated, RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(abi))?;
+    // Version 4 added TCP, version 6 added the scopes of abstract sockets and signals.
     if abi >= ABI::V4 {
         ruleset = ruleset.handle_access(AccessNet::from_all(abi))?;
     }

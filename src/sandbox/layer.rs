@@ -1,14 +1,14 @@
-//! A sandbox mechanism and whether the host offers it.
+//! A sandbox mechanism and whether it works on this host.
 
 use serde::Serialize;
 
-/// A mechanism and whether it works on this host.
+/// A sandbox mechanism and whether it works on this host.
 #[derive(Clone, Debug, Serialize)]
 pub struct Layer {
-    /// The name in `/about`, in `doctor` and in messages.
+    /// The name shown in `/about`, in `mainbox doctor` and in error messages.
     pub name: &'static str,
-    /// Whether it works here.
+    /// Whether the mechanism works on this host.
     pub works: bool,
-    /// Its version, or why it does not work.
+    /// The version or variant that works, or the reason why the mechanism does not work.
     pub detail: String,
 }

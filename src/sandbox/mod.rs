@@ -1,5 +1,6 @@
-//! The sandbox: what a worker may do, which mechanisms enforce it here, and what each worker gets for itself.
+//! The sandbox: what a worker may do, the mechanisms that enforce it on this host, and the resources of each worker.
 
+mod attempts;
 pub mod jail;
 pub mod landlock;
 pub mod layer;
@@ -7,70 +8,72 @@ pub mod namespaces;
 pub mod policy;
 pub mod probe;
 pub mod procfs;
+mod program;
 pub mod rlimits;
 pub mod scratch;
 pub mod seccomp;
 pub mod sweep;
 pub mod sys;
-
+mod uids;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use serde::Serialize;
 
-use self::jail::{Contamination, Jail, OwnUid, Uids};
+use self::jail::{Contamination, Jail};
 use self::layer::Layer;
 use self::namespaces::{Mounts, Plan};
 use self::probe::Probe;
 use self::rlimits::Limit;
 use self::scratch::{Scratch, ScratchError, ScratchRoot};
 use self::sweep::Sweeper;
+use self::uids::{OwnUid, Uids};
 use crate::config::Config;
 use crate::config::choices::{Platform, Tier};
 
-/// Why there is no sandbox, or none for a worker: one sentence each.
+/// Why the sandbox, or the jail of a worker, could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SandboxError {
-    /// The host gives less than the configuration demands.
+    /// The host offers a weaker tier than `MAINBOX_FLOOR` demands.
     #[error("MAINBOX_FLOOR is {floor}, but this host lacks the layer `{layer}`: {detail}")]
     BelowFloor {
         /// The demanded tier.
         floor: &'static str,
-        /// The first layer that is missing for it.
+        /// The first layer of that tier that does not work.
         layer: &'static str,
-        /// What the host answered.
+        /// The reason why the layer does not work.
         detail: String,
     },
-    /// The filter could not be compiled.
-    #[error("seccomp filter: {0}")]
+    /// A seccomp filter could not be compiled.
+    #[error("cannot compile the seccomp filter: {0}")]
     Seccomp(#[from] seccompiler::Error),
-    /// The directory for scratch directories, or a scratch directory in it.
+    /// The scratch root, or a scratch directory in it, could not be created.
     #[error(transparent)]
     Scratch(#[from] ScratchError),
-    /// What an earlier process left here.
-    #[error("what was left here before could not be removed: {0}")]
+    /// The leftovers of an earlier process of this service could not be removed.
+    #[error("cannot remove the leftovers of an earlier process: {0}")]
     Leftovers(std::io::Error),
-    /// The ruleset of a worker.
+    /// The Landlock ruleset of a worker could not be built.
     #[error(transparent)]
     Landlock(#[from] landlock::LandlockError),
-    /// The descriptor of the ruleset for one more worker.
-    #[error("descriptor of a Landlock ruleset: {0}")]
+    /// The descriptor of the common Landlock ruleset could not be duplicated for a worker.
+    #[error("cannot duplicate the descriptor of the Landlock ruleset: {0}")]
     RulesetDescriptor(std::io::Error),
-    /// All uids are in use.
-    #[error("no worker uid is free")]
+    /// Every worker uid is in use.
+    #[error("every worker uid is in use")]
     NoUid,
 }
 
-/// The sandbox of this process: what is in force, and what is handed out to workers.
+/// The sandbox of this process: the tier in force and the source of the jails of workers.
 pub struct Sandbox {
-    /// The tier in force; `None` when there is none and the configuration serves all the same.
+    /// The tier in force; `None` if the host offers no tier and `MAINBOX_FLOOR` is `none`.
     pub tier: Option<Tier>,
-    /// Every mechanism with its state.
+    /// Every mechanism and whether it works on this host.
     pub layers: Vec<Layer>,
     landlock: Option<::landlock::ABI>,
-    /// That of every worker, where all find their scratch directory at the same place.
+    /// The ruleset of all workers, if they have their scratch directories at the same path.
     common_ruleset: OnceLock<OwnedFd>,
     uids: Option<Uids>,
     readable: Vec<PathBuf>,
@@ -82,28 +85,29 @@ pub struct Sandbox {
     contamination: Contamination,
 }
 
-/// What a zygote is told once about the sandbox of its workers.
+/// The parts of the lock-down that are the same for all workers. A zygote receives them once, when it starts.
 #[derive(Clone, Debug, Serialize)]
 pub struct Lockdown {
-    /// BPF programs in hexadecimal, in the order of their installation.
+    /// seccomp BPF programs in hexadecimal, in the order in which a worker installs them.
     pub filters: Vec<String>,
-    /// The number in them that stands for the worker's own process id.
+    /// The number in the filters that stands for the worker's own process id: [`policy::OWN_PROCESS`].
     pub own_process: u32,
-    /// Whether no_new_privs is set and non-dumpable is asked for: both need prctl.
+    /// Whether prctl(2) works, so that workers can set no_new_privs, become non-dumpable and drop capabilities.
     pub prctl: bool,
     /// Whether workers enter a user namespace of their own.
     pub user_namespace: bool,
-    /// Where a zygote can mount a file system for the time of its imports, if it can.
+    /// Where a zygote can mount a writable file system while it imports; `None` if it cannot mount one.
     pub home: Option<&'static str>,
-    /// Limits to set when the script is read, its imports are done, and its first line is not run yet.
+    /// Limits that a worker sets after the imports of the script and before its first line.
     pub late_limits: Vec<Limit>,
 }
 
 impl Sandbox {
-    /// Chooses the strongest sandbox that `probe` found to work and holds it against the configured floor.
+    /// Chooses the strongest tier that `probe` found to work. In the tier `rlimits` on AWS Lambda, it also removes the
+    /// leftovers of earlier processes.
     ///
     /// # Errors
-    /// One sentence on what is missing.
+    /// When that tier is below the configured floor, a filter cannot be compiled, or leftovers cannot be removed.
     pub fn establish(config: &Config, probe: Probe) -> Result<Sandbox, SandboxError> {
         let tier = probe.tier();
         if let Some(floor) = config.floor
@@ -123,13 +127,17 @@ impl Sandbox {
             Some(Tier::Rlimits) | None => vec![],
         };
         let prctl = probe.has(probe::PRCTL);
-        // Elsewhere a worker can write nowhere but in its scratch directory, and make no IPC object.
+        // The other sandboxes let a worker write to its scratch directory only and create no IPC object, so there is
+        // nothing to sweep.
         let open = matches!(tier, Some(Tier::Seccomp | Tier::Rlimits)) && probe.landlock.is_none();
         let files = tier != Some(Tier::Rlimits);
         let sweeper = open.then(|| Sweeper::new(&probe.scratch, files));
+        // Workers that can open no file need no scratch root. With the uid of the service, one could only leave
+        // something in it.
         if !files {
             scratch::remove(probe.scratch.path()).map_err(SandboxError::Leftovers)?;
         }
+        // AWS Lambda reuses the environment of a process that died; no other process shares it.
         let on_lambda = config.platform == Platform::Lambda;
         if let (true, Some(Tier::Rlimits), Some(sweeper)) = (on_lambda, tier, &sweeper) {
             sweeper.clear().map_err(SandboxError::Leftovers)?;
@@ -151,35 +159,35 @@ impl Sandbox {
         })
     }
 
-    /// Whether a worker must be gone, with all that it left, before the next may run: where workers share a uid and
-    /// nothing keeps their files apart.
+    /// Returns whether a worker must be gone and its leftovers removed before the next script may run. This is so if
+    /// workers share a uid and no mechanism keeps their files apart.
     pub fn one_at_a_time(&self) -> bool {
         self.sweeper.is_some() && self.uids.is_none()
     }
 
-    /// Whether a script can open files, so that it can import what its zygote has not.
+    /// Returns whether a script can open files, and so import modules that its zygote has not imported.
     pub fn opens_files(&self) -> bool {
         self.tier != Some(Tier::Rlimits)
     }
 
-    /// Whether what some worker left could not be removed, so that it could meet another.
+    /// Returns whether the leftovers of a worker could not be removed, so that another script could read them.
     pub fn is_contaminated(&self) -> bool {
         self.contamination.any()
     }
 
-    /// Whether a worker can read and write only the files that the policy names. Without Landlock or a root of its own,
-    /// a worker with its own uid still reads what everybody may read, and writes where everybody may write until it is
-    /// swept up after.
+    /// Returns whether a worker can read and write only the files that the policy names. Without Landlock or a private
+    /// root, a worker with its own uid can also read world-readable files and write to world-writable directories,
+    /// which are swept when it ends.
     pub fn confines_files(&self) -> bool {
         matches!(self.tier, Some(Tier::Namespaces | Tier::Rlimits)) || self.landlock.is_some()
     }
 
-    /// The tier's name, or `none`.
+    /// The name of the tier in force, or `none`.
     pub fn tier_name(&self) -> &'static str {
         self.tier.map_or("none", Tier::name)
     }
 
-    /// What a zygote is told once.
+    /// The parts of the lock-down that are the same for all workers.
     pub fn lockdown(&self) -> Lockdown {
         Lockdown {
             filters: self.filters.iter().map(|bytes| hexadecimal(bytes)).collect(),
@@ -195,15 +203,15 @@ impl Sandbox {
         }
     }
 
-    /// What a zygote does before it becomes Python.
+    /// The namespaces of a zygote and the steps that its process takes before it executes Python.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// What one worker gets for itself.
+    /// Creates the jail of one worker.
     ///
     /// # Errors
-    /// When the scratch directory or the ruleset cannot be made, or every uid is in use.
+    /// When the scratch directory or the ruleset cannot be created, or every uid is in use.
     pub fn jail(&self) -> Result<Jail, SandboxError> {
         let uid = match &self.uids {
             Some(uids) => Some(uids.take().ok_or(SandboxError::NoUid)?),
@@ -227,14 +235,36 @@ impl Sandbox {
         Ok(Jail::new(scratch, ruleset, uid, self.sweeper.clone(), self.contamination.clone()))
     }
 
-    /// A mount hides its mount point from Landlock, so the rule is on the directory around it, in which nothing else can
-    /// be written, and holds for all workers.
+    /// Returns the ruleset of workers that mount their scratch directory or have none. A rule on the mount point would
+    /// not apply to what is mounted there later, so the rule is on the directory around it, which is otherwise
+    /// read-only. The same ruleset then serves all workers.
     fn common_ruleset(&self, abi: ::landlock::ABI) -> Result<&OwnedFd, SandboxError> {
         if let Some(made) = self.common_ruleset.get() {
             return Ok(made);
         }
         let made = landlock::ruleset(abi, &self.readable, &self.scratch.home())?;
         Ok(self.common_ruleset.get_or_init(|| made))
+    }
+}
+
+#[cfg(test)]
+impl Sandbox {
+    /// A sandbox without any mechanism, with scratch directories of its own.
+    pub(crate) fn without_isolation() -> Sandbox {
+        Sandbox {
+            tier: None,
+            layers: vec![],
+            landlock: None,
+            common_ruleset: OnceLock::new(),
+            uids: None,
+            readable: vec![],
+            scratch: ScratchRoot::create().unwrap(),
+            filters: vec![],
+            plan: Plan::default(),
+            prctl: false,
+            sweeper: None,
+            contamination: Contamination::default(),
+        }
     }
 }
 

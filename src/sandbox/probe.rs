@@ -1,21 +1,23 @@
-//! What the host gives: each mechanism is tried for real in a short-lived child, not guessed from versions.
+//! The probe of the host: which sandbox mechanisms work. Each is tried in a short-lived child rather than guessed from
+//! the version of the kernel.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use landlock::ABI;
-use nix::mount::{MsFlags, mount, umount};
-use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
+use nix::sched::CloneFlags;
+use nix::unistd::geteuid;
 
-use super::landlock::{ABIS, empty_ruleset};
+use super::attempts::{
+    errno_of, try_landlock, try_limits, try_mount_namespace, try_namespace, try_own_uid,
+    try_rlimits_of_zero, try_seccomp,
+};
+use super::landlock::ABIS;
 use super::layer::Layer;
 use super::namespaces::{Mounts, NAMESPACES, Plan, worker_steps};
-use super::rlimits::Limit;
 use super::scratch::{ScratchError, ScratchRoot};
 use super::sys::{SpawnError, SpawnStep};
-use super::{policy, rlimits, seccomp, sys};
+use super::{policy, rlimits, sys};
 use crate::config::Config;
 use crate::config::choices::Tier;
 use crate::python::interpreter::Python;
@@ -27,13 +29,13 @@ const NO_NEW_PRIVILEGES: &str = "no_new_privs";
 const SECCOMP: &str = "seccomp";
 const LANDLOCK: &str = "landlock";
 pub(super) const PRCTL: &str = "prctl";
-const RLIMITS_SET: &str = "rlimits";
-const RLIMITS: &str = "rlimits of zero";
+const RLIMITS: &str = "rlimits";
+const ZERO_RLIMITS: &str = "rlimits of zero";
 const UNREADABLE: &str = "unreadable binaries";
 const FILE_RULES: &str = "files are not root's";
 const OWN_UIDS: &str = "own uid per worker";
 
-/// The layers that each tier demands. Landlock and own uids are taken where they are.
+/// The layers that the tier `namespaces` demands. Every tier also uses Landlock and own uids if they work.
 const NAMESPACES_TIER: [&str; 11] = [
     USER_NAMESPACE,
     MOUNT_NAMESPACE,
@@ -45,51 +47,53 @@ const NAMESPACES_TIER: [&str; 11] = [
     PRCTL,
     NO_NEW_PRIVILEGES,
     SECCOMP,
-    RLIMITS_SET,
+    RLIMITS,
 ];
-const SECCOMP_TIER: [&str; 5] = [PRCTL, NO_NEW_PRIVILEGES, SECCOMP, FILE_RULES, RLIMITS_SET];
-const RLIMITS_TIER: [&str; 3] = [RLIMITS_SET, RLIMITS, UNREADABLE];
+/// The layers that the tier `seccomp` demands.
+const SECCOMP_TIER: [&str; 5] = [PRCTL, NO_NEW_PRIVILEGES, SECCOMP, FILE_RULES, RLIMITS];
+/// The layers that the tier `rlimits` demands.
+const RLIMITS_TIER: [&str; 3] = [RLIMITS, ZERO_RLIMITS, UNREADABLE];
 
-/// What was found.
+/// The findings of the probe.
 pub struct Probe {
     /// Every mechanism that was tried.
     pub layers: Vec<Layer>,
-    /// The newest version of Landlock that works.
+    /// The newest version of Landlock that works; `None` if none works.
     pub landlock: Option<ABI>,
-    /// How a zygote enters its namespaces, where it can.
+    /// The plan with which a zygote enters its namespaces; `None` if no plan works.
     pub plan: Option<Plan>,
-    /// Whether the service may make the other namespaces only within a user namespace.
+    /// Whether the service can create the other namespaces only in a user namespace.
     pub needs_user_namespace: bool,
-    /// The directory that scratch directories, and the zygote's root while it is built, are made in.
+    /// The directory in which scratch directories are created and private roots are built.
     pub scratch: ScratchRoot,
-    /// What a worker may read, where it exists.
+    /// The existing paths that a worker may read.
     pub readable: Vec<PathBuf>,
 }
 
 impl Probe {
-    /// Tries every mechanism. Must run before any thread exists.
+    /// Tries every mechanism. Must run while the process has a single thread; see [`sys::in_child`].
     ///
     /// # Errors
-    /// When there is no place for scratch directories.
+    /// When the scratch root cannot be created.
     pub fn of_host(config: &Config, python: &Python) -> Result<Probe, ScratchError> {
         let scratch = ScratchRoot::create()?;
         let mut readable = python.libraries.clone();
         readable.extend(policy::READABLE.iter().map(|(path, _)| PathBuf::from(path)));
         readable.retain(|path| path.exists());
 
-        // A user namespace gives the right to make the others, where we lack it, and counts the threads of workers that
-        // can have no uid of their own.
-        let privileged = sys::in_child(|| errno_of_nix(unshare(CloneFlags::CLONE_NEWNS)));
+        // A user namespace gives an unprivileged service the right to create the other namespaces. In it, the kernel
+        // also counts the threads of workers that have no uid of their own.
+        let privileged = try_namespace(CloneFlags::CLONE_NEWNS, false);
         let uids = sys::in_child(try_own_uid);
         let user = !matches!((privileged, uids), (Ok(0), Ok(0)));
         let mut layers =
             vec![layer(USER_NAMESPACE, try_namespace(CloneFlags::CLONE_NEWUSER, false))];
         layers.extend(NAMESPACES.map(|(name, flag)| {
-            let answer = match flag {
+            let outcome = match flag {
                 CloneFlags::CLONE_NEWNS => try_mount_namespace(&scratch.new_root(), user),
                 _ => try_namespace(flag, user),
             };
-            layer(name, answer)
+            layer(name, outcome)
         }));
         let (root, plan) = private_root(config, python, &readable, &scratch, user);
         layers.push(root);
@@ -112,24 +116,26 @@ impl Probe {
             file_rules(landlock.is_some(), &own_uids),
             layer(PRCTL, sys::in_child(|| errno_of(sys::set_non_dumpable()))),
             layer(
-                RLIMITS_SET,
+                RLIMITS,
                 sys::in_child(|| {
+                    // A worker's memory limit includes what its zygote has mapped, which is not known yet. 4 GiB stand
+                    // in for it.
                     let memory = u64::from(u32::MAX) + config.memory_bytes;
                     try_limits(&rlimits::limits(config, config.timeout, memory))
                 }),
             ),
-            layer(RLIMITS, sys::in_child(try_rlimits_of_zero)),
+            layer(ZERO_RLIMITS, sys::in_child(try_rlimits_of_zero)),
             unreadable_binaries(python),
         ]);
         Ok(Probe { layers, landlock, plan, needs_user_namespace: user, scratch, readable })
     }
 
-    /// The strongest tier whose layers all work.
+    /// The strongest tier whose layers all work; `None` if no tier is complete.
     pub fn tier(&self) -> Option<Tier> {
         Tier::ALL.into_iter().find(|tier| self.missing_for(*tier).is_none())
     }
 
-    /// The first layer that `tier` demands and the host lacks.
+    /// The first layer that `tier` demands and that does not work; `None` if all work.
     pub fn missing_for(&self, tier: Tier) -> Option<&Layer> {
         let demanded: &[&str] = match tier {
             Tier::Namespaces => &NAMESPACES_TIER,
@@ -139,7 +145,7 @@ impl Probe {
         self.layers.iter().find(|layer| {
             let needed = match layer.name {
                 USER_NAMESPACE => self.needs_user_namespace,
-                // A root by chroot does without.
+                // A private root by chroot does not need it.
                 MOUNT_NAMESPACE => {
                     self.plan.as_ref().is_none_or(|plan| plan.mounts != Some(Mounts::Plain))
                 }
@@ -149,45 +155,32 @@ impl Probe {
         })
     }
 
-    /// Whether the layer of that name works here.
+    /// Returns whether the layer with this name works.
     pub fn has(&self, name: &str) -> bool {
         self.layers.iter().any(|layer| layer.name == name && layer.works)
     }
 
-    /// Whether each worker gets a uid of its own.
+    /// Returns whether each worker gets its own uid.
     pub fn own_uids(&self) -> bool {
         self.has(OWN_UIDS)
     }
 }
 
-/// A worker that stays root owns the host's files, whatever it has given up: Landlock must then keep it from them.
+/// A worker that runs as root owns the files of the host, even without capabilities. It is accepted only if Landlock
+/// denies it access to them.
 fn file_rules(landlock: bool, own_uids: &Layer) -> Layer {
     let works = landlock || own_uids.works || !geteuid().is_root();
     let detail = if works {
         String::from("works")
     } else {
-        format!("workers would be root, without Landlock, since {}", own_uids.detail)
+        format!("workers would run as root without Landlock: {}", own_uids.detail)
     };
     Layer { name: FILE_RULES, works, detail }
 }
 
-fn try_limits(limits: &[Limit]) -> i32 {
-    errno_of_nix(limits.iter().try_for_each(Limit::set))
-}
-
-/// Sets the late limits, then tries what they must make impossible. Root may fork past them.
-fn try_rlimits_of_zero() -> i32 {
-    match try_limits(&rlimits::late_limits()) {
-        0 => {}
-        errno => return errno,
-    }
-    let opened = std::fs::File::open("/dev/null").is_ok();
-    let forked = sys::in_child(|| 0).is_ok();
-    if opened || forked { libc::ENOTSUP } else { 0 }
-}
-
-/// A process whose binary its user may execute but not read is not dumpable, with no prctl: nobody of the same uid
-/// can read its memory or its environment.
+/// The kernel makes a process non-dumpable, without prctl(2), if its user can execute but not read its binary.
+/// Processes with the same uid then cannot read its memory and environment. See
+/// <https://man7.org/linux/man-pages/man2/PR_SET_DUMPABLE.2const.html>.
 fn unreadable_binaries(python: &Python) -> Layer {
     let readable = [std::env::current_exe().ok(), Some(python.program.clone())]
         .into_iter()
@@ -199,40 +192,14 @@ fn unreadable_binaries(python: &Python) -> Layer {
             name: UNREADABLE,
             works: false,
             detail: format!(
-                "this user can read {}; install it root-owned and 0711",
+                "this user can read {}; install it owned by root with mode 0711",
                 binary.display()
             ),
         },
     }
 }
 
-fn try_namespace(flag: CloneFlags, user: bool) -> io::Result<i32> {
-    let flags = if user { flag | CloneFlags::CLONE_NEWUSER } else { flag };
-    sys::in_child(|| errno_of_nix(unshare(flags)))
-}
-
-/// Mounts something in a namespace of its own, which must not be seen from outside.
-fn try_mount_namespace(place: &Path, user: bool) -> io::Result<i32> {
-    let before = std::fs::metadata(place)?.dev();
-    let mut flags = CloneFlags::CLONE_NEWNS;
-    flags.set(CloneFlags::CLONE_NEWUSER, user);
-    let none = None::<&str>;
-    let answer = sys::in_child(|| {
-        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        errno_of_nix(unshare(flags).and_then(|()| {
-            // Where this is not known, nothing spreads, or everything is seen.
-            let _ = mount(none, "/", none, private, none);
-            mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), none)
-        }))
-    })?;
-    if std::fs::metadata(place)?.dev() == before {
-        return Ok(answer);
-    }
-    umount(place)?;
-    Ok(libc::ENOTSUP)
-}
-
-/// Walks the whole way of a zygote and of a worker through their namespaces.
+/// Tries all steps of a zygote and of a worker through their namespaces. Returns the plan that works, if any.
 fn private_root(
     config: &Config,
     python: &Python,
@@ -253,10 +220,11 @@ fn private_root(
         Ok(plan)
     };
     let (outcome, detail) = match attempt(Mounts::Full) {
-        // Without uids of their own, workers could write to what the service owns.
+        // The fallback needs own uids: without read-only mounts, workers with the uid of the service could write to its
+        // files.
         Err(error) if uid.is_some() => (
             attempt(Mounts::Plain).map_err(|_| error),
-            "works, by chroot: this kernel mounts nothing read-only",
+            "works with chroot, since this kernel has no read-only bind mounts",
         ),
         outcome => (outcome, "works"),
     };
@@ -268,6 +236,7 @@ fn private_root(
     }
 }
 
+/// A layer that works if `outcome` is 0. Any other value is an errno.
 fn layer(name: &'static str, outcome: io::Result<i32>) -> Layer {
     let (works, detail) = match outcome {
         Ok(0) => (true, String::from("works")),
@@ -277,53 +246,9 @@ fn layer(name: &'static str, outcome: io::Result<i32>) -> Layer {
     Layer { name, works, detail }
 }
 
-fn errno_of(outcome: io::Result<()>) -> i32 {
-    outcome.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
-}
-
-fn errno_of_nix(outcome: nix::Result<()>) -> i32 {
-    outcome.map_or_else(|errno| errno as i32, |()| 0)
-}
-
-/// Installs the real filters, then makes a call that they must refuse and one that they must allow.
-fn try_seccomp() -> i32 {
-    let Ok(filters) = seccomp::filters(true) else {
-        return libc::EINVAL;
-    };
-    for filter in filters {
-        match seccompiler::apply_filter(&filter) {
-            Ok(()) => {}
-            Err(seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error)) => {
-                return error.raw_os_error().unwrap_or(libc::EIO);
-            }
-            Err(_) => return libc::EINVAL,
-        }
-    }
-    let refused = nix::sys::socket::socket(
-        nix::sys::socket::AddressFamily::Inet,
-        nix::sys::socket::SockType::Stream,
-        nix::sys::socket::SockFlag::empty(),
-        None,
-    );
-    match refused {
-        Err(nix::errno::Errno::EPERM) if nix::unistd::getpid().as_raw() > 0 => 0,
-        _ => libc::ENOTSUP,
-    }
-}
-
-/// Enters a ruleset that allows nothing, then opens a file, which must fail.
-fn try_landlock(abi: ABI) -> i32 {
-    let Ok(status) = empty_ruleset(abi).and_then(|ruleset| ruleset.restrict_self()) else {
-        return libc::EOPNOTSUPP;
-    };
-    let enforced = status.ruleset == landlock::RulesetStatus::FullyEnforced;
-    let refused = std::fs::File::open("/dev/null")
-        .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
-    if enforced && refused { 0 } else { libc::EOPNOTSUPP }
-}
-
-/// Changes to a worker's uid and reads the interpreter as that: what it cannot read, it cannot import. In a private root
-/// everything that is shown can be reached; a user namespace knows no uid but the service's.
+/// Changes to a worker's uid and checks that it can reach every readable path, since it could import nothing otherwise.
+/// In a private root all of them can be reached. A user namespace maps the uid of the service only, so workers in it
+/// get no uid of their own.
 fn own_uids(readable: &[PathBuf], plan: Option<&Plan>) -> Layer {
     let mut layer = layer(OWN_UIDS, sys::in_child(try_own_uid));
     let changes = layer.works;
@@ -331,7 +256,7 @@ fn own_uids(readable: &[PathBuf], plan: Option<&Plan>) -> Layer {
     if !geteuid().is_root() {
         fail(String::from("the service does not run as root"));
     } else if plan.is_some_and(Plan::has_user_namespace) {
-        fail(String::from("the user namespace of the zygotes knows no other uid"));
+        fail(String::from("the user namespace of the zygotes maps only one uid"));
     } else if plan.is_none() && changes {
         let as_worker = |path: &PathBuf| match try_own_uid() {
             0 => errno_of(std::fs::metadata(path).map(drop)),
@@ -343,16 +268,4 @@ fn own_uids(readable: &[PathBuf], plan: Option<&Plan>) -> Layer {
         }
     }
     layer
-}
-
-fn try_own_uid() -> i32 {
-    let uid = policy::WORKER_UIDS.start;
-    let change = || -> nix::Result<()> {
-        setgroups(&[])?;
-        let gid = Gid::from_raw(uid);
-        setresgid(gid, gid, gid)?;
-        let uid = Uid::from_raw(uid);
-        setresuid(uid, uid, uid)
-    };
-    errno_of_nix(change())
 }

@@ -54,14 +54,14 @@ pub fn is_stopped_child(process: Pid) -> bool {
     })
 }
 
-/// Returns whether a process with this id exists. `process` is the text of a file name, so it is only looked up if it is
-/// a number.
+/// Returns whether a process with this id exists. `process` is the text of a file name, so it is only looked up if it
+/// is a number.
 pub fn exists(process: &str) -> bool {
     process.parse::<u32>().is_ok() && Path::new("/proc").join(process).exists()
 }
 
-/// The processes of `uid` that can never open a descriptor again and are not zombies. Only workers of the tier `rlimits`
-/// set such limits.
+/// The processes of `uid` that can never open a descriptor again and are not zombies. Only workers of the tier
+/// `rlimits` set such limits.
 pub fn workers_without_descriptors(uid: u32) -> Vec<Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
@@ -116,8 +116,8 @@ fn has_no_descriptors(limits: &str) -> bool {
     line.is_some_and(|line| line.split_whitespace().take(2).eq(["0", "0"]))
 }
 
-/// The ids in a list of IPC objects that `uid` owns or created. The creator counts too, since an owner can give an object
-/// away.
+/// The ids in a list of IPC objects that `uid` owns or created. The creator counts too, since an owner can give an
+/// object away.
 fn ids_of(uid: u32, list: &str) -> Vec<i32> {
     let mut lines = list.lines();
     let header: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();

@@ -1,4 +1,5 @@
-//! Resource limits of a worker, as numbers for the harness to set.
+//! The resource limits of a worker, as numbers that the harness sets. See
+//! <https://man7.org/linux/man-pages/man2/setrlimit.2.html>.
 
 use std::time::Duration;
 
@@ -8,15 +9,15 @@ use serde::{Serialize, Serializer};
 use super::policy::{MAX_DESCRIPTORS, MAX_THREADS, MEMORY_RESERVE_BYTES, STACK_BYTES};
 use crate::config::Config;
 
-/// One limit: what `setrlimit` takes.
+/// One resource limit, as for setrlimit(2). The unit depends on the resource: bytes, seconds or a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Limit {
-    /// Which resource; on the wire, the kernel's number of it.
+    /// The resource; serialized as the kernel's number for it.
     #[serde(serialize_with = "number")]
     pub resource: Resource,
-    /// What is enforced.
+    /// The limit that the kernel enforces.
     pub soft: u64,
-    /// What the worker may raise it to.
+    /// The limit up to which the worker may raise the soft limit.
     pub hard: u64,
 }
 
@@ -29,24 +30,26 @@ fn number<S: Serializer>(resource: &Resource, serializer: S) -> Result<S::Ok, S:
 }
 
 impl Limit {
-    /// Sets it for this process, or less where we were started with less.
+    /// Sets the limit for this process, capped at the hard limit that the process already has.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When getrlimit(2) or setrlimit(2) fails.
     pub fn set(&self) -> nix::Result<()> {
+        // Raising a hard limit needs CAP_SYS_RESOURCE, which the service may not have.
         let (_, most) = getrlimit(self.resource)?;
         setrlimit(self.resource, self.soft.min(most), self.hard.min(most))
     }
 }
 
-/// CPU seconds that belong to a wall time: the kernel counts whole seconds, so one more than it takes to reach the
-/// wall time first with a single thread.
+/// The CPU time limit for a wall time limit, seconds. The kernel counts whole seconds, so this is the wall time limit
+/// rounded up, plus one: a script with a single thread reaches the wall time limit first.
 pub fn cpu_seconds(timeout: Duration) -> u64 {
     timeout.as_secs_f64().ceil() as u64 + 1
 }
 
-/// The limits of a worker with this wall time and `memory` bytes: those of the script and what its zygote has mapped, as
-/// RLIMIT_AS counts what numpy has reserved already. The hard memory limit leaves the worker room to report a MemoryError.
+/// The limits of a worker with a wall time limit of `timeout` and an address space of `memory` bytes. `memory` must
+/// include what the zygote has mapped, since RLIMIT_AS counts it too. The hard memory limit is higher by
+/// [`MEMORY_RESERVE_BYTES`], which the worker uses to report a `MemoryError`.
 pub fn limits(config: &Config, timeout: Duration, memory: u64) -> Vec<Limit> {
     let cpu = cpu_seconds(timeout);
     vec![
@@ -60,16 +63,18 @@ pub fn limits(config: &Config, timeout: Duration, memory: u64) -> Vec<Limit> {
     ]
 }
 
-/// The limits of the tier `rlimits`, set once everything that the script names is imported and before its first line
-/// runs: from then on no descriptor, process, thread or file is to be had, irreversibly.
+/// The limits of the tier `rlimits` that a worker sets after the imports of the script and before its first line. From
+/// then on no file descriptor, file, process or thread can be created. The hard limits are zero too, so that a worker
+/// without privileges cannot raise them again.
 pub fn late_limits() -> Vec<Limit> {
     [Resource::RLIMIT_NOFILE, Resource::RLIMIT_NPROC, Resource::RLIMIT_FSIZE]
         .map(|resource| limit(resource, 0, 0))
         .to_vec()
 }
 
-/// By how much each limit of a request with this timeout and memory limit is below the server's own, under which every
-/// worker runs. Differences, since the limits themselves include what the zygote has mapped.
+/// How much lower the limits of a request are than those of the server, under which its worker already runs. Limits
+/// that do not differ are left out. These are differences rather than limits, since the memory limit of the worker
+/// includes what its zygote has mapped.
 pub fn differences(config: &Config, timeout: Duration, memory_bytes: u64) -> Vec<Limit> {
     let server = limits(config, config.timeout, config.memory_bytes);
     let requested = limits(config, timeout, memory_bytes);

@@ -1,4 +1,4 @@
-//! Scratch directories: one for each worker, its working directory, HOME and TMPDIR, gone after the request.
+//! Scratch directories: each worker has one, as working directory, HOME and TMPDIR. It is removed after the request.
 
 use std::fs::{self, DirBuilder, DirEntry, File, Permissions};
 use std::io;
@@ -13,60 +13,62 @@ use nix::unistd::mkdtemp;
 use super::namespaces::{BOX, SCRATCH};
 use super::procfs;
 
-/// Entries of a directory that are held in memory while it is removed: a script may have made millions.
+/// The number of directory entries that are held in memory during a removal, since a script can create millions.
 const ENTRIES_AT_ONCE: usize = 1024;
 
-/// A directory could not be made.
+/// The scratch root, or a directory in it, could not be created.
 #[derive(Debug, thiserror::Error)]
-#[error("scratch directory {path}: {source}")]
+#[error("cannot create scratch directory {path}: {source}")]
 pub struct ScratchError {
-    /// Where it was to be.
+    /// The path of the directory, or its template with `XXXXXX`.
     pub path: PathBuf,
-    /// What the host answered.
+    /// The error of the system call.
     pub source: io::Error,
 }
 
-/// How the names of scratch roots begin.
+/// The prefix of the names of scratch roots. The process id of the supervisor and a random suffix follow.
 const ROOT_NAME: &str = "mainbox-";
 
-/// The directory that holds the scratch directories of this process. Removed with it.
+/// The directory that holds the scratch directories of this process. Dropping it removes it with its content.
 #[derive(Debug)]
 pub struct ScratchRoot {
     path: PathBuf,
     made: AtomicU64,
-    /// Tells others that the directory is in use, for as long as this process lives.
+    /// Held to tell other supervisors that the directory is in use. The kernel releases it when this process ends, even
+    /// by SIGKILL.
     _lock: Flock<File>,
 }
 
-/// One scratch directory.
+/// The scratch directory of one worker.
 #[derive(Debug)]
 pub enum Scratch {
-    /// A directory of the host, and where its worker finds it.
+    /// A directory on the host.
     Directory {
-        /// In the host's root.
+        /// Its path on the host.
         host: PathBuf,
-        /// In the worker's.
+        /// Its path for the worker, which may have a private root.
         seen: PathBuf,
     },
-    /// A tmpfs that the worker mounts where only it sees it; it goes with the worker.
+    /// A tmpfs that the worker mounts in its own mount namespace. It ends with the worker.
     Mount,
-    /// None, where no file can be opened anyway: a directory that workers share a uid with would only be a place to
-    /// leave something in.
+    /// No scratch directory, since the worker can open no file. Workers with the same uid could only leave something in
+    /// it.
     Nowhere,
 }
 
 impl ScratchRoot {
-    /// A new directory with a random name in the system's temporary directory. Workers may pass through it but not
-    /// list it.
+    /// Creates a scratch root with a random name in the directory for temporary files (`TMPDIR`, by default `/tmp`),
+    /// and removes the scratch roots of dead supervisors there. Workers can enter a scratch root but not list it.
     ///
     /// # Errors
-    /// The host's.
+    /// When a directory cannot be created or locked.
     pub fn create() -> Result<ScratchRoot, ScratchError> {
         remove_abandoned(&std::env::temp_dir());
         let name = format!("{ROOT_NAME}{}-XXXXXX", std::process::id());
         let template = std::env::temp_dir().join(name);
         let path = mkdtemp(&template)
             .map_err(|errno| ScratchError { path: template, source: errno.into() })?;
+        // mkdtemp(3) creates it with mode 0700, but workers with their own uid must pass through it.
         fs::set_permissions(&path, Permissions::from_mode(0o711))
             .map_err(|source| ScratchError { path: path.clone(), source })?;
         let lock = lock(&path).map_err(|source| ScratchError { path: path.clone(), source })?;
@@ -81,30 +83,31 @@ impl ScratchRoot {
         Ok(root)
     }
 
-    /// Where it is.
+    /// The path on the host.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// An empty directory: a zygote builds its root there, in a mount namespace of its own.
+    /// The empty directory on which a zygote builds its private root, in its own mount namespace.
     pub fn new_root(&self) -> PathBuf {
         self.path.join("root")
     }
 
-    /// The directory that holds `scratch`, the mount point of scratch directories in a zygote's namespace.
+    /// The directory that holds the scratch directories, and `scratch`, the mount point for workers that mount theirs.
     pub fn home(&self) -> PathBuf {
         self.path.join("box")
     }
 
-    /// A new empty directory that only `uid` (or we, when there is none) may enter. A worker with a root of its own finds
-    /// it there in the directory that [`ScratchRoot::home`] is mounted at.
+    /// Creates an empty directory that only `uid` can enter, or only the uid of the service if `uid` is `None`. With
+    /// `own_root`, its worker has a private root, in which [`ScratchRoot::home`] is mounted at [`BOX`].
     ///
     /// # Errors
-    /// The host's.
+    /// When the directory cannot be created or given to `uid`.
     pub fn make(&self, uid: Option<u32>, own_root: bool) -> Result<Scratch, ScratchError> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
-        // Random, so that a script of the same uid cannot name the directories of others.
+        // The name is random, so that a script with the same uid cannot guess the directories of others.
         let template = self.home().join(format!("{number}-XXXXXX"));
+        // A script with the uid of the service may have taken away the permissions of the scratch root.
         let made = mkdtemp(&template).or_else(|_| {
             restore(&self.path);
             mkdtemp(&template)
@@ -122,14 +125,17 @@ impl ScratchRoot {
     }
 }
 
-/// Locks a directory for this process, unless another has it.
+/// Locks a directory for as long as the returned guard lives. Fails at once if another process holds the lock.
 fn lock(directory: &Path) -> io::Result<Flock<File>> {
     Flock::lock(File::open(directory)?, FlockArg::LockExclusiveNonblock)
         .map_err(|(_, errno)| errno.into())
 }
 
-/// Removes what a process left that was killed, if it is ours to remove. One that is just being made has no lock yet,
-/// but its process is alive.
+/// Removes the scratch roots that dead supervisors with the same uid left in `parent`.
+///
+/// A scratch root is in use if it is locked, or if the process in its name exists. Neither check is enough: a process
+/// in another pid namespace may share `parent` and is known by its lock only, and a new scratch root is not locked yet,
+/// so it is known by its process only.
 fn remove_abandoned(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -137,30 +143,31 @@ fn remove_abandoned(parent: &Path) {
         let Some((process, _)) = process.filter(|(id, _)| id.parse::<u32>().is_ok()) else {
             continue;
         };
-        let ours = entry.metadata().is_ok_and(|metadata| {
+        let is_own = entry.metadata().is_ok_and(|metadata| {
             metadata.is_dir() && metadata.uid() == nix::unistd::geteuid().as_raw()
         });
-        if !ours || procfs::exists(process) || lock(&entry.path()).is_err() {
+        if !is_own || procfs::exists(process) || lock(&entry.path()).is_err() {
             continue;
         }
         if let Err(error) = remove(&entry.path()) {
-            tracing::warn!(path = %entry.path().display(), %error, "an abandoned scratch root could not be removed");
+            tracing::warn!(path = %entry.path().display(), %error, "cannot remove an abandoned scratch root");
         }
     }
 }
 
 impl Drop for ScratchRoot {
     fn drop(&mut self) {
-        // Where mounts are not kept apart, the zygote's root is still mounted here. Elsewhere nothing is.
+        // On a kernel with `Mounts::Plain`, the private root of the zygote is mounted on the host too. Detached rather
+        // than unmounted, since a dying zygote may still use it. On other kernels nothing is mounted and this fails.
         let _ = umount2(&self.new_root(), MntFlags::MNT_DETACH);
         if let Err(error) = remove(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "the scratch root could not be removed");
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the scratch root");
         }
     }
 }
 
 impl Scratch {
-    /// Where its worker finds it.
+    /// The working directory of the worker, as the worker sees it.
     pub fn path(&self) -> &Path {
         match self {
             Scratch::Directory { seen, .. } => seen,
@@ -168,15 +175,15 @@ impl Scratch {
             Scratch::Nowhere => Path::new("/"),
         }
     }
-}
 
-impl Scratch {
-    /// Removes it with all that is in it; no process of its owner may live by then.
+    /// Removes the directory with its content. The worker must be dead by then, since it could create more files.
     ///
     /// # Errors
-    /// The host's, when something stays.
+    /// When something could not be removed.
     pub fn remove(&self) -> io::Result<()> {
         match self {
+            // A second attempt, since a script with the uid of the service may have taken away the permissions of the
+            // scratch root, which is two levels up.
             Scratch::Directory { host, .. } => remove(host).or_else(|_| {
                 host.ancestors().nth(2).map(restore);
                 remove(host)
@@ -186,9 +193,10 @@ impl Scratch {
     }
 }
 
-/// Gives a scratch root its permissions back: where workers have our own uid, one can take them away, since Landlock does
-/// not restrict chmod.
+/// Restores the permissions of a scratch root. A worker with the uid of the service can take them away, since Landlock
+/// does not restrict chmod(2): <https://docs.kernel.org/userspace-api/landlock.html>.
 fn restore(root: &Path) {
+    // From the top down: a directory can be reached only if the one above it can be entered.
     for (directory, mode) in [
         (root.to_owned(), 0o711),
         (root.join("root"), 0o755),
@@ -196,13 +204,16 @@ fn restore(root: &Path) {
         (root.join("box/scratch"), 0o755),
     ] {
         if let Err(error) = fs::set_permissions(&directory, Permissions::from_mode(mode)) {
-            tracing::warn!(%error, path = %directory.display(), "permissions cannot be restored");
+            tracing::warn!(%error, path = %directory.display(), "cannot restore the permissions");
         }
     }
 }
 
-/// Removes what is at `path`. Follows no symbolic link and does not recurse, since the content is a script's: it may be
-/// deeper than there are descriptors, so directories are emptied into the topmost one.
+/// Removes the file or directory at `path`; a missing one is not an error. Symbolic links are removed, not followed.
+///
+/// The content comes from a script, so it may be nested deeper than the stack, the file descriptors or the longest path
+/// allow. Therefore this does not recurse as [`fs::remove_dir_all`] does: it moves nested directories to the top level
+/// and removes them from there.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => remove_tree(path),
@@ -216,6 +227,8 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     )
 }
 
+/// Removes a directory. Each round removes the directories at the top level, after their subdirectories have been moved
+/// to the top level for the next round, so no path is ever more than two levels below `top`.
 fn remove_tree(top: &Path) -> io::Result<()> {
     let mut moved = 0;
     loop {
@@ -234,7 +247,7 @@ fn remove_tree(top: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the files in `directory` and moves its directories to free names of ours in `top`.
+/// Removes the files in `directory` and moves its subdirectories to unused names in `top`.
 fn empty_into(top: &Path, directory: &Path, moved: &mut u64) -> io::Result<()> {
     loop {
         let entries = some_entries(directory)?;
@@ -243,7 +256,7 @@ fn empty_into(top: &Path, directory: &Path, moved: &mut u64) -> io::Result<()> {
         }
         for entry in entries {
             if entry.file_type()?.is_dir() {
-                // Else its `..` could not be changed.
+                // Moving a directory changes its `..` entry, which needs write permission on the directory itself.
                 fs::set_permissions(entry.path(), Permissions::from_mode(0o700))?;
                 fs::rename(entry.path(), free_name(top, moved))?;
             } else {
@@ -253,13 +266,14 @@ fn empty_into(top: &Path, directory: &Path, moved: &mut u64) -> io::Result<()> {
     }
 }
 
-/// Some of what is in a directory, even if a script of our own uid took our rights to it away.
+/// Returns up to [`ENTRIES_AT_ONCE`] entries of a directory.
 fn some_entries(directory: &Path) -> io::Result<Vec<DirEntry>> {
+    // A script with the uid of the service may have taken away its permissions.
     fs::set_permissions(directory, Permissions::from_mode(0o700))?;
     fs::read_dir(directory)?.take(ENTRIES_AT_ONCE).collect()
 }
 
-/// A name that a script has not taken.
+/// Returns a path in `top` that does not exist yet. A script may have used some of these names itself.
 fn free_name(top: &Path, moved: &mut u64) -> PathBuf {
     loop {
         *moved += 1;
@@ -275,9 +289,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_roots_that_nobody_uses_are_abandoned() {
+    fn only_unlocked_roots_of_dead_processes_are_removed() {
         let parent = std::env::temp_dir().join(format!("mainbox-roots-{}", std::process::id()));
-        // No process has such an id.
+        // Larger than any process id.
         let [dead, locked, made] = ["4194305", "4194306", "x"].map(|process| {
             let root = parent.join(format!("mainbox-{process}-a1b2c3"));
             fs::create_dir_all(root.join("box/0")).unwrap();
@@ -296,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_that_lost_its_permissions_gets_them_back() {
+    fn the_permissions_of_a_root_are_restored() {
         let root = ScratchRoot::create().unwrap();
         let first = root.make(None, false).unwrap();
         for directory in [root.home().join("scratch"), root.home(), root.path().to_owned()] {
@@ -311,12 +325,12 @@ mod tests {
     }
 
     #[test]
-    fn trees_are_removed_however_deep_and_links_are_not_followed() {
+    fn a_deep_tree_is_removed_and_links_are_not_followed() {
         let parent = std::env::temp_dir().join(format!("mainbox-deep-{}", std::process::id()));
         let top = parent.join("top");
         fs::create_dir_all(top.join("moved-1/moved-2")).unwrap();
         fs::write(top.join("moved-3"), "").unwrap();
-        fs::write(parent.join("precious"), "").unwrap();
+        fs::write(parent.join("outside"), "").unwrap();
         std::os::unix::fs::symlink(&parent, top.join("moved-1/link")).unwrap();
         let mut deepest = std::process::Command::new("python3")
             .args(["-c", "import os\nfor n in range(3000):\n    os.mkdir('d'); os.chdir('d')"])
@@ -330,7 +344,7 @@ mod tests {
 
         let rest: Vec<_> =
             fs::read_dir(&parent).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(rest, ["precious"]);
+        assert_eq!(rest, ["outside"]);
         remove(&parent).unwrap();
         remove(&parent).unwrap();
     }

@@ -1,4 +1,5 @@
-//! Turns the table of allowed calls into BPF, with seccompiler.
+//! Compiles the table of allowed system calls into seccomp filters. See
+//! <https://docs.kernel.org/userspace-api/seccomp_filter.html>.
 
 use std::collections::BTreeMap;
 
@@ -14,18 +15,20 @@ const ARCH: TargetArch = TargetArch::x86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCH: TargetArch = TargetArch::aarch64;
 
-/// The filters of a worker, in the order of their installation; the kernel takes the strictest answer of all.
+/// Compiles the filters of a worker, in the order in which it installs them. The kernel runs all of them and takes the
+/// strictest result.
 ///
-/// 1. `clone3` answers ENOSYS, since its flags are in memory where no filter can read them, and ENOSYS is what makes
-///    glibc fall back to `clone`.
-/// 2. The allow-list, last, since it allows no further filter: what is not in the table answers EPERM (ERRNO, since
-///    under gVisor KILL_PROCESS ends only a thread). A foreign architecture is killed, and x32 numbers are in no table.
+/// 1. `clone3` fails with ENOSYS, which makes glibc fall back to `clone`. The flags of `clone3` are in memory that a
+///    filter cannot read.
+/// 2. The allow-list. It is last, since it does not allow installing another filter. A system call that is not in the
+///    table fails with EPERM rather than killing the process, since under gVisor SECCOMP_RET_KILL_PROCESS ends only the
+///    thread. A call of another architecture kills the process. The numbers of the x32 ABI are not in the table.
 ///
-/// Without `threads`, `clone` is left out: RLIMIT_NPROC counts by uid, so where workers share one, nothing can bound
-/// the threads of each.
+/// Without `threads`, `clone` is not allowed: RLIMIT_NPROC counts per uid, so it cannot limit the threads of one worker
+/// if workers share a uid.
 ///
 /// # Errors
-/// Only when the table itself is wrong, which the tests would have shown.
+/// When the table is invalid. The tests compile it, so this does not happen in a release.
 pub fn filters(threads: bool) -> Result<Vec<BpfProgram>, seccompiler::Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for row in SYSCALLS.iter().chain(LEGACY_SYSCALLS) {
@@ -48,6 +51,7 @@ pub fn filters(threads: bool) -> Result<Vec<BpfProgram>, seccompiler::Error> {
     Ok(vec![no_clone3.try_into()?, allow_list.try_into()?])
 }
 
+/// The conditions of a row of the table. The call is allowed if any of them matches, or if there are none.
 fn rules_of(row: &Allowed) -> Result<Vec<SeccompRule>, seccompiler::Error> {
     use SeccompCmpArgLen::{Dword, Qword};
     use SeccompCmpOp::{Eq, MaskedEq};
@@ -68,7 +72,7 @@ fn rules_of(row: &Allowed) -> Result<Vec<SeccompRule>, seccompiler::Error> {
     }
 }
 
-/// A filter as the kernel reads it: 8 bytes an instruction, in the machine's byte order.
+/// A filter in the format of the kernel: 8 bytes for each instruction (`struct sock_filter`), in native byte order.
 pub fn to_bytes(program: &BpfProgram) -> Vec<u8> {
     program
         .iter()

@@ -1,5 +1,5 @@
-//! Sweeping: where nothing stops a worker from writing to a directory that is everybody's, or from making System V IPC
-//! objects, what it leaves there is removed after it. What was there before it is never touched.
+//! Sweeping: if no mechanism stops a worker from writing to world-writable directories or from creating System V IPC
+//! objects, its leftovers there are removed when it ends. What existed before the worker is never touched.
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,20 +14,20 @@ use super::procfs;
 use super::scratch::{ScratchRoot, remove};
 use super::sys::{self, IpcKind};
 
-/// Directories that everybody may write to.
+/// World-writable directories.
 const PUBLIC: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 
-/// How long earlier workers may take to die of SIGKILL.
+/// How long the workers of an earlier process may take to die of SIGKILL.
 const CLEAR_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Knows where to look.
+/// Removes the leftovers of workers.
 #[derive(Clone, Debug)]
 pub struct Sweeper {
     directories: Vec<PathBuf>,
     keep: Option<PathBuf>,
 }
 
-/// What belonged to a uid before a script of that uid ran.
+/// The files and IPC objects of a uid before a script with that uid ran.
 #[derive(Debug)]
 pub struct Before {
     uid: u32,
@@ -36,49 +36,55 @@ pub struct Before {
 }
 
 impl Sweeper {
-    /// Looks into the public directories and into the one that our scratch root is in, which it keeps if it is in use.
+    /// Creates a sweeper for the world-writable directories and the directory that holds the scratch root. It keeps the
+    /// scratch root itself if that is `in_use`.
     pub fn new(root: &ScratchRoot, in_use: bool) -> Sweeper {
         let mut directories: Vec<PathBuf> = PUBLIC.map(PathBuf::from).to_vec();
         directories.extend(root.path().parent().map(Path::to_owned));
         Sweeper { directories, keep: in_use.then(|| root.path().to_owned()) }
     }
 
-    /// Remembers what belongs to `uid` (the service's own, when there is none) before a script runs as that.
+    /// Records what belongs to `uid` before a script runs under it. `None` stands for the uid of the service.
     pub fn look(&self, uid: Option<u32>) -> Before {
         let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
         Before { uid, files: self.files_of(uid).collect(), objects: procfs::ipc_objects_of(uid) }
     }
 
-    /// Removes what has come since, all that can be.
+    /// Removes the files and IPC objects of the uid that did not exist `before`. Continues after an error.
     ///
     /// # Errors
-    /// The host's first, when something stays.
+    /// The first error, when something could not be removed.
     pub fn sweep(&self, before: &Before) -> io::Result<()> {
         let files = self.files_of(before.uid).filter(|path| !before.files.contains(path));
         let files = files.map(|path| remove(&path));
         let objects = procfs::ipc_objects_of(before.uid);
         let objects =
             objects.difference(&before.objects).map(|(kind, id)| sys::remove_ipc(*kind, *id));
+        // The fold goes through everything: `all` or `?` would stop at the first error.
         files.chain(objects).fold(Ok(()), io::Result::and)
     }
 
-    /// Ends the workers that an earlier supervisor of this uid left, and removes whatever belongs to the uid. Only for
-    /// an environment that nobody shares with us and that outlives us, as AWS Lambda's does.
+    /// Kills the workers of an earlier supervisor with this uid, and removes everything that belongs to the uid. Only
+    /// for an environment that no other service uses and that outlives this process, like that of AWS Lambda: see
+    /// <https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html>.
     ///
     /// # Errors
-    /// The host's first, when something stays.
+    /// When a worker stays alive; otherwise the first error, when something could not be removed.
     pub fn clear(&self) -> io::Result<()> {
         let uid = nix::unistd::geteuid().as_raw();
         let deadline = Instant::now() + CLEAR_TIMEOUT;
+        // A worker that is still alive could create another file after the sweep, so every one must be gone first.
         while end_workers_of(uid) {
             if Instant::now() > deadline {
-                return Err(io::Error::other("an earlier worker does not end"));
+                return Err(io::Error::other("a worker of an earlier process is still alive"));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         self.sweep(&Before { uid, files: HashSet::new(), objects: HashSet::new() })
     }
 
+    /// The entries of the directories that `uid` owns, without the scratch root that is in use. Only the top level is
+    /// read: a directory is removed together with its content.
     fn files_of(&self, uid: u32) -> impl Iterator<Item = PathBuf> {
         self.directories
             .iter()
@@ -89,11 +95,11 @@ impl Sweeper {
     }
 }
 
-/// Kills the workers that an earlier supervisor of this uid left. Returns whether there were any.
+/// Sends SIGKILL to the workers of an earlier supervisor with this uid. Returns whether there were any.
 fn end_workers_of(uid: u32) -> bool {
     let workers = procfs::workers_without_descriptors(uid);
     for worker in &workers {
-        // Fails for a worker that ended meanwhile.
+        // This fails if the worker has ended in the meantime.
         let _ = kill(*worker, Signal::SIGKILL);
     }
     !workers.is_empty()
@@ -104,23 +110,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_there_before_stays_and_what_came_since_goes() {
+    fn a_sweep_removes_new_files_and_keeps_old_ones() {
         let directory = std::env::temp_dir().join(format!("mainbox-sweep-{}", std::process::id()));
         let keep = directory.join("scratch root");
         fs::create_dir_all(&keep).unwrap();
-        fs::write(directory.join("somebody's"), "precious").unwrap();
+        fs::write(directory.join("existing file"), "content").unwrap();
         let sweeper = Sweeper { directories: vec![directory.clone()], keep: Some(keep.clone()) };
 
         let before = sweeper.look(None);
-        fs::write(directory.join("left"), "").unwrap();
-        fs::create_dir_all(directory.join("left too/deep")).unwrap();
+        fs::write(directory.join("new file"), "").unwrap();
+        fs::create_dir_all(directory.join("new directory/deep")).unwrap();
         std::os::unix::fs::symlink(&keep, directory.join("link")).unwrap();
         sweeper.sweep(&before).unwrap();
 
         let mut rest: Vec<_> =
             fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         rest.sort();
-        assert_eq!(rest, ["scratch root", "somebody's"]);
+        assert_eq!(rest, ["existing file", "scratch root"]);
         fs::remove_dir_all(&directory).unwrap();
     }
 }

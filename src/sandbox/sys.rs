@@ -1,7 +1,6 @@
-//! Every `unsafe` block of mainbox, each a thin wrapper around what the safe crates lack.
+//! All `unsafe` code of mainbox: thin wrappers around system calls for which `nix` and `std` have no safe function.
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, c_char};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
@@ -11,120 +10,50 @@ use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
 
 use super::namespaces::{Plan, Step};
+pub use super::program::{Program, SpawnError, SpawnStep};
 
-/// The descriptor on which a zygote finds its control socket.
+/// The descriptor of a zygote's control socket, in the zygote.
 const CONTROL_FD: RawFd = 3;
-/// Descriptors that our own parent may have left open, at the most.
+/// The number of descriptors that the supervisor may have inherited. This is the usual soft limit of a process.
 const MOST_INHERITED: RawFd = 1024;
 
-/// A program to start: everything is laid out before the fork, since nothing may be allocated after it.
-#[derive(Debug)]
-pub struct Program {
-    path: CString,
-    arguments: Vec<CString>,
-    environment: Vec<CString>,
-}
-
-impl Program {
-    /// A program with its arguments (the first is its own name) and its whole environment, as `NAME=value`.
-    ///
-    /// # Errors
-    /// When one of them contains a NUL.
-    pub fn new(
-        path: impl Into<Vec<u8>>,
-        arguments: impl IntoIterator<Item = impl Into<Vec<u8>>>,
-        environment: impl IntoIterator<Item = impl Into<Vec<u8>>>,
-    ) -> io::Result<Program> {
-        Ok(Program {
-            path: CString::new(path)?,
-            arguments: arguments.into_iter().map(CString::new).collect::<Result<_, _>>()?,
-            environment: environment.into_iter().map(CString::new).collect::<Result<_, _>>()?,
-        })
-    }
-}
-
-/// A step of the start of a program.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SpawnStep {
-    /// Making the plan: looking at the paths of the policy.
-    #[error("plan")]
-    Plan,
-    /// Opening /dev/null for stdin and stdout.
-    #[error("open /dev/null")]
-    DevNull,
-    /// Making the pipe on which the child reports a failure.
-    #[error("pipe")]
-    Pipe,
-    /// clone(2).
-    #[error("clone")]
-    Clone,
-    /// A step of the plan, in the child.
-    #[error("{}", .0.describe())]
-    Planned(Step),
-    /// Moving the descriptors to their numbers, in the child.
-    #[error("place descriptors")]
-    Descriptors,
-    /// execve(2), in the child.
-    #[error("execute the program")]
-    Execute,
-    /// waitpid(2) for a child that only carries out a plan.
-    #[error("wait")]
-    Wait,
-}
-
-/// Why a program was not started.
-#[derive(Debug, thiserror::Error)]
-#[error("{step}: {source}")]
-pub struct SpawnError {
-    /// The step that failed.
-    pub step: SpawnStep,
-    /// The kernel's answer.
-    pub source: io::Error,
-}
-
-impl SpawnError {
-    fn new(step: SpawnStep, source: impl Into<io::Error>) -> SpawnError {
-        SpawnError { step, source: source.into() }
-    }
-}
-
-/// The steps of a child that are not in its plan. They are numbered after those of the plan.
+/// The numbers of the steps of a child that are not in its plan. They count from the end of the plan.
 const DESCRIPTORS: usize = 0;
 const EXEC: usize = 1;
 
-/// Starts `program` in the namespaces and after the steps of `plan`, with `control` as its descriptor 3, /dev/null as 0
-/// and 1, our stderr as 2 and nothing else. It dies with us, where the kernel allows to ask for that. Returns when the
-/// program runs.
+/// Starts `program` in the namespaces and after the steps of `plan`. Its descriptors are /dev/null as 0 and 1, the
+/// stderr of this process as 2, `control` as 3, and no others. It is killed when this process dies, unless the kernel
+/// refuses prctl(2). Returns when the program runs.
 ///
 /// # Errors
-/// The step that failed and the kernel's answer, which the child reports through a pipe as two 32-bit numbers.
+/// The step that failed and the error of its system call.
 pub fn spawn(program: &Program, control: BorrowedFd<'_>, plan: &Plan) -> Result<Pid, SpawnError> {
     let null = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
         .open("/dev/null")
         .map_err(|error| SpawnError::new(SpawnStep::DevNull, error))?;
-    let arguments = pointers(&program.arguments);
-    let environment = pointers(&program.environment);
+    let (arguments, environment) = (program.argv(), program.envp());
     let (null, control) = (null.as_raw_fd(), control.as_raw_fd());
     clone_and(plan, |reporter| {
         let after_plan = place_descriptors(null, control, reporter).map_or(DESCRIPTORS, |()| {
-            // SAFETY: all are pointers to NUL-terminated strings, or to vectors of such that end with a null pointer,
-            // and outlive the call.
+            // SAFETY: `path` is a NUL-terminated string. `arguments` and `environment` are arrays of pointers to
+            // NUL-terminated strings that end with a null pointer. `program` owns the strings and is borrowed until
+            // after the call, and the child has its own copy of all of them.
             unsafe {
                 libc::execve(program.path.as_ptr(), arguments.as_ptr(), environment.as_ptr());
             }
+            // execve returns only if it failed.
             EXEC
         });
         Err((plan.steps.len() + after_plan, last_errno()))
     })
 }
 
-/// Carries out `plan` in a child that then ends, to see whether it works here.
+/// Tries whether `plan` works on this host: carries it out in a child that then exits.
 ///
 /// # Errors
-/// The step that failed and the kernel's answer.
+/// The step that failed and the error of its system call.
 pub fn try_plan(plan: &Plan) -> Result<(), SpawnError> {
     let child = clone_and(plan, |_| Ok(()))?;
     nix::sys::wait::waitpid(child, None)
@@ -132,19 +61,26 @@ pub fn try_plan(plan: &Plan) -> Result<(), SpawnError> {
         .map_err(|errno| SpawnError::new(SpawnStep::Wait, errno))
 }
 
-/// Clones a child that carries out `plan` and then `last`, which may only make system calls. Returns when the child has
-/// executed a program or ended well.
+/// Clones a child that carries out `plan` and then `last`. `last` must make system calls only and must not allocate; it
+/// returns the number of the step that failed and its errno. Returns when the child has executed a program or exited
+/// without an error.
 fn clone_and(
     plan: &Plan,
     last: impl FnOnce(RawFd) -> Result<(), (usize, i32)>,
 ) -> Result<Pid, SpawnError> {
+    // The child writes a failure to this pipe as two 32-bit numbers: the step and its errno. If it executes a program,
+    // O_CLOEXEC closes its end, and the read below ends without data.
     let (report, reporter) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
         .map_err(|errno| SpawnError::new(SpawnStep::Pipe, errno))?;
+    // clone(2) instead of fork and unshare, since a process that unshares a pid namespace does not enter it itself;
+    // only its children do. The raw system call, since the wrapper of the C library demands a stack. SIGCHLD lets
+    // waitpid(2) wait for the child.
     let flags = libc::c_long::from(plan.flags().bits() | libc::SIGCHLD);
     let none: libc::c_long = 0;
-    // SAFETY: without CLONE_VM and with no stack of its own the child is a copy of us, as after fork. It makes nothing
-    // but system calls on values made before the clone, then execs or exits, so it touches no lock and no allocator
-    // state that another thread may have held.
+    // SAFETY: without CLONE_VM and with a null stack, clone behaves like fork: the child continues here with a copy of
+    // the memory, so it cannot corrupt that of the parent. Another thread may have held a lock or been inside the
+    // allocator at the time of the copy. The child touches neither: it makes only system calls on values that were
+    // created before the clone, and then executes a program or exits.
     let child = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) };
     if child == 0 {
         let done = plan
@@ -153,7 +89,9 @@ fn clone_and(
             .enumerate()
             .try_for_each(|(index, step)| carry_out(step).ok_or_else(|| (index, last_errno())))
             .and_then(|()| last(reporter.as_raw_fd()));
-        // SAFETY: write and _exit are async-signal-safe; the buffer is as long as is said.
+        // SAFETY: write reads `size_of_val(&message)` bytes from `message`, which lives until after the call. _exit
+        // takes any number. Both are async-signal-safe, so they are allowed in a child of a process with threads.
+        // _exit, and not exit, since destructors and exit handlers belong to the parent.
         unsafe {
             if let Err((index, errno)) = done {
                 let message = [(index as i32).to_ne_bytes(), errno.to_ne_bytes()];
@@ -165,10 +103,12 @@ fn clone_and(
     if child < 0 {
         return Err(SpawnError::new(SpawnStep::Clone, io::Error::last_os_error()));
     }
+    // Otherwise the read below would wait for this process itself.
     drop(reporter);
     let child = Pid::from_raw(child as i32);
     let mut message = [0; 8];
     match io::Read::read(&mut std::fs::File::from(report), &mut message) {
+        // The child is about to exit. Without waiting, it would stay a zombie.
         Ok(8) => {
             let _ = nix::sys::wait::waitpid(child, None);
             Err(child_error(plan, message))
@@ -181,10 +121,7 @@ fn last_errno() -> i32 {
     nix::errno::Errno::last_raw()
 }
 
-fn pointers(strings: &[CString]) -> Vec<*const c_char> {
-    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
-}
-
+/// Decodes the report of a child that failed.
 fn child_error(plan: &Plan, message: [u8; 8]) -> SpawnError {
     let [a, b, c, d, errno @ ..] = message;
     let index = i32::from_ne_bytes([a, b, c, d]) as usize;
@@ -196,13 +133,17 @@ fn child_error(plan: &Plan, message: [u8; 8]) -> SpawnError {
     SpawnError { step, source: io::Error::from_raw_os_error(i32::from_ne_bytes(errno)) }
 }
 
-/// One step of a plan, in the child; `None` leaves the reason in errno.
+/// Carries out one step of a plan, in the child. Returns `None` on failure, with the reason in errno.
 fn carry_out(step: &Step) -> Option<()> {
-    // SAFETY: every pointer is that of a NUL-terminated string of the plan, made before the clone; the calls keep none.
-    let answer = unsafe {
+    // SAFETY: every pointer is null where the call allows it, or points to a NUL-terminated string that the plan owns.
+    // The plan is borrowed until after the calls, and no call keeps a pointer. The lengths are those of the strings.
+    // The calls are plain wrappers of system calls, without allocation or locks. Those that change the process, such as
+    // chroot and unshare, affect this child only.
+    let status = unsafe {
         match step {
             Step::Write(path, text) => {
                 let file = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+                // The files of id maps accept a single write with the whole text, so a short write is a failure.
                 let length = text.as_bytes().len();
                 if file >= 0 && libc::write(file, text.as_ptr().cast(), length) == length as isize {
                     libc::close(file)
@@ -210,14 +151,16 @@ fn carry_out(step: &Step) -> Option<()> {
                     -1
                 }
             }
+            // The result is ignored: see the documentation of the step.
             Step::Dumpable(dumpable) => {
                 libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(*dumpable), 0, 0, 0);
                 0
             }
             Step::Directory(path) => match libc::mkdir(path.as_ptr(), 0o755) {
                 -1 if last_errno() == libc::EEXIST => 0,
-                answer => answer,
+                status => status,
             },
+            // A bind mount of a file needs an existing file as its target. If open fails, close fails too, with EBADF.
             Step::File(path) => {
                 libc::close(libc::open(path.as_ptr(), libc::O_CREAT | libc::O_CLOEXEC, 0o444))
             }
@@ -230,13 +173,17 @@ fn carry_out(step: &Step) -> Option<()> {
                 options.as_ptr().cast(),
             ),
             Step::Private => {
+                // MS_REC, since the propagation of each mount is a setting of its own. The other arguments are ignored.
                 let flags = libc::MS_REC | libc::MS_PRIVATE;
                 match libc::mount(ptr::null(), c"/".as_ptr(), ptr::null(), flags, ptr::null()) {
                     -1 if last_errno() == libc::EINVAL => 0,
-                    answer => answer,
+                    status => status,
                 }
             }
             Step::Root(path) => {
+                // pivot_root(".", ".") stacks the old root on top of the new one, so that it needs no directory of its
+                // own, and "." then resolves to the old root, which umount2 detaches. MNT_DETACH, since it is in use.
+                // See https://man7.org/linux/man-pages/man2/pivot_root.2.html.
                 let here = c".".as_ptr();
                 if libc::chdir(path.as_ptr()) == 0
                     && libc::syscall(libc::SYS_pivot_root, here, here) == 0
@@ -248,32 +195,34 @@ fn carry_out(step: &Step) -> Option<()> {
                 }
             }
             Step::Chroot(path) => {
-                if libc::chroot(path.as_ptr()) == 0 {
-                    libc::chdir(c"/".as_ptr())
-                } else {
-                    -1
-                }
+                // chroot does not change the working directory, through which the old root would stay reachable.
+                if libc::chroot(path.as_ptr()) == 0 { libc::chdir(c"/".as_ptr()) } else { -1 }
             }
             Step::HostName(name) => libc::sethostname(name.as_ptr(), name.as_bytes().len()),
             Step::Unshare(namespaces) => libc::unshare(namespaces.bits()),
         }
     };
-    (answer == 0).then_some(())
+    (status == 0).then_some(())
 }
 
-/// Gives the descriptors of a program their numbers, in the child; `None` leaves the reason in errno.
+/// Gives the descriptors of a program their numbers, in the child. Returns `None` on failure, with the reason in errno.
 fn place_descriptors(null: RawFd, control: RawFd, reporter: RawFd) -> Option<()> {
-    // SAFETY: system calls on integers only. Where prctl is refused, the control socket's end tells the child.
+    // SAFETY: all arguments are integers, so no memory is accessed. The descriptors are those of the child alone, which
+    // runs no Rust code that owns one of them before it executes a program or exits.
     unsafe {
+        // Kills the child when the supervisor dies, even by SIGKILL. The kernel watches the thread that created the
+        // child; that is the main thread, on which the runtime runs. If prctl is refused, the zygote ends when its
+        // control socket closes.
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        // Out of the way of what dup2 overwrites.
+        // The control socket may have one of the numbers that dup2 overwrites, so it moves above them first.
         let high = libc::fcntl(control, libc::F_DUPFD_CLOEXEC, CONTROL_FD + 1);
         let placed = high >= 0
+            // The reporter must survive until a failure is reported.
             && reporter > CONTROL_FD
             && libc::dup2(null, 0) == 0
             && libc::dup2(null, 1) == 1
             && libc::dup2(high, CONTROL_FD) == CONTROL_FD;
-        // What we inherited from our own parent may lack the flag.
+        // Descriptors that the supervisor inherited may lack the flag. Errors are ignored: most numbers are not open.
         for descriptor in CONTROL_FD + 1..MOST_INHERITED {
             libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
         }
@@ -281,103 +230,117 @@ fn place_descriptors(null: RawFd, control: RawFd, reporter: RawFd) -> Option<()>
     }
 }
 
-/// Runs `work` in a short-lived child and returns what it returned: 0, or the errno of what failed. For mechanisms that
-/// change the process for good.
+/// Runs `work` in a short-lived child and returns its result: 0, or the errno of a failure. This is for trying
+/// mechanisms that cannot be undone. It must be called while the process has a single thread.
 ///
 /// # Errors
-/// When the fork fails or the child dies, e.g. of a filter.
+/// When the fork fails, or a signal ends the child, for example since a filter killed it.
 pub fn in_child(work: impl FnOnce() -> i32) -> io::Result<i32> {
-    // SAFETY: called at start-up, before any thread exists, so the child may run any code; it ends with _exit, so no
-    // destructor or exit handler of ours runs twice.
+    // SAFETY: in a process with threads, the child of a fork could only make async-signal-safe calls. The probe runs
+    // before the runtime and any other thread exists, so `work` may run any code. The child ends with _exit, so no
+    // destructor or exit handler of the parent runs twice.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Child => {
             let code = work();
-            // SAFETY: _exit takes any number and does not return.
+            // SAFETY: _exit takes any number, accesses no memory and does not return.
             unsafe { libc::_exit(code) }
         }
         nix::unistd::ForkResult::Parent { child } => match nix::sys::wait::waitpid(child, None)? {
             nix::sys::wait::WaitStatus::Exited(_, code) => Ok(code),
-            other => Err(io::Error::other(format!("the child ended with {other:?}"))),
+            nix::sys::wait::WaitStatus::Signaled(_, signal, _) => {
+                Err(io::Error::other(format!("the child was killed by {signal}")))
+            }
+            _ => Err(io::Error::other("the child did not exit")),
         },
     }
 }
 
-/// Whether this process alone sees what is in its memory: keeps others of the same uid, and scripts that keep our uid,
-/// from our environment, memory and descriptors.
+/// Makes this process non-dumpable. Processes with the same uid, such as scripts without a uid of their own, then
+/// cannot read its environment, memory and descriptors in /proc or trace it:
+/// <https://man7.org/linux/man-pages/man2/PR_SET_DUMPABLE.2const.html>.
 ///
 /// # Errors
-/// The kernel's, where prctl is refused.
+/// When prctl(2) is refused.
 pub fn set_non_dumpable() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0)
 }
 
-/// Makes orphans of our children ours, so that we reap them.
+/// Makes this process the parent of its orphaned descendants, so that it can reap them:
+/// <https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html>.
 ///
 /// # Errors
-/// The kernel's, where prctl is refused.
+/// When prctl(2) is refused.
 pub fn set_child_subreaper() -> io::Result<()> {
     prctl(libc::PR_SET_CHILD_SUBREAPER, 1)
 }
 
-/// No program that we start gets more rights than we have.
+/// Sets no_new_privs: programs that this process executes cannot gain privileges, for example from a set-user-ID bit.
+/// The kernel demands it for installing filters without privileges:
+/// <https://docs.kernel.org/userspace-api/no_new_privs.html>.
 ///
 /// # Errors
-/// The kernel's, where prctl is refused.
+/// When prctl(2) is refused.
 pub fn set_no_new_privileges() -> io::Result<()> {
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
 }
 
 fn prctl(option: i32, value: libc::c_ulong) -> io::Result<()> {
+    // prctl is variadic and reads its arguments as unsigned long. Some options fail unless the unused ones are zero.
     let zero: libc::c_ulong = 0;
-    // SAFETY: these options take integers only.
+    // SAFETY: the options of the callers above take integers only, so the kernel accesses no memory.
     match unsafe { libc::prctl(option, value, zero, zero, zero) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// CPU time that a process has used so far, all its threads together. `None` when it is gone.
+/// The CPU time that all threads of a process have used so far. Returns `None` if the process is gone.
 pub fn cpu_time(process: Pid) -> Option<Duration> {
-    // As clock_getcpuclockid(3): the complement of the id, shifted by three, and 2 for the clock of the scheduler.
+    // The clock id of clock_getcpuclockid(3), without its system call that checks the process: the complement of the
+    // process id in the upper bits, 0 in bit 2 for a process rather than a thread, and 2 (CPUCLOCK_SCHED) in the lower
+    // bits for the CPU time as the scheduler counts it. See include/linux/posix-timers.h in the kernel.
     let clock = (!process.as_raw() << 3) | 2;
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: clock_gettime writes to the timespec that it is given, which lives until after the call.
-    let answer = unsafe { libc::clock_gettime(clock, &mut time) };
-    (answer == 0).then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+    // SAFETY: clock_gettime writes one timespec to `time`, which is borrowed exclusively until after the call. It
+    // accepts any clock id and fails if it is invalid.
+    let status = unsafe { libc::clock_gettime(clock, &mut time) };
+    (status == 0).then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
-/// The kinds of System V IPC objects.
+/// A kind of System V IPC object: <https://man7.org/linux/man-pages/man7/sysvipc.7.html>.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IpcKind {
-    /// shmget(2).
+    /// A shared memory segment, from shmget(2).
     SharedMemory,
-    /// semget(2).
+    /// A set of semaphores, from semget(2).
     Semaphores,
-    /// msgget(2).
+    /// A message queue, from msgget(2).
     Messages,
 }
 
-/// Removes a System V IPC object.
+/// Removes the System V IPC object with this `id`.
 ///
 /// # Errors
-/// The kernel's.
+/// When the object does not exist, or belongs to another user.
 pub fn remove_ipc(kind: IpcKind, id: i32) -> io::Result<()> {
-    // SAFETY: IPC_RMID takes no buffer: the null pointers and the zero are not looked at.
-    let answer = unsafe {
+    // SAFETY: IPC_RMID uses no buffer, so the kernel ignores the null pointers, the semaphore number and the missing
+    // fourth argument of semctl. This process maps no such segment itself, so no memory of it goes away.
+    let status = unsafe {
         match kind {
             IpcKind::SharedMemory => libc::shmctl(id, libc::IPC_RMID, ptr::null_mut()),
             IpcKind::Semaphores => libc::semctl(id, 0, libc::IPC_RMID),
             IpcKind::Messages => libc::msgctl(id, libc::IPC_RMID, ptr::null_mut()),
         }
     };
-    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Hands a descriptor to the runtime, to be waited for.
+/// Registers a descriptor with the runtime, so that tasks can wait until it is readable or writable.
 ///
 /// # Errors
-/// When it cannot be waited for.
+/// When epoll does not support the descriptor.
 pub fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an OwnedFd names the same open descriptor for as long as it lives, and AsyncFd drops it last.
+    // SAFETY: the descriptor must stay open and keep its number for as long as the AsyncFd lives. The AsyncFd owns it,
+    // and an OwnedFd neither changes its number nor closes it before it is dropped.
     unsafe { AsyncFd::register(descriptor) }.map_err(io::Error::other)
 }

@@ -1,17 +1,18 @@
 //! The log, on stderr: lines for people on a terminal, JSON objects elsewhere.
 
+use std::backtrace::Backtrace;
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write as _};
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -63,6 +64,8 @@ fn own_level(level: Level) -> Targets {
 fn for_people(level: Level) {
     let fields = debug_fn(|writer, field, value| match field.name() {
         "message" => write!(writer, "{value:?}"),
+        // The only field of a span, in braces.
+        "request_id" => write!(writer, "{value:?}"),
         name if FOR_PROGRAMS.iter().any(|prefix| name.starts_with(prefix)) => Ok(()),
         name => write!(writer, " {name}={value:?}"),
     });
@@ -71,14 +74,20 @@ fn for_people(level: Level) {
         .with_target(false)
         .with_writer(|| LossyStderr);
     tracing_subscriber::registry().with(own_level(level)).with(lines).init();
+    log_panics();
 }
 
 fn for_programs(level_name: &'static str, filter: Targets) {
-    let lines = tracing_subscriber::fmt::layer()
-        .fmt_fields(JsonFields)
-        .event_format(JsonLine { level_name })
-        .with_writer(|| LossyStderr);
-    tracing_subscriber::registry().with(filter).with(lines).init();
+    tracing_subscriber::registry().with(filter).with(JsonLines { level_name }).init();
+    log_panics();
+}
+
+/// Writes panics to the log, in its format, instead of as plain text between its lines.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::force_capture();
+        tracing::error!(%panic, %backtrace, "a panic in the supervisor");
+    }));
 }
 
 /// Standard error. Lines are lost if the reader is gone: reporting the error would write to the same closed stream and
@@ -87,7 +96,7 @@ struct LossyStderr;
 
 impl io::Write for LossyStderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let _ = io::Write::write_all(&mut io::stderr(), line);
+        let _ = io::stderr().write_all(line);
         Ok(line.len())
     }
 
@@ -96,65 +105,56 @@ impl io::Write for LossyStderr {
     }
 }
 
-/// One JSON object per line: `timestamp`, the level, `message`, the fields of the surrounding spans and those of the
-/// event.
-struct JsonLine {
+/// Writes one JSON object per event: `timestamp`, the level, `message`, the fields of the surrounding spans and those of
+/// the event.
+struct JsonLines {
     /// The name of the level field: `severity` for Google, `level` for AWS.
     level_name: &'static str,
 }
 
-impl<S> FormatEvent<S, JsonFields> for JsonLine
+/// The fields of a span, kept for the events within it.
+struct SpanFields(Map<String, Value>);
+
+impl<S> Layer<S> for JsonLines
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, JsonFields>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut fields = Map::new();
+        attributes.record(&mut Fields(&mut fields));
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().insert(SpanFields(fields));
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut timestamp = String::new();
-        SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
+        // Fails only if the string cannot be written.
+        let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
         let mut line = Map::new();
         line.insert(String::from("timestamp"), timestamp.into());
         line.insert(self.level_name.to_owned(), self.severity(*event.metadata().level()).into());
-        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
-            let extensions = span.extensions();
-            let fields = extensions.get::<FormattedFields<JsonFields>>();
-            if let Some(Ok(Value::Object(fields))) =
-                fields.map(|fields| serde_json::from_str(&fields.fields))
-            {
-                line.extend(fields);
+        for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
+            if let Some(SpanFields(fields)) = span.extensions().get() {
+                line.extend(fields.clone());
             }
         }
         event.record(&mut Fields(&mut line));
-        writeln!(writer, "{}", Value::Object(line))
+        // One write per line, so that lines of several processes do not mix.
+        let text = format!("{}\n", Value::Object(line));
+        let _ = LossyStderr.write_all(text.as_bytes());
     }
 }
 
-impl JsonLine {
-    /// Google's names differ from tracing's: <https://cloud.google.com/logging/docs/reference/v2/rest/v2/LogEntry#LogSeverity>.
+impl JsonLines {
+    /// Google's names differ from tracing's:
+    /// <https://cloud.google.com/logging/docs/reference/v2/rest/v2/LogEntry#LogSeverity>.
     fn severity(&self, level: Level) -> &'static str {
         match level {
             Level::WARN if self.level_name == "severity" => "WARNING",
             Level::TRACE if self.level_name == "severity" => "DEBUG",
             level => level.as_str(),
         }
-    }
-}
-
-/// Keeps the fields of a span as a JSON object until an event within the span is written.
-struct JsonFields;
-
-impl<'writer> FormatFields<'writer> for JsonFields {
-    fn format_fields<R: RecordFields>(
-        &self,
-        mut writer: Writer<'writer>,
-        fields: R,
-    ) -> fmt::Result {
-        let mut object = Map::new();
-        fields.record(&mut Fields(&mut object));
-        write!(writer, "{}", Value::Object(object))
     }
 }
 

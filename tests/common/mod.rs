@@ -276,6 +276,20 @@ impl Server {
         stream
     }
 
+    /// Waits until /metrics contains this line.
+    #[track_caller]
+    pub fn wait_for_metric(&self, line: &str) {
+        let started = Instant::now();
+        loop {
+            let metrics = self.get("/metrics").body;
+            if metrics.lines().any(|found| found == line) {
+                return;
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "never {line}: {metrics}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Waits until `count` scripts run. A request counts as running from its permit on, so this also waits for its
     /// worker: the pool holds a spare for each worker that no running request took.
     #[track_caller]

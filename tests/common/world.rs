@@ -29,7 +29,7 @@ pub fn lacks(what: &str) -> bool {
 
 /// Whether the server runs one script at a time, because nothing keeps the files of two workers apart.
 pub fn one_at_a_time() -> bool {
-    lacks("own uid") && declared_tier() != "namespaces"
+    lacks("own uid") && lacks("landlock") && declared_tier() != "namespaces"
 }
 
 fn world() -> &'static World {

@@ -1,4 +1,4 @@
-"""Promise 1; tiers: namespaces, seccomp, landlock, rlimits; does not bite: nobody listens there on a test machine."""
+"""Promise 1; tiers: namespaces, seccomp, landlock, rlimits; does not bite: no server listens at these addresses on a test machine."""
 
 
 def offence():

@@ -5,7 +5,7 @@ def offence():
     import fcntl
 
     reader, _ = os.pipe()
-    return fcntl.fcntl(reader, 1031, 1 << 20)
+    return fcntl.fcntl(reader, 1031, 1 << 20)  # F_SETPIPE_SZ
 
 
 def twin():

@@ -2,7 +2,7 @@
 
 
 def offence():
-    return call("unshare", 0x10000000)
+    return call("unshare", 0x10000000)  # CLONE_NEWUSER
 
 
 def twin():

@@ -1,4 +1,4 @@
-"""Promise 7; tiers: namespaces, seccomp, landlock; does not bite: not every kernel has the gate."""
+"""Promise 7; tiers: namespaces, seccomp, landlock; does not bite: not every kernel has 32-bit system calls."""
 
 
 def offence():
@@ -7,9 +7,9 @@ def offence():
     page = mmap.mmap(-1, 4096)
     page.write(bytes.fromhex("53b814000000cd805bc3"))  # push rbx; mov eax, 20 (getpid); int 0x80; pop rbx; ret
     address = ctypes.addressof(ctypes.c_char.from_buffer(page))
-    call("mprotect", ctypes.c_void_p(address), 4096, 5)
+    call("mprotect", ctypes.c_void_p(address), 4096, 5)  # PROT_READ | PROT_EXEC
     process = ctypes.CFUNCTYPE(ctypes.c_int)(address)()
-    if process <= 0:  # gVisor answers EINVAL
+    if process <= 0:  # gVisor returns EINVAL
         raise OSError(-process, "refused")
     return process
 

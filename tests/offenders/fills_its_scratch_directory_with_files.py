@@ -1,4 +1,4 @@
-"""Promise 4; tiers: namespaces; does not bite: it would fill the test machine."""
+"""Promise 4; tiers: namespaces; does not bite: it would fill the disk of the test machine."""
 
 
 def offence():

@@ -1,4 +1,4 @@
-"""Promise 3; tiers: namespaces, seccomp, landlock, rlimits; does not bite: what a plain interpreter inherits is up to whoever starts it."""
+"""Promise 3; tiers: namespaces, seccomp, landlock, rlimits; does not bite: the descriptors of a plain interpreter depend on its parent."""
 
 
 def offence():

@@ -1,4 +1,4 @@
-"""Promise 3; tiers: namespaces, seccomp, landlock, rlimits; does not bite: what a plain interpreter finds is up to whoever starts it."""
+"""Promise 3; tiers: namespaces, seccomp, landlock, rlimits; does not bite: the environment of a plain interpreter depends on its parent."""
 
 
 def offence():

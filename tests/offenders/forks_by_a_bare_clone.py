@@ -2,7 +2,7 @@
 
 
 def offence():
-    child = system_call(56, 17, 0, 0, 0, 0)
+    child = system_call(56, 17, 0, 0, 0, 0)  # clone with SIGCHLD
     if child == 0:
         os._exit(0)
     return child

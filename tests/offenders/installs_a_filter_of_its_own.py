@@ -2,7 +2,7 @@
 
 
 def offence():
-    return reaches_the_kernel(317, 1, 0, 0)
+    return reaches_the_kernel(317, 1, 0, 0)  # seccomp, SECCOMP_SET_MODE_FILTER
 
 
 def twin():

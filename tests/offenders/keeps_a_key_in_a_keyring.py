@@ -1,8 +1,8 @@
-"""Promise 5; tiers: namespaces, seccomp, landlock, rlimits; does not bite: keyrings are not in every kernel."""
+"""Promise 5; tiers: namespaces, seccomp, landlock, rlimits; does not bite: not every kernel has keyrings."""
 
 
 def offence():
-    return call("syscall", 248, b"user", b"mainbox-offender", b"secret", 6, -2)
+    return call("syscall", 248, b"user", b"mainbox-offender", b"secret", 6, -2)  # add_key, KEY_SPEC_PROCESS_KEYRING
 
 
 def twin():

@@ -2,7 +2,7 @@
 
 
 def offence():
-    return reaches_the_kernel(321, 0, 0, 0)
+    return reaches_the_kernel(321, 0, 0, 0)  # bpf
 
 
 def twin():

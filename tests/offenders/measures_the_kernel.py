@@ -2,7 +2,7 @@
 
 
 def offence():
-    return reaches_the_kernel(298, 0, 0, -1, -1, 0)
+    return reaches_the_kernel(298, 0, 0, -1, -1, 0)  # perf_event_open
 
 
 def twin():

@@ -2,7 +2,7 @@
 
 
 def offence():
-    call("unshare", 0x20000)
+    call("unshare", 0x20000)  # CLONE_NEWNS
     return call("mount", b"tmpfs", b"/mnt", b"tmpfs", 0, None)
 
 

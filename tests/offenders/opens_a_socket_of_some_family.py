@@ -2,8 +2,8 @@
 
 
 def offence():
-    for family in [*range(2, 46), 1]:
-        for kind in (1, 2, 3, 5):
+    for family in [*range(2, 46), 1]:  # every family, AF_UNIX last
+        for kind in (1, 2, 3, 5):  # stream, datagram, raw, sequenced packets
             try:
                 return family, kind, call("socket", family, kind, 0)
             except OSError:

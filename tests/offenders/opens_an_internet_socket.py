@@ -2,7 +2,7 @@
 
 
 def offence():
-    return call("socket", 2, 1, 0)
+    return call("socket", 2, 1, 0)  # AF_INET, SOCK_STREAM
 
 
 def twin():

@@ -8,7 +8,7 @@ def offence():
     try:
         return call("process_vm_readv", os.getppid(), here, 1, there, 1, 0)
     except OSError as error:
-        if error.errno == errno.EFAULT:  # allowed, but nothing is there
+        if error.errno == errno.EFAULT:  # allowed, but the address is not mapped
             return error
         raise
 

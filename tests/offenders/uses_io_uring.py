@@ -2,7 +2,7 @@
 
 
 def offence():
-    return reaches_the_kernel(425, 1, 0)
+    return reaches_the_kernel(425, 1, 0)  # io_uring_setup
 
 
 def twin():

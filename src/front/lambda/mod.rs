@@ -82,7 +82,8 @@ async fn invoke(
     event: LambdaEvent<Box<RawValue>>,
 ) -> Result<Box<RawValue>, Error> {
     let (event, context) = event.into_parts();
-    let span = tracing::info_span!("request", request_id = context.request_id);
+    // The name that AWS' own log lines use.
+    let span = tracing::info_span!("request", requestId = context.request_id);
     respond(handler, event, context).instrument(span).await
 }
 
@@ -138,7 +139,6 @@ fn deadline(context: &Context) -> Deadline {
 fn log(handler: &Handler, context: &Context, response: &Response<Full<Bytes>>) {
     let record = response.extensions().get::<ExecutionRecord>();
     tracing::info!(
-        requestId = context.request_id,
         status = response.status().as_u16(),
         kind = record.map(ExecutionRecord::outcome),
         queue_ms = record.map(|record| milliseconds(record.queue)),

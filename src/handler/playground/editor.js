@@ -1,12 +1,12 @@
-// The editor: colours, line numbers, the line to blame. Uses `editor` and `make` of page.js.
+// The editor: colors, line numbers, the line that failed. Uses `editor` and `make` of page.js.
 
-// Python, line by line: what a line begins in (a string of three quotes, or nothing) decides with its text how it looks.
+// Python is highlighted line by line. A line depends on its text and on whether it begins inside a triple-quoted string.
 
 const KEYWORDS = new Set("False None True and as assert async await break class continue def del elif else except finally for from global if import in is lambda nonlocal not or pass raise return try while with yield match case".split(" "));
 const BUILTINS = new Set("abs all any bool bytes dict enumerate filter float format frozenset getattr hasattr hash int isinstance iter len list map max min next object open ord print range repr reversed round set setattr sorted str sum super tuple type zip".split(" "));
 const TOKEN = /(#.*)|((?:[rbfut]{0,2})("""|'''))|((?:[rbfut]{0,2})(?:"(?:\\.|[^"\\])*"?|'(?:\\.|[^'\\])*'?))|(\b(?:0[xob][\da-f_]+|\d[\d_]*(?:\.[\d_]*)?(?:e[+-]?\d+)?j?)\b)|(@[\w.]+)|([^\W\d]\w*)/giu;
 
-/** The parts of a line, each with a class, and the quotes that it ends in. */
+/** Splits a line into parts, each with a class. Also returns the quotes of the string that the line ends inside. */
 function parts(line, quotes) {
   const found = [];
   let place = 0;
@@ -45,7 +45,7 @@ function parts(line, quotes) {
   return [found, quotes];
 }
 
-/** Draws the rows that have changed. */
+/** Draws the rows that changed. */
 function highlight() {
   const lines = editor.script.value.split("\n");
   const plain = editor.script.value.length > LONGEST_HIGHLIGHTED;
@@ -67,14 +67,14 @@ function highlight() {
   while (editor.rows.children.length > lines.length) editor.rows.lastChild.remove();
 }
 
-/** Marks the line to blame; none when it is 0. */
+/** Marks the line that failed; 0 removes the mark. */
 function mark(line) {
   editor.rows.children[editor.badLine - 1]?.classList.remove("bad");
   editor.rows.children[line - 1]?.classList.add("bad");
   editor.badLine = line;
 }
 
-/** Scrolls the editor, and nothing around it, to where a line is. */
+/** Scrolls the editor to a line, without scrolling the page. */
 function reveal(line) {
   const { offsetTop, offsetHeight } = editor.rows.children[line - 1] || editor.rows;
   const { scrollTop, clientHeight } = editor.frame;
@@ -83,7 +83,7 @@ function reveal(line) {
   }
 }
 
-/** Puts the cursor at the beginning of a line. */
+/** Moves the cursor to the beginning of a line. */
 function go(line) {
   const place = editor.script.value.split("\n").slice(0, line - 1).join("\n").length + (line > 1 ? 1 : 0);
   editor.script.focus({ preventScroll: true });
@@ -92,7 +92,7 @@ function go(line) {
   editor.frame.scrollIntoView({ block: "nearest" });
 }
 
-/** Types text in the place of what is selected, so that it can be undone. */
+/** Replaces the selection by text, so that it can be undone. */
 function type(text) {
   if (!document.execCommand("insertText", false, text)) {
     editor.script.setRangeText(text, editor.script.selectionStart, editor.script.selectionEnd, "end");
@@ -100,7 +100,7 @@ function type(text) {
   }
 }
 
-/** Moves the selected lines to the right; with none, what follows the cursor. */
+/** Indents the selected lines, or without a selection of several lines, the text after the cursor. */
 function indent() {
   const { value, selectionStart, selectionEnd } = editor.script;
   if (!value.slice(selectionStart, selectionEnd).includes("\n")) {

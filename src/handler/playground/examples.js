@@ -1,4 +1,4 @@
-// What can be chosen; `needs` names a package that must be installed.
+// The examples. `needs` names a package that must be installed.
 
 const EXAMPLES = [
   {

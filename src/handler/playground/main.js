@@ -1,4 +1,4 @@
-// What happens when the page is there.
+// The start of the page.
 
 function load(example) {
   editor.script.value = example.script;
@@ -11,7 +11,7 @@ function load(example) {
   mark(0);
 }
 
-/** Offers the examples whose packages are there; all of them when nobody says. */
+/** Lists the examples whose packages are installed, or all of them if that is unknown. */
 function offer(installed) {
   const there = EXAMPLES.filter((example) => !example.needs || !installed || example.needs in installed);
   at("example").replaceChildren(...there.map((example) => make("option", "", example.title)));

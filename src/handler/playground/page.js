@@ -12,7 +12,7 @@ const links = [];
 let running = null;
 let told = false;
 
-/** An element with a class, text or children. */
+/** Makes an element with a class, text or children. */
 function make(tag, name = "", ...children) {
   const element = document.createElement(tag);
   if (name) element.className = name;
@@ -22,7 +22,7 @@ function make(tag, name = "", ...children) {
 
 // The request.
 
-/** Shows what `chosen` has. */
+/** Lists the chosen files. */
 function listFiles() {
   at("chosen").replaceChildren(
     ...Array.from(chosen.keys(), (name) => {
@@ -38,7 +38,7 @@ function listFiles() {
   );
 }
 
-/** Bytes as base64. */
+/** Encodes bytes as base64. */
 function toBase64(bytes) {
   let text = "";
   for (let place = 0; place < bytes.length; place += 0x8000) {
@@ -47,7 +47,7 @@ function toBase64(bytes) {
   return btoa(text);
 }
 
-/** Base64 as bytes. */
+/** Decodes base64. */
 const fromBase64 = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
 at("files").addEventListener("change", async (event) => {
@@ -58,7 +58,7 @@ at("files").addEventListener("change", async (event) => {
   listFiles();
 });
 
-/** The body of the request; the input goes as it is written, so that its numbers stay what they are. */
+/** Builds the body of the request. The input is sent as typed, so that its numbers are not rounded. */
 function body() {
   const input = at("input").value.trim();
   if (input) JSON.parse(input);
@@ -68,22 +68,22 @@ function body() {
   return `{${fields.join()}}`;
 }
 
-/** The header that brings the key, if there is one. */
+/** Returns the header with the API key, if there is one. */
 function authorization() {
   const key = at("key").value.trim();
   return key ? { Authorization: "Bearer " + key } : {};
 }
 
-/** The key that somebody gave in this tab before. */
+/** Returns the key that was used in this tab before. */
 function rememberedKey() {
   try {
     return sessionStorage.getItem("mainbox key") || "";
   } catch {
-    return ""; // Some browsers keep nothing.
+    return ""; // Some browsers block storage.
   }
 }
 
-/** JSON with every number as it was written. */
+/** Parses JSON and keeps every number as it was written. */
 function parse(text) {
   return JSON.parse(text, (name, value, context) =>
     typeof value === "number" && context?.source && String(value) !== context.source ? new Written(context.source) : value,
@@ -128,7 +128,7 @@ async function run() {
     answered(response, answer, performance.now() - began);
   } catch (error) {
     const stopped = error.name === "AbortError";
-    show("failed", stopped ? "Stopped" : "No answer", stopped ? [] : [sentence(error.message)]);
+    show("failed", stopped ? "Stopped" : "No response", stopped ? [] : [sentence(error.message)]);
   } finally {
     clearInterval(clock);
     running = null;
@@ -136,18 +136,18 @@ async function run() {
   }
 }
 
-// The answer.
+// The response.
 
-/** Shows one state and the blocks below it. */
+/** Shows a status and the blocks below it. */
 function show(name, text, blocks, times = "") {
   at("status").replaceChildren(make("span", name, text), make("span", "times", times));
   at("blocks").replaceChildren(...blocks.filter(Boolean));
-  // On a phone it is below.
+  // On a phone, the result is below the editor.
   const { top, bottom } = at("status").getBoundingClientRect();
   if (top < 0 || bottom > innerHeight) at("answer").scrollIntoView();
 }
 
-/** A block under a heading. */
+/** Makes a block with a heading. */
 function block(title, content, name = "") {
   return make("div", "block " + name, make("h2", "", title), content);
 }
@@ -156,7 +156,7 @@ function sentence(text) {
   return make("div", "block error", make("p", "sentence", text));
 }
 
-/** What the service measured, for people. */
+/** Formats what the service measured. */
 function times(response, total) {
   const measured = (response.headers.get("Server-Timing") || "").split(", ").map((entry) => entry.split(";dur="));
   const { run, cpu, queue } = Object.fromEntries(measured);
@@ -179,7 +179,7 @@ function answered(response, answer, total) {
   const output = [
     answer.stdout && block("stdout", make("pre", "", answer.stdout)),
     answer.stderr && block("stderr", make("pre", "", answer.stderr)),
-    answer.truncated && block("cut at its limit", make("p", "", answer.truncated.join(", "))),
+    answer.truncated && block("truncated at the limit", make("p", "", answer.truncated.join(", "))),
     answer.warning && block("warning", make("p", "", answer.warning), "warning"),
   ];
   if (response.ok) {
@@ -202,12 +202,12 @@ function answered(response, answer, total) {
   show("failed", answer.kind || String(response.status), [error, trace, ...output], times(response, total));
 }
 
-/** Keeps a key that was right for this tab. */
+/** Stores a key that was accepted, for this tab. */
 function remember() {
   try {
     if (at("key").value) sessionStorage.setItem("mainbox key", at("key").value.trim());
   } catch {
-    // Some browsers keep nothing.
+    // Some browsers block storage.
   }
 }
 
@@ -215,7 +215,7 @@ function result(value) {
   const copy = make("button", "", "Copy");
   copy.type = "button";
   const written = (_, value) => (value instanceof Written ? JSON.rawJSON?.(value.text) ?? value.text : value);
-  // Browsers have a clipboard for pages of this machine and for encrypted ones.
+  // Browsers allow the clipboard only for HTTPS pages and for pages of the local machine.
   copy.hidden = !navigator.clipboard;
   copy.addEventListener("click", async () => {
     await navigator.clipboard.writeText(JSON.stringify(value, written, 2));
@@ -225,7 +225,7 @@ function result(value) {
   return make("div", "block", make("div", "head", make("h2", "", "result"), copy), tree);
 }
 
-/** A value as a tree that unfolds; what is folded is made only when it is opened. */
+/** Makes a tree of a value. The content of a closed node is made when it is opened. */
 function node(value, name, depth) {
   const label = name === MISSING ? "" : make("span", "name", String(name));
   const colon = name === MISSING ? "" : ": ";
@@ -244,7 +244,7 @@ function node(value, name, depth) {
   return details;
 }
 
-/** Some entries, and a button for the next. */
+/** Appends some entries, and a button for the next. */
 function more(details, entries, from, depth) {
   const to = from + ENTRIES_AT_ONCE;
   details.append(...entries.slice(from, to).map(([name, item]) => node(item, name, depth + 1)));
@@ -286,7 +286,7 @@ function listed(files) {
   const rows = files.map(([name, file]) => {
     const content = contentOf(file);
     const link = make("a", "", name);
-    // As bytes to be saved: nothing of a script's is opened as a page of this origin.
+    // A download of plain bytes, since nothing that a script made may open as a page of this origin.
     link.href = URL.createObjectURL(new Blob([content], { type: "application/octet-stream" }));
     links.push(link.href);
     link.download = name.split("/").pop();

@@ -1,0 +1,176 @@
+import json
+import sys
+from typing import Any
+
+import pytest
+from mainbox_harness.failure import SCRIPT, ScriptFailure, cut, fail, of_exception, of_exit
+
+
+def failure_of(source: str) -> ScriptFailure:
+    try:
+        exec(compile(source, SCRIPT, "exec"), {})
+    except BaseException as error:
+        return of_exception(error)
+    raise AssertionError("the script did not fail")
+
+
+def payload(failure: ScriptFailure) -> dict[str, Any]:
+    return json.loads(failure.to_json())
+
+
+def test_a_text_within_its_limit_is_not_cut() -> None:
+    assert cut("a" * 10, 10) == "a" * 10
+
+
+def test_a_long_text_keeps_its_beginning_and_end() -> None:
+    assert cut("a" * 10 + "b" * 10, 8) == "aaaa\n[... 12 characters left out ...]\nbbbb"
+
+
+def test_an_exception_has_its_text_line_and_frames() -> None:
+    failure = failure_of("\nraise ValueError('no')")
+    assert (failure.kind, failure.error, failure.line) == ("exception", "ValueError: no", 2)
+    assert failure.frames == (
+        'Traceback (most recent call last):\n  File "script.py", line 2, in <module>\nValueError: no\n'
+    )
+
+
+def test_frames_of_libraries_are_left_out() -> None:
+    failure = failure_of("import json\ndef main():\n    json.loads('[1,')\nmain()")
+    assert (failure.error, failure.line) == (
+        "json.decoder.JSONDecodeError: Expecting value: line 1 column 4 (char 3)",
+        3,
+    )
+    assert failure.frames == (
+        "Traceback (most recent call last):\n"
+        '  File "script.py", line 4, in <module>\n'
+        '  File "script.py", line 3, in main\n'
+        "json.decoder.JSONDecodeError: Expecting value: line 1 column 4 (char 3)\n"
+    )
+
+
+def test_frames_of_libraries_are_left_out_of_causes() -> None:
+    failure = failure_of(
+        "import json\ntry:\n    json.loads('')\nexcept ValueError as e:\n    raise KeyError('k') from e"
+    )
+    assert (failure.error, failure.line) == ("KeyError: 'k'", 5)
+    assert failure.frames == (
+        "Traceback (most recent call last):\n"
+        '  File "script.py", line 3, in <module>\n'
+        "json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)\n"
+        "\nThe above exception was the direct cause of the following exception:\n\n"
+        "Traceback (most recent call last):\n"
+        '  File "script.py", line 5, in <module>\n'
+        "KeyError: 'k'\n"
+    )
+
+
+def test_frames_of_libraries_are_left_out_of_groups() -> None:
+    failure = failure_of(
+        "import json\n"
+        "errors = []\n"
+        "for text in ('', '['):\n"
+        "    try: json.loads(text)\n"
+        "    except ValueError as error: errors.append(error)\n"
+        "raise ExceptionGroup('two', errors)"
+    )
+    assert (failure.kind, failure.error, failure.line) == ("exception", "ExceptionGroup: two (2 sub-exceptions)", 6)
+    assert failure.frames == (
+        "  + Exception Group Traceback (most recent call last):\n"
+        '  |   File "script.py", line 6, in <module>\n'
+        "  | ExceptionGroup: two (2 sub-exceptions)\n"
+        "  +-+---------------- 1 ----------------\n"
+        "    | Traceback (most recent call last):\n"
+        '    |   File "script.py", line 4, in <module>\n'
+        "    | json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)\n"
+        "    +---------------- 2 ----------------\n"
+        "    | Traceback (most recent call last):\n"
+        '    |   File "script.py", line 4, in <module>\n'
+        "    | json.decoder.JSONDecodeError: Expecting value: line 1 column 2 (char 1)\n"
+        "    +------------------------------------\n"
+    )
+
+
+def test_a_cause_that_is_its_own_context_ends() -> None:
+    failure = failure_of("a, b = ValueError('a'), ValueError('b')\na.__context__ = b\nb.__context__ = a\nraise a")
+    assert (failure.error, failure.line) == ("ValueError: a", 4)
+
+
+def test_a_message_may_have_several_lines() -> None:
+    assert failure_of("raise ValueError('one\\ntwo')").error == "ValueError: one\ntwo"
+
+
+def test_a_syntax_error_while_the_script_runs_is_named() -> None:
+    failure = failure_of("x = 1\neval('1 +')")
+    assert (failure.kind, failure.error, failure.line) == (
+        "exception",
+        "SyntaxError: invalid syntax (<string>, line 1)",
+        2,
+    )
+
+
+def test_a_memory_error_is_the_memory_limit() -> None:
+    failure = failure_of("raise MemoryError")
+    assert (failure.kind, failure.error, failure.line) == (
+        "memory_limit",
+        "The script needed more memory than its limit",
+        1,
+    )
+
+
+def test_an_exit_shows_its_code() -> None:
+    failure = of_exit(SystemExit(3))
+    assert (failure.kind, failure.error) == ("exit", "The script called sys.exit(3) before main returned")
+    assert of_exit(SystemExit()).error == "The script called sys.exit(None) before main returned"
+    assert of_exit(SystemExit("x" * 300)).error == (
+        f"The script called sys.exit('{'x' * 99}\n[... 102 characters left out ...]\n{'x' * 99}') before main returned"
+    )
+
+
+def test_an_exit_with_a_value_without_repr_shows_its_type() -> None:
+    class Broken:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    assert of_exit(SystemExit(Broken())).error == "The script called sys.exit(<Broken>) before main returned"
+
+
+def test_the_payload_has_only_what_is_known() -> None:
+    assert payload(ScriptFailure("exit", "gone")) == {"kind": "exit", "error": "gone"}
+    assert payload(ScriptFailure("exception", "no", frames="f", line=3)) == {
+        "kind": "exception",
+        "error": "no",
+        "traceback": "f",
+        "line": 3,
+    }
+
+
+def test_the_payload_is_cut() -> None:
+    sent = payload(ScriptFailure("exception", "e" * 5_000, frames="f" * 40_000))
+    assert sent["error"] == "e" * 2_000 + "\n[... 1000 characters left out ...]\n" + "e" * 2_000
+    assert sent["traceback"] == "f" * 16_000 + "\n[... 8000 characters left out ...]\n" + "f" * 16_000
+
+
+def test_directories_of_the_server_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", ["", "/opt/python/lib/python3.13", "/srv/packages"])
+    monkeypatch.setattr(sys, "prefix", "/opt/python")
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    failure = ScriptFailure(
+        "exception",
+        "/opt/python/lib/python3.13/json.py and /opt/python/bin, /srv/packages/a.py, /usr/bin, /tmp",
+        frames="/srv/packages",
+    )
+    assert payload(failure) == {
+        "kind": "exception",
+        "error": "<python>/json.py and <python>/bin, <python>/a.py, /usr/bin, /tmp",
+        "traceback": "<python>",
+    }
+
+
+def test_lone_surrogates_are_replaced() -> None:
+    assert payload(ScriptFailure("exception", "a\ud800b")) == {"kind": "exception", "error": "a?b"}
+
+
+def test_fail_raises_a_failure() -> None:
+    with pytest.raises(ScriptFailure) as caught:
+        fail("forbidden", "no", 7)
+    assert (caught.value.kind, caught.value.error, caught.value.line) == ("forbidden", "no", 7)

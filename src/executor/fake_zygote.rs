@@ -1,0 +1,127 @@
+//! A zygote for tests: a thread of the test that carries out orders, with shells as workers.
+
+use std::collections::HashMap;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::zygote::Zygote;
+
+/// What becomes of every fork.
+#[derive(Clone, Copy)]
+pub(super) enum Fork {
+    /// The worker is this shell script. Its standard input is the channel.
+    Shell(&'static str),
+    /// The channel closes before the worker is ready.
+    Dies,
+    /// The fork fails with this errno.
+    Fails(i32),
+}
+
+/// A worker that is ready and waits for ever.
+pub(super) const IDLE: Fork = Fork::Shell("printf 'R\\000\\000\\000\\000' >&0; exec sleep 60");
+
+/// Starts a fake zygote that is ready. Its process id is that of a process that can be killed.
+pub(super) fn start(fork: Fork) -> Arc<Zygote> {
+    let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+    let (ours, theirs) = pair.unwrap();
+    let process = Command::new("sleep").arg("60").spawn().unwrap();
+    let pid = Pid::from_raw(process.id() as i32);
+    let zygote = Zygote::connect(ours, pid).unwrap();
+    std::thread::spawn(move || carry_out_orders(&theirs, fork, process));
+    Arc::new(zygote)
+}
+
+fn carry_out_orders(control: &OwnedFd, fork: Fork, mut process: Child) {
+    let info = json!({
+        "report": "ready", "python": "3.13.0", "packages": {}, "missing": {}, "standard": ["os"],
+        "installed": {},
+    });
+    report(control, &info);
+    let mut workers = HashMap::new();
+    while let Some((order, descriptors)) = receive(control) {
+        let worker = order["worker"].as_u64().unwrap();
+        if order["order"] == "reap" {
+            let child: Option<Child> = workers.remove(&worker);
+            let status = child.map_or(0, |mut child| child.wait().unwrap().into_raw());
+            report(
+                control,
+                &json!({"report": "reaped", "worker": worker, "status": status, "cpu_us": 5_000_000, "peak_bytes": 0}),
+            );
+            continue;
+        }
+        match fork {
+            Fork::Shell(script) => {
+                let channel = descriptors.into_iter().next().unwrap();
+                let mut shell = Command::new("sh");
+                let shell = shell.args(["-c", script]).stdin(Stdio::from(channel)).spawn();
+                workers.insert(worker, shell.unwrap());
+            }
+            Fork::Dies => drop(descriptors),
+            Fork::Fails(errno) => {
+                report(
+                    control,
+                    &json!({"report": "fork_failed", "worker": worker, "errno": errno}),
+                );
+            }
+        }
+    }
+    for mut worker in workers.into_values() {
+        let _ = worker.kill();
+        let _ = worker.wait();
+    }
+    let _ = process.kill();
+    let _ = process.wait();
+}
+
+fn report(control: &OwnedFd, report: &Value) {
+    let text = report.to_string();
+    // Fails when the test has dropped the zygote.
+    let _ = sendmsg::<()>(
+        control.as_raw_fd(),
+        &[IoSlice::new(text.as_bytes())],
+        &[],
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    );
+}
+
+/// The next order that is not the boot message, with its descriptors; `None` when the supervisor is gone.
+fn receive(control: &OwnedFd) -> Option<(Value, Vec<OwnedFd>)> {
+    let mut text = vec![0; 1 << 20];
+    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 8]);
+    let mut buffer = [IoSliceMut::new(&mut text)];
+    let message = recvmsg::<()>(
+        control.as_raw_fd(),
+        &mut buffer,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )
+    .ok()
+    .filter(|message| message.bytes > 0)?;
+    let descriptors = message
+        .cmsgs()
+        .unwrap()
+        .flat_map(|message| match message {
+            ControlMessageOwned::ScmRights(descriptors) => descriptors,
+            _ => vec![],
+        })
+        .map(owned)
+        .collect();
+    let length = message.bytes;
+    Some((serde_json::from_slice(&text[..length]).unwrap(), descriptors))
+}
+
+#[allow(unsafe_code, reason = "nix returns received descriptors as numbers")]
+fn owned(descriptor: i32) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor for this message, and nothing else knows its number.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}

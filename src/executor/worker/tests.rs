@@ -1,0 +1,77 @@
+//! Workers of a fake zygote.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::api::request::ExecuteRequest;
+use crate::config::choices::Platform;
+use crate::executor::fake_zygote::{self, Fork, IDLE};
+
+fn config() -> Config {
+    Config::from_variables(&BTreeMap::new(), Platform::Elsewhere).unwrap()
+}
+
+async fn start(fork: Fork) -> Result<Worker, StartError> {
+    let (zygote, sandbox) = (fake_zygote::start(fork), Sandbox::without_isolation());
+    Worker::start(1, &zygote, &sandbox, &config(), false).await
+}
+
+async fn start_error(fork: Fork) -> String {
+    start(fork).await.map(drop).unwrap_err().to_string()
+}
+
+async fn run(script: &'static str) -> Execution {
+    let request = ExecuteRequest::from_python(b"def main(): pass", 100).unwrap();
+    let config = config();
+    let job = Job { timeout: Duration::from_secs(5), ..Job::new(request, &config) };
+    let worker = start(Fork::Shell(script)).await.unwrap();
+    let run = worker.run(&job, &config, Duration::ZERO, true).await;
+    run.unwrap().0
+}
+
+#[tokio::test]
+async fn a_worker_is_known_by_the_process_that_said_that_it_is_ready() {
+    let worker = start(IDLE).await.unwrap();
+    let pid = worker.pid();
+    assert!(worker.is_alive() && pid.as_raw() > 0 && pid != nix::unistd::getpid());
+    worker.end().await;
+    assert!(procfs::memory(pid).is_none());
+}
+
+#[tokio::test]
+async fn a_failed_lock_down_names_its_step() {
+    let failed = Fork::Shell(
+        "printf 'L\\055\\000\\000\\000{\"step\":\"no_new_privs\",\"error\":\"OSError: no\"}' >&0",
+    );
+    assert_eq!(start_error(failed).await, "lock-down failed at NoNewPrivs: OSError: no");
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_start_has_an_error_of_its_own() {
+    assert_eq!(start_error(Fork::Dies).await, "a worker died before it was ready");
+    assert_eq!(
+        start_error(Fork::Fails(libc::EAGAIN)).await,
+        "fork of a worker: Resource temporarily unavailable (os error 11)"
+    );
+}
+
+#[tokio::test]
+async fn a_value_frame_is_the_result() {
+    let execution = run(
+        "printf 'R\\000\\000\\000\\000' >&0; head -c 1 >/dev/null; printf 'V\\002\\000\\000\\00042' >&0; sleep 60",
+    )
+    .await;
+    assert_eq!(execution.outcome.unwrap().result.get(), "42");
+}
+
+#[tokio::test]
+async fn an_exit_without_an_answer_is_explained_by_its_status() {
+    let execution = run("printf 'R\\000\\000\\000\\000' >&0; head -c 1 >/dev/null; exit 3").await;
+    let failure = execution.outcome.unwrap_err();
+    assert_eq!(
+        (failure.kind, failure.error.as_str()),
+        (Kind::Exit, "The script ended its process with status 3 before main returned")
+    );
+    // As the zygote reports it, less what the worker had used before the request.
+    assert!(execution.cpu > Duration::from_secs(4), "{:?}", execution.cpu);
+}
