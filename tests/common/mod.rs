@@ -543,6 +543,8 @@ fn agent() -> ureq::Agent {
             ureq::Agent::config_builder()
                 .http_status_as_error(false)
                 .allow_non_standard_methods(true)
+                // A server with many connections closes idle ones, and a closed one would fail the next request.
+                .max_idle_connections(0)
                 .timeout_global(Some(Duration::from_secs(120)))
                 .build()
                 .into()
