@@ -1,5 +1,5 @@
 //! Each offence must succeed in a plain interpreter. Otherwise its test in the sandbox proves nothing.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -3,7 +3,7 @@
 //! A world of `tests/worlds/run` declares itself: WORLD_TIER is the tier that the server must report, WORLD_LACKS
 //! (comma-separated) what the world lacks. The suite fails when it finds something else. Elsewhere the suite expects what
 //! `mainbox doctor` finds.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -2,7 +2,7 @@
 //! one that it touches gets one clear error, and the service is healthy again or says why it is not.
 //!
 //! The tests that need root are ignored by default; `make soak` runs them.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

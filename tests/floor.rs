@@ -1,6 +1,6 @@
 //! Hosts with less isolation, which these tests simulate: below the floor the server does not start, and says why in one
 //! sentence.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(unsafe_code, reason = "a child process gets a filter before it executes mainbox")]
 
 mod common;

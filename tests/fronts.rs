@@ -1,5 +1,5 @@
 //! The HTTP front: start, configuration errors, connections, slow and hostile clients, the log and the end.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -44,6 +44,7 @@ pub(super) fn server(folder: &Path, name: &str, settings: &[(&str, &str)]) -> Se
     server
 }
 
+#[allow(clippy::zombie_processes, reason = "the keeper outlives this process")]
 fn start(command: &Command, log: &Path, pid: &Path) {
     use std::os::unix::process::CommandExt;
     let mut keeper = Command::new("sh");
