@@ -53,8 +53,9 @@ test: needs .venv/installed  ## Run all tests except the slow suites
 needs:
 	@tests/needs $(PYTHON)
 
-test-user: .venv/installed   ## Run the tests as an ordinary user; needs root to become one
+test-user: .venv/installed   ## Run the tests as an ordinary user, with and without user namespaces; needs root
 	tests/as-user
+	tests/as-user --no-namespaces
 
 harness: .tools/ruff         ## Run the unit tests of the Python side, without a sandbox
 	cd harness && ../.tools/bin/python3 -B -m pytest
