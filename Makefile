@@ -19,11 +19,12 @@ SOAK ?= 10000
 SAM := aws-sam-cli==1.170.0
 EMULATOR = $(firstword $(wildcard .sam/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-$(if $(filter aarch64,$(shell uname -m)),arm64,x86_64)))
 
+
 IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
 WORLDS := host user rootless docker uid bare small old gvisor lambda
 
-.PHONY: help run build test harness lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page extra soak fuzz schemathesis cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page extra soak fuzz schemathesis cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 help:                        ## List the targets
 	@awk 'match($$0, /^[a-z0-9-]+:/) && split($$0, parts, / *## /) > 1 { printf "  %-16s %s\n", substr($$0, 1, RLENGTH - 1), parts[2] }' $(firstword $(MAKEFILE_LIST))
@@ -46,8 +47,15 @@ build:                       ## Build the binary, target/release/mainbox
 extra: .venv/installed       ## Install the optional packages of requirements-extra.txt for `make run`: matplotlib, scipy
 	$(PYTHON) -m pip --python .venv/bin/python3 install --quiet --disable-pip-version-check -r requirements-extra.txt
 
-test: .venv/installed        ## Run all tests except the slow suites
-	cargo test --locked
+test: needs .venv/installed  ## Run all tests except the slow suites
+	tests/run
+
+needs:
+	@tests/needs $(PYTHON)
+
+test-user: .venv/installed   ## Run the tests as an ordinary user, with and without user namespaces; needs root
+	tests/as-user
+	tests/as-user --no-namespaces
 
 harness: .tools/ruff         ## Run the unit tests of the Python side, without a sandbox
 	cd harness && ../.tools/bin/python3 -B -m pytest

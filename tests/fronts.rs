@@ -1,17 +1,19 @@
-//! The fronts as a user meets them: the shell commands, the HTTP server's life, bad configuration.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+//! The HTTP front: start, configuration errors, connections, slow and hostile clients, the log and the end.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{
-    OwnPython, Server, children, load_until_refused, mainbox, output, read_to_end, scratch_roots,
-    script, server,
+    OwnPython, Server, children, load_until_refused, mainbox, not_run, output, python, read_to_end,
+    scratch_roots, script, server,
 };
+use indoc::indoc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -19,12 +21,12 @@ use serde_json::json;
 const QUICK: &[(&str, &str)] = &[("MAINBOX_PRELOAD", "")];
 
 #[test]
-fn bad_configuration_stops_the_start_with_one_sentence_and_code_2() {
+fn invalid_configuration_ends_the_start_with_one_sentence_and_code_2() {
     for (name, value, error) in [
         (
             "MAINBOX_TIMEOUT",
             "3",
-            "mainbox: MAINBOX_TIMEOUT is not a setting of mainbox; the README lists them all\n",
+            "mainbox: MAINBOX_TIMEOUT is not a setting of mainbox; `mainbox --help` lists them all\n",
         ),
         (
             "MAINBOX_QUEUE",
@@ -41,7 +43,7 @@ fn bad_configuration_stops_the_start_with_one_sentence_and_code_2() {
 }
 
 #[test]
-fn a_bad_value_of_any_variable_stops_the_start_in_the_same_way() {
+fn an_invalid_value_of_any_setting_ends_the_start() {
     for variable in mainbox::config::settings::SETTINGS {
         let (code, printed, error) = output(&mut mainbox(&[(variable.name, "?")]));
         assert_eq!((code, printed.as_str()), (Some(2), ""), "{}: {error}", variable.name);
@@ -51,18 +53,18 @@ fn a_bad_value_of_any_variable_stops_the_start_in_the_same_way() {
 }
 
 #[test]
-fn a_missing_interpreter_is_named() {
+fn the_error_names_a_missing_interpreter() {
     let (code, _, error) = output(&mut mainbox(&[("MAINBOX_PYTHON", "/nowhere/python3")]));
     assert_eq!(code, Some(2));
     assert_eq!(
         error,
-        "mainbox: No Python found at /nowhere/python3; set MAINBOX_PYTHON to CPython 3.11 or newer\n"
+        "mainbox: no Python found at /nowhere/python3; set MAINBOX_PYTHON to CPython 3.11 or newer\n"
     );
 }
 
 #[test]
-fn an_interpreter_that_is_none_stops_the_start() {
-    let path = script("none", "def main(): return 1");
+fn an_interpreter_that_is_not_python_ends_the_start() {
+    let path = script("not-python", "def main(): return 1");
     for arguments in [&[][..], &["run", &path], &["doctor"]] {
         let mut command = mainbox(&[("MAINBOX_PYTHON", "/bin/true"), ("MAINBOX_PRELOAD", "")]);
         let (code, _, error) = output(command.args(arguments));
@@ -73,19 +75,19 @@ fn an_interpreter_that_is_none_stops_the_start() {
 }
 
 #[test]
-fn a_port_in_use_is_named() {
+fn the_error_names_a_port_in_use() {
     let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
-    let port = listener.local_addr().unwrap().port().to_string();
-    let (code, _, error) = output(&mut mainbox(&[("PORT", &port), ("MAINBOX_PRELOAD", "")]));
+    let port = listener.local_addr().unwrap().port();
+    let mut command = mainbox(&[("MAINBOX_PRELOAD", "")]);
+    let (code, _, error) = output(command.env("PORT", port.to_string()));
     assert_eq!(code, Some(1));
-    assert!(
-        error.contains(&format!("mainbox: PORT {port} cannot be served: Address already in use")),
-        "{error}"
-    );
+    // The address is [::], or 0.0.0.0 on a host without IPv6.
+    assert!(error.starts_with("mainbox: cannot bind "), "{error}");
+    assert!(error.contains(&format!(":{port}: Address already in use")), "{error}");
 }
 
 #[test]
-fn a_preload_that_is_missing_is_named_and_served_without() {
+fn the_log_names_a_missing_preload_module_and_the_service_runs_without_it() {
     let server = Server::start(&[("MAINBOX_PRELOAD", "json,no_such_package")]);
     assert!(server.log_line("no_such_package", 1).contains("serving without it"));
     assert_eq!(server.run("def main(): return 1").status, 200);
@@ -93,7 +95,7 @@ fn a_preload_that_is_missing_is_named_and_served_without() {
 }
 
 #[test]
-fn connections_are_kept_alive_and_h2c_is_spoken_on_the_same_port() {
+fn one_port_serves_kept_alive_http_1_and_http_2() {
     let server = Server::start(QUICK);
     let mut stream = server.connect();
     let request = "GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -113,11 +115,14 @@ fn connections_are_kept_alive_and_h2c_is_spoken_on_the_same_port() {
 }
 
 #[test]
-fn preloaded_packages_have_a_home_while_they_are_imported_and_half_of_one_is_forgotten() {
-    let homely = "import os, pathlib, tempfile\n\
-        pathlib.Path.home().joinpath('cache/fonts').mkdir(parents=True)\n\
-        pathlib.Path.home().joinpath('cache/fonts/list').write_text('all')\n\
-        TEMPORARY = tempfile.mkdtemp()\nWHERE = os.environ['HOME']\n";
+fn preloaded_packages_have_a_home_during_their_import_and_a_failed_import_leaves_no_module() {
+    let homely = indoc! {r#"
+        import os, pathlib, tempfile
+        pathlib.Path.home().joinpath('cache/fonts').mkdir(parents=True)
+        pathlib.Path.home().joinpath('cache/fonts/list').write_text('all')
+        TEMPORARY = tempfile.mkdtemp()
+        WHERE = os.environ['HOME']
+    "#};
     let python = OwnPython::with(&[
         ("homely.py", homely),
         ("half/__init__.py", "from half import first, second\n"),
@@ -130,9 +135,18 @@ fn preloaded_packages_have_a_home_while_they_are_imported_and_half_of_one_is_for
         ("MAINBOX_PYTHON", &python.python),
         ("MAINBOX_PRELOAD", "homely,whole,half,whole.missing"),
     ]);
-    let script = "import homely, os, sys, tempfile\ndef main():\n    \
-        return [os.path.exists(homely.TEMPORARY), os.path.exists(homely.WHERE + '/cache'), tempfile.gettempdir() == os.getcwd(), \
-        sorted(name for name in sys.modules if name.startswith(('half', 'whole'))), 'homely' in sys.modules]";
+    let script = indoc! {r#"
+        import homely, os, sys, tempfile
+
+        def main():
+            return [
+                os.path.exists(homely.TEMPORARY),
+                os.path.exists(homely.WHERE + '/cache'),
+                tempfile.gettempdir() == os.getcwd(),
+                sorted(name for name in sys.modules if name.startswith(('half', 'whole'))),
+                'homely' in sys.modules,
+            ]
+    "#};
     let answer = server.run(script);
     assert_eq!(
         answer.json()["result"],
@@ -146,31 +160,35 @@ fn preloaded_packages_have_a_home_while_they_are_imported_and_half_of_one_is_for
 }
 
 #[test]
-fn a_script_without_heavy_imports_is_served_while_the_heavy_ones_are_loading() {
-    let slow = OwnPython::slow(4);
+fn a_script_without_heavy_imports_runs_while_the_heavy_ones_load() {
+    let slow = OwnPython::slow(5);
     let began = Instant::now();
     let settings = [("MAINBOX_PRELOAD", "slow"), ("MAINBOX_PYTHON", slow.python.as_str())];
     let server = Server::start_unready(&settings);
     let answer = server.run("import json, math\ndef main(): return math.floor(json.loads('1.5'))");
     assert_eq!(answer.body, r#"{"result":1,"stdout":""}"#);
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert_eq!(server.get("/health").json(), json!({"status": "starting"}));
     let answer = server.run("import slow\ndef main(): return slow.__name__");
     assert_eq!(answer.body, r#"{"result":"slow","stdout":""}"#);
-    assert!(began.elapsed() > Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() > Duration::from_secs(5), "{:?}", began.elapsed());
     assert_eq!(server.get("/health").json(), json!({"status": "healthy"}));
-    // One that hides what it imports is wrong by time only.
+    // A script can hide its imports. It then runs too, and only takes longer.
     let answer = server.run("def main(): return __import__('sl' + 'ow').__name__");
     assert_eq!(answer.body, r#"{"result":"slow","stdout":""}"#);
 }
 
 #[test]
-fn a_signal_to_end_answers_what_is_in_flight_and_exits_0() {
+fn a_signal_ends_the_server_after_the_running_requests_with_code_0() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let mut server = Server::start(QUICK);
-        let stream =
-            server.begin("", &json!({"script": "import time\ndef main():\n    time.sleep(0.5)\n    return 'drained'"}));
-        std::thread::sleep(Duration::from_millis(200));
+        let script = indoc! {r#"
+            import time
+            def main():
+                time.sleep(1)
+                return 'drained'
+        "#};
+        let stream = server.begin("", &json!({ "script": script }));
+        server.wait_until_running(1);
         kill(Pid::from_raw(server.pid()), signal).unwrap();
         assert!(read_to_end(stream).ends_with(r#"{"result":"drained","stdout":""}"#));
         assert_eq!(server.wait(), Some(0));
@@ -178,22 +196,26 @@ fn a_signal_to_end_answers_what_is_in_flight_and_exits_0() {
 }
 
 #[test]
-fn a_request_whose_client_left_is_cancelled() {
-    let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_CONCURRENCY", "1")]);
-    let stream = server.begin("", &json!({"script": "import time\ndef main(): time.sleep(9)"}));
-    std::thread::sleep(Duration::from_millis(200));
+fn a_request_whose_client_disconnected_is_canceled() {
+    let server = Server::start(&[
+        ("MAINBOX_PRELOAD", ""),
+        ("MAINBOX_CONCURRENCY", "1"),
+        ("MAINBOX_TIMEOUT_SECONDS", "60"),
+    ]);
+    let stream = server.begin("", &json!({"script": "import time\ndef main(): time.sleep(60)"}));
+    server.wait_until_running(1);
     drop(stream);
     let started = Instant::now();
-    assert_eq!(server.run("def main(): return 'my turn'").status, 200);
-    assert!(started.elapsed() < Duration::from_secs(5), "the only worker was not freed");
+    assert_eq!(server.run("def main(): return 'next'").status, 200);
+    assert!(started.elapsed() < Duration::from_secs(30), "the only worker was not freed");
 }
 
 #[test]
-fn a_dead_zygote_is_replaced_and_the_request_in_flight_gets_internal() {
+fn a_dead_zygote_is_replaced_and_its_running_request_fails() {
     let server = Server::start(QUICK);
     std::thread::scope(|scope| {
         let running = scope.spawn(|| server.run("import time\ndef main(): time.sleep(5)"));
-        std::thread::sleep(Duration::from_millis(300));
+        server.wait_until_running(1);
         for zygote in children(server.pid()) {
             kill(Pid::from_raw(zygote), Signal::SIGKILL).unwrap();
         }
@@ -211,7 +233,7 @@ fn a_dead_zygote_is_replaced_and_the_request_in_flight_gets_internal() {
 }
 
 #[test]
-fn nothing_is_left_when_the_server_is_gone() {
+fn the_server_leaves_no_file_and_no_process() {
     let mut server = Server::start(QUICK);
     assert_eq!(server.run("open('file', 'w').write('x')\ndef main(): return 1").status, 200);
     let processes = children(server.pid());
@@ -224,18 +246,22 @@ fn nothing_is_left_when_the_server_is_gone() {
     let gone = |process: &i32| kill(Pid::from_raw(*process), None).is_err();
     let started = Instant::now();
     while !processes.iter().all(gone) {
-        assert!(started.elapsed() < Duration::from_secs(5), "a zygote outlived its supervisor");
+        assert!(started.elapsed() < Duration::from_secs(20), "a zygote outlived its supervisor");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// An archive beside the packages, removed with this value.
-struct Archive(std::path::PathBuf);
+/// An archive beside the packages. It is removed with this value.
+struct Archive(PathBuf);
 
 impl Archive {
-    fn place(name: &str) -> Archive {
-        let folder = std::path::absolute(".venv/lib").unwrap();
-        Archive(folder.join(format!("{name}-{}.archive", std::process::id())))
+    /// `None` if this user cannot write beside the packages.
+    fn beside_packages(name: &str) -> Option<Archive> {
+        let python = std::path::absolute(python()).unwrap();
+        let lib = python.parent().and_then(Path::parent)?.join("lib");
+        let archive = Archive(lib.join(format!("{name}-{}.archive", std::process::id())));
+        std::fs::write(&archive.0, "").ok()?;
+        Some(archive)
     }
 
     fn path(&self) -> &str {
@@ -250,11 +276,30 @@ impl Drop for Archive {
 }
 
 #[test]
-fn what_is_imported_from_an_archive_is_the_same_as_from_files() {
-    let archive = Archive::place("good");
+fn imports_from_an_archive_are_the_same_as_from_files() {
+    let Some(archive) = Archive::beside_packages("good") else {
+        return not_run("this user cannot write beside the packages");
+    };
+    std::fs::remove_file(&archive.0).unwrap();
     let made = output(mainbox(&[]).args(["archive", archive.path()]));
     assert_eq!(made, (Some(0), String::new(), String::new()));
-    let script = "import sys, inspect, pandas as pd, numpy as np\nfrom importlib.resources import files\ndef main():\n    print(pd.DataFrame({'a': [1, 2]}).groupby('a').size().to_dict())\n    return [pd.__file__, pd.__spec__.origin, pd.DataFrame.__module__, len(inspect.getsource(pd.isna)), files('pandas').joinpath('__init__.py').is_file(), [type(finder).__name__ for finder in sys.meta_path], sorted(name for name in sys.modules if 'mainbox' in name), float(np.mean([1, 2]))]";
+    let script = indoc! {r#"
+        import sys, inspect, pandas as pd, numpy as np
+        from importlib.resources import files
+
+        def main():
+            print(pd.DataFrame({'a': [1, 2]}).groupby('a').size().to_dict())
+            return [
+                pd.__file__,
+                pd.__spec__.origin,
+                pd.DataFrame.__module__,
+                len(inspect.getsource(pd.isna)),
+                files('pandas').joinpath('__init__.py').is_file(),
+                [type(finder).__name__ for finder in sys.meta_path],
+                sorted(name for name in sys.modules if 'mainbox' in name),
+                float(np.mean([1, 2])),
+            ]
+    "#};
     let from_files = Server::start(&[]).run(script);
     let from_archive = Server::start(&[("MAINBOX_ARCHIVE", archive.path())]).run(script);
     assert_eq!((from_files.status, from_archive.status), (200, 200), "{}", from_archive.body);
@@ -262,8 +307,10 @@ fn what_is_imported_from_an_archive_is_the_same_as_from_files() {
 }
 
 #[test]
-fn an_archive_of_another_python_is_refused_and_the_log_says_why() {
-    let archive = Archive::place("old");
+fn the_log_says_that_an_archive_is_of_another_python() {
+    let Some(archive) = Archive::beside_packages("old") else {
+        return not_run("this user cannot write beside the packages");
+    };
     std::fs::write(&archive.0, [&b"old\n"[..], &[0; 60]].concat()).unwrap();
     let server = Server::start_unready(&[("MAINBOX_ARCHIVE", archive.path())]);
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -277,7 +324,7 @@ fn an_archive_of_another_python_is_refused_and_the_log_says_why() {
 }
 
 #[test]
-fn a_body_over_its_limit_is_a_413() {
+fn a_body_over_the_limit_gets_413() {
     let body = json!({"script": "def main(x): return 1", "input": "x".repeat(9 << 20)});
     let answer = server().execute(&body);
     assert_eq!(
@@ -291,7 +338,7 @@ fn a_body_over_its_limit_is_a_413() {
 }
 
 #[test]
-fn chunked_bodies_are_read_and_endless_ones_are_cut() {
+fn chunked_bodies_are_read_up_to_the_limit() {
     let mut stream = server().connect();
     let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
     let body = r#"{"script":"def main(): return 5"}"#;
@@ -312,12 +359,12 @@ fn chunked_bodies_are_read_and_endless_ones_are_cut() {
     while sent < (64 << 20) && stream.write_all(chunk.as_bytes()).is_ok() {
         sent += 0x10000;
     }
-    assert!(sent < (64 << 20), "the body was read without end");
+    assert!(sent < (64 << 20), "the server read 64 MB");
     assert_eq!(server().run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
 }
 
 #[test]
-fn a_body_that_never_ends_is_given_up() {
+fn a_body_must_arrive_within_10_seconds() {
     let mut stream = server().connect();
     let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 1000\r\n\r\n{";
     stream.write_all(head.as_bytes()).unwrap();
@@ -327,17 +374,17 @@ fn a_body_that_never_ends_is_given_up() {
     assert_eq!(server().run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
 }
 
-// Clients that mean no good, or are many.
+// Slow, hostile and many clients.
 
 #[test]
-fn a_head_that_never_ends_is_given_up_and_an_idle_connection_is_not() {
+fn a_slow_head_ends_the_connection_and_an_idle_connection_stays() {
     let idle = server().connect();
     let mut slow = server().connect();
     let started = Instant::now();
     slow.write_all(b"POST /execute HTTP/1.1\r\nhost: x\r\nx-slow: ").unwrap();
     assert_eq!(read_to_end(slow), "");
     let took = started.elapsed().as_secs();
-    assert!((9..15).contains(&took), "{took} s");
+    assert!((9..30).contains(&took), "{took} s");
     std::thread::sleep(Duration::from_secs(3));
     let mut idle = idle;
     idle.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
@@ -345,11 +392,12 @@ fn a_head_that_never_ends_is_given_up_and_an_idle_connection_is_not() {
 }
 
 #[test]
-fn a_client_that_does_not_take_its_answer_is_given_up() {
+fn a_client_that_does_not_read_its_response_is_disconnected() {
     let server =
         Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_MAX_RESULT_BYTES", "60000000")]);
     let mut stream = server.begin("", &json!({"script": "def main(): return 'x' * 50_000_000"}));
-    std::thread::sleep(Duration::from_secs(24));
+    // The server waits for 20 seconds, and the script runs before that.
+    std::thread::sleep(Duration::from_secs(25));
     let mut taken = 0;
     let mut buffer = vec![0; 1 << 20];
     while let Ok(length) = stream.read(&mut buffer)
@@ -357,10 +405,13 @@ fn a_client_that_does_not_take_its_answer_is_given_up() {
     {
         taken += length;
     }
-    assert!(taken < 50_000_000, "all was sent to a client that took nothing for 24 seconds");
+    assert!(
+        taken < 50_000_000,
+        "the client got everything although it read nothing for 25 seconds"
+    );
 }
 
-/// A frame of HTTP/2.
+/// Returns a frame of HTTP/2.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
@@ -368,7 +419,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_client_that_gives_no_window_for_its_answers_is_given_up_too() {
+fn an_http_2_client_without_a_window_for_its_response_is_disconnected() {
     const INITIAL_WINDOW_SIZE: [u8; 6] = [0, 4, 0, 0, 0, 0];
     let server = Server::start(QUICK);
     let body = json!({"script": "def main(): return 'x' * 100_000"}).to_string();
@@ -392,18 +443,24 @@ fn a_client_that_gives_no_window_for_its_answers_is_given_up_too() {
     stream.write_all(&frame(1, 4, 1, &head)).unwrap();
     stream.write_all(&frame(0, 1, 1, body.as_bytes())).unwrap();
     let started = Instant::now();
+    stream.set_read_timeout(Some(Duration::from_secs(50))).unwrap();
     let (mut received, mut buffer) = (0, [0; 4096]);
-    while let Ok(length @ 1..) = stream.read(&mut buffer) {
-        received += length;
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => received += length,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("not disconnected: {error}"),
+        }
     }
     let took = started.elapsed();
     // 20 seconds, and one for a hundred kilobytes.
-    assert!((Duration::from_secs(20)..Duration::from_secs(28)).contains(&took), "{took:?}");
+    assert!(took > Duration::from_secs(20), "{took:?}");
     assert!((50..2000).contains(&received), "{received}");
 }
 
 #[test]
-fn when_all_places_are_taken_an_idle_connection_makes_room() {
+fn an_idle_connection_makes_room_when_all_places_are_taken() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(4096), hard).unwrap();
@@ -413,43 +470,47 @@ fn when_all_places_are_taken_an_idle_connection_makes_room() {
     for _ in 0..3 {
         assert_eq!(server.run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
     }
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{}/fd", server.pid())) else {
+        return not_run("only root may count the descriptors of the server");
+    };
+    let descriptors = descriptors.count();
     assert!(descriptors < 1100, "{descriptors} descriptors for {} clients", idle.len());
 }
 
 #[test]
-fn bodies_are_bounded_together_and_not_only_each() {
+fn all_bodies_together_are_limited() {
     let server = Server::start(QUICK);
     let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 7340033\r\n\r\n";
     let part = vec![b' '; 7 << 20];
-    let mut streams: Vec<TcpStream> = (0..12)
+    let streams: Vec<TcpStream> = (0..12)
         .map(|_| {
             let mut stream = server.connect();
             stream.write_all(head.as_bytes()).unwrap();
-            // Fails for those that are refused meanwhile.
+            // Fails if the server refuses the request meanwhile.
             let _ = stream.write_all(&part);
             stream
         })
         .collect();
     assert_eq!(server.run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
-    let refused = streams.split_off(9);
-    for stream in refused {
-        let answer = read_to_end(stream);
-        assert!(
-            answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"),
-            "{answer}"
-        );
-        assert!(answer.contains("Too many requests are held in memory"), "{answer}");
-    }
+    let mut refused = 0;
     for mut stream in streams {
-        stream.write_all(b"x").unwrap();
-        assert!(read_to_end(stream).contains("\"kind\":\"invalid_request\""));
+        let _ = stream.write_all(b"x");
+        let answer = read_to_end(stream);
+        if answer.starts_with("HTTP/1.1 503 ") {
+            assert!(answer.contains("retry-after: 1"), "{answer}");
+            assert!(answer.contains("The service holds too many requests in memory"), "{answer}");
+            refused += 1;
+        } else {
+            assert!(answer.contains("\"kind\":\"invalid_request\""), "{answer}");
+        }
     }
+    // 64 MB hold nine bodies of 7 MB. Two that arrive at the same time may refuse each other.
+    assert!((3..6).contains(&refused), "{refused} of 12 refused");
 }
 
 #[test]
-fn sigterm_in_full_load_loses_no_request_and_refuses_new_connections() {
+fn sigterm_under_load_loses_no_request_and_refuses_new_connections() {
     let mut server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_QUEUE", "1000")]);
     let address = format!("127.0.0.1:{}", server.port());
     let counts = load_until_refused(&address, 16, || {
@@ -465,14 +526,19 @@ fn sigterm_in_full_load_loses_no_request_and_refuses_new_connections() {
 // The log.
 
 #[test]
-fn every_request_is_one_line_as_cloud_logging_reads_it_and_without_its_content() {
+fn every_request_is_one_line_for_cloud_logging_without_its_content() {
     let mut command = mainbox(QUICK);
-    // As on Cloud Run, where a proxy tells who calls.
+    // As on Cloud Run, where a proxy adds the address of the client.
     let server = Server::direct(command.env("GOOGLE_CLOUD_PROJECT", "box").env("K_SERVICE", "box"));
     while server.get("/health").status != 200 {
         std::thread::sleep(Duration::from_millis(20));
     }
-    let body = json!({"script": "def main(x):\n    print('sesame-printed')\n    raise ValueError('sesame-raised')", "input": "sesame-input"}).to_string();
+    let script = indoc! {r#"
+        def main(x):
+            print('sesame-printed')
+            raise ValueError('sesame-raised')
+    "#};
+    let body = json!({"script": script, "input": "sesame-input"}).to_string();
     for (count, trace) in (1..).zip([
         "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         "X-Cloud-Trace-Context: 0af7651916cd43dd8448eb211c80319c/13235353014750950193;o=1",
@@ -484,7 +550,9 @@ fn every_request_is_one_line_as_cloud_logging_reads_it_and_without_its_content()
         let length = answer.split_once("\r\n\r\n").unwrap().1.len();
         let line = server.log_line("POST /execute", count);
         let mut line: serde_json::Value = serde_json::from_str(&line).unwrap();
-        for varying in ["timestamp", "cpu_ms", "run_ms", "queue_ms", "peak_memory_bytes"] {
+        for varying in
+            ["timestamp", "request_id", "cpu_ms", "run_ms", "queue_ms", "peak_memory_bytes"]
+        {
             assert!(!line.as_object_mut().unwrap().remove(varying).unwrap().is_null());
         }
         let latency = line["httpRequest"].as_object_mut().unwrap().remove("latency").unwrap();
@@ -504,7 +572,7 @@ fn every_request_is_one_line_as_cloud_logging_reads_it_and_without_its_content()
 }
 
 #[test]
-fn a_log_that_nobody_reads_any_more_costs_no_answer() {
+fn a_closed_log_fails_no_request() {
     let (reader, writer) = std::io::pipe().unwrap();
     let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
     let mut command = mainbox(QUICK);
@@ -524,13 +592,23 @@ fn a_log_that_nobody_reads_any_more_costs_no_answer() {
 }
 
 #[test]
-fn on_a_terminal_the_log_is_for_people() {
-    let binary = mainbox(&[]).get_program().to_string_lossy().into_owned();
-    // `script` gives it a terminal.
-    let command = format!("timeout 2 {binary}");
-    let mut terminal = std::process::Command::new("script");
-    terminal.args(["-qec", &command, "/dev/null"]).env("PORT", "0").env("MAINBOX_PRELOAD", "");
-    let text = output(terminal.stdin(Stdio::null())).1;
+fn the_log_on_a_terminal_is_plain_text() {
+    let mainbox = mainbox(QUICK);
+    // `script` gives the server a terminal. The server ends when that is gone.
+    let program = mainbox.get_program().to_str().unwrap();
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", program, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    terminal.envs(mainbox.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut process = terminal.spawn().unwrap();
+    let mut text = String::new();
+    for line in BufReader::new(process.stdout.take().unwrap()).lines() {
+        text += &(line.unwrap() + "\n");
+        if text.contains("serving address=") {
+            break;
+        }
+    }
+    kill(Pid::from_raw(process.id() as i32), Signal::SIGTERM).unwrap();
+    process.wait().unwrap();
     assert!(text.contains("INFO") && text.contains("serving address="), "{text}");
     assert!(!text.contains('{'), "{text}");
 }

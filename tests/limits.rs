@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Answer, Server, children};
+use common::{Answer, Server, children, lacks};
 use indoc::indoc;
 use serde_json::json;
 
@@ -85,12 +85,15 @@ fn wall_time_is_limited_whatever_the_script_does() {
                     time.sleep(60)
         "#},
     ] {
+        if script.contains("threading") && lacks("threads") {
+            continue;
+        }
         let started = Instant::now();
         let response = server.run(script);
         let took = started.elapsed();
         has_failed(&response, "timeout", "The script ran longer than its limit of 0.7 seconds");
         assert_eq!(response.json()["stdout"], "before\n", "{script}");
-        assert!(took >= Duration::from_millis(700) && took < Duration::from_secs(3), "{took:?}");
+        assert!(took >= Duration::from_millis(700) && took < Duration::from_secs(10), "{took:?}");
     }
 }
 
@@ -365,13 +368,13 @@ fn a_full_queue_gets_busy_and_a_retry_time() {
     ]);
     let sleep = indoc! {r#"
         import time
-        def main(): time.sleep(1)
+        def main(): time.sleep(2)
     "#};
     std::thread::scope(|scope| {
         let first = scope.spawn(|| server.run(sleep));
-        std::thread::sleep(Duration::from_millis(200));
+        server.wait_for_metric("mainbox_running 1");
         let second = scope.spawn(|| server.run(sleep));
-        std::thread::sleep(Duration::from_millis(200));
+        server.wait_for_metric("mainbox_waiting 1");
         let third = server.run(sleep);
         assert_eq!(
             third.failure(),

@@ -6,7 +6,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use common::{Server, children};
+use common::{Server, children, declared_tier};
 use indoc::indoc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -73,8 +73,8 @@ fn executions_are_counted_by_outcome() {
     assert!((0.03..5.0).contains(&counted("run_seconds_sum")));
     assert!(counted("cpu_seconds_total") > 0.0);
     assert!((5e6..5e7).contains(&counted("peak_memory_bytes_sum")));
-    let build =
-        format!("build_info{{version=\"{}\",isolation=\"namespaces\"}}", env!("CARGO_PKG_VERSION"));
+    let (version, tier) = (env!("CARGO_PKG_VERSION"), declared_tier());
+    let build = format!("build_info{{version=\"{version}\",isolation=\"{tier}\"}}");
     assert_eq!(counted(&build), 1.0);
 }
 
@@ -105,6 +105,8 @@ fn running_waiting_and_spare_counts_are_reported() {
 #[test]
 fn zygote_restarts_are_counted() {
     let server = Server::start(&[("MAINBOX_PRELOAD", "")]);
+    // A worker that is starting when its zygote dies may count as a failed lockdown.
+    server.wait_until_running(0);
     let zygotes = children(server.pid());
     assert_eq!(zygotes.len(), 1);
     kill(Pid::from_raw(zygotes[0]), Signal::SIGKILL).unwrap();

@@ -252,11 +252,11 @@ fn starting_and_busy_responses_match_the_document() {
     matches(&document, "get", "/health", &starting.get("/health"));
     let sleep = indoc! {r#"
         import time
-        def main(): time.sleep(1)
+        def main(): time.sleep(2)
     "#};
     std::thread::scope(|scope| {
         let first = scope.spawn(|| starting.run(sleep));
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        starting.wait_for_metric("mainbox_running 1");
         let second = starting.run(sleep);
         assert_eq!(second.status, 503);
         matches(&document, "post", "/execute", &second);

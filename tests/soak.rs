@@ -1,6 +1,7 @@
-//! The soak: one server life of many requests, a third of them hostile or broken, each answer checked against its own
-//! request, and nothing left at the end. `make soak` runs it, with SOAK requests (10,000) in at most SOAK_SECONDS (1,800).
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+//! One server handles many requests, a third of them hostile or broken. Each response must belong to its request, and
+//! nothing may be left at the end. `make soak` runs it with SOAK requests (default 10,000) in at most SOAK_SECONDS
+//! (default 1,800).
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::offender::Offender;
 use common::{Server, children, scratch_roots, status, status_kib};
+use indoc::indoc;
 use serde_json::{Value, json};
 
 const CLIENTS: usize = 8;
@@ -18,7 +20,7 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 
-/// What a server holds of the system.
+/// The resources that a server uses.
 #[derive(Debug, PartialEq, Eq)]
 struct Holdings {
     descriptors: usize,
@@ -47,7 +49,7 @@ impl Holdings {
         }
     }
 
-    /// Once the spares are there again, and those who had answered are gone.
+    /// Waits until the spares are ready and the used workers are gone, or for 20 seconds.
     fn settled(server: &Server, like: Option<&Holdings>) -> Holdings {
         let started = Instant::now();
         loop {
@@ -68,7 +70,7 @@ fn entries_below(folder: &std::path::Path) -> usize {
     entries.map(|entry| 1 + entries_below(&entry.path())).sum()
 }
 
-/// What kind of request number `number` is, and what is wrong with its answer, if anything.
+/// Sends request number `number`. Returns its kind, and what is wrong with its response, if anything.
 fn send(server: &Server, offenders: &[Offender], number: u64) -> (&'static str, Option<String>) {
     if !number.is_multiple_of(3) {
         return ("good", good(server, number));
@@ -103,7 +105,12 @@ fn send(server: &Server, offenders: &[Offender], number: u64) -> (&'static str, 
 }
 
 fn good(server: &Server, number: u64) -> Option<String> {
-    let script = "def main(x):\n    print('request', x['number'])\n    open('file', 'x').write('mine')\n    return {'twice': 2 * x['number'], 'text': x['text'][::-1]}";
+    let script = indoc! {r#"
+        def main(x):
+            print('request', x['number'])
+            open('file', 'x').write('mine')
+            return {'twice': 2 * x['number'], 'text': x['text'][::-1]}
+    "#};
     let input = json!({"number": number, "text": format!("{number} äöü")});
     let answer = server.execute(&json!({"script": script, "input": input}));
     let text: String = format!("{number} äöü").chars().rev().collect();
@@ -120,7 +127,12 @@ fn offence(server: &Server, offender: &Offender) -> Option<String> {
 }
 
 fn flood(server: &Server, number: u64) -> Option<String> {
-    let script = "def main(x):\n    for _ in range(200): print('y' * 10_000)\n    return x";
+    let script = indoc! {r#"
+        def main(x):
+            for _ in range(200):
+                print('y' * 10_000)
+            return x
+    "#};
     let answer = server.execute(&json!({"script": script, "input": number}));
     let body = answer.json();
     let right = body["result"] == number
@@ -129,7 +141,7 @@ fn flood(server: &Server, number: u64) -> Option<String> {
     (!right).then(|| answer.body[..answer.body.len().min(200)].to_owned())
 }
 
-/// Leaves before the answer comes.
+/// Disconnects before the response.
 fn hang_up(server: &Server) -> Option<String> {
     let _stream = server.begin("", &json!({"script": "import time\ndef main(): time.sleep(5)"}));
     std::thread::sleep(Duration::from_millis(10));
@@ -138,10 +150,10 @@ fn hang_up(server: &Server) -> Option<String> {
 
 #[test]
 #[ignore = "takes minutes: make soak"]
-fn nothing_is_lost_mixed_up_or_left_behind() {
+fn every_response_is_right_and_nothing_is_left() {
     let (requests, seconds) = (setting("SOAK", 10_000), setting("SOAK_SECONDS", 1_800));
     let offenders = Offender::all();
-    // Offenders reach for the kernel.
+    // With a policy, most offenders would not get as far as the kernel.
     let server = Server::start(&[
         ("MAINBOX_PRELOAD", ""),
         ("MAINBOX_CONCURRENCY", "4"),
@@ -172,7 +184,7 @@ fn nothing_is_lost_mixed_up_or_left_behind() {
     };
     let started = Instant::now();
     let end = started + Duration::from_secs(seconds);
-    // Connections, caches and arenas are as large as they get.
+    // Afterwards, connections, caches and arenas no longer grow.
     round(0, requests / 10, end);
     let before = Holdings::settled(&server, None);
     let resident_before = status_kib(server.pid(), "VmRSS");
@@ -200,7 +212,7 @@ fn timeouts_are_exact() {
     let body = |script: &str| json!({"script": script, "limits": {"timeout_seconds": 0.2}});
     let stop = std::sync::atomic::AtomicBool::new(false);
     let (mut over, starved) = std::thread::scope(|scope| {
-        // How late a thread that only sleeps is woken: what the machine does to everybody.
+        // How late the machine wakes a thread that only sleeps.
         let starved = scope.spawn(|| {
             let mut worst = Duration::ZERO;
             while !stop.load(Ordering::Relaxed) {

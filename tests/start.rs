@@ -163,9 +163,10 @@ fn the_debug_log_shows_what_a_worker_wrote_to_stderr_before_it_was_ready() {
 
 #[test]
 fn the_log_level_of_a_command_can_be_changed() {
-    let path = script("level", "def main(): return 1");
+    // A script without a preloaded import can end before the preload does.
+    let path = script("level", "import json\ndef main(): return 1");
     let run = |level: &[&str]| {
-        let mut command = mainbox(&[("MAINBOX_PRELOAD", "no_such_module")]);
+        let mut command = mainbox(&[("MAINBOX_PRELOAD", "no_such_module,json")]);
         output(command.args(["run", &path]).args(level))
     };
     let body = "{\"result\":1,\"stdout\":\"\"}\n";

@@ -1,11 +1,14 @@
-//! Starts the real binary and talks to it as a user would.
+//! Starts the real binary and talks to it as a client does.
 #![allow(
     dead_code,
+    unused_imports,
     unreachable_pub,
-    reason = "each test file includes it whole and uses its own part"
+    reason = "each test file includes this module and uses a part of it"
 )]
 
 pub mod offender;
+mod shared;
+mod world;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -21,15 +24,38 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 use ureq::http::HeaderName;
 
-/// How long a server may take until it is healthy, on a busy machine.
+pub use world::{declared_tier, is_root, lacks, not_run, one_at_a_time};
+
+/// How long a server may take to become healthy on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A server, ended with this value.
+/// A server. It ends with this value if this value started it.
 pub struct Server {
     pub url: String,
     front: Front,
     process: Option<Child>,
-    log: Arc<Mutex<String>>,
+    pid: i32,
+    log: Log,
+}
+
+/// Where a server's log is.
+enum Log {
+    /// In this process, which reads the server's output.
+    Memory(Arc<Mutex<String>>),
+    /// In a file, because several processes use the server.
+    File(PathBuf),
+}
+
+impl Log {
+    fn new() -> Log {
+        Log::Memory(Arc::default())
+    }
+}
+
+/// Returns the port, if this line of a log says that the server serves.
+fn serving_port(line: &str) -> Option<String> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    Some(line["address"].as_str()?.rsplit(':').next()?.to_owned())
 }
 
 /// How a server is reached.
@@ -37,13 +63,13 @@ enum Front {
     Http,
     /// Through AWS' emulator of Lambda's interface to runtimes, which takes one event at a time.
     Lambda {
-        turn: Mutex<()>,
+        one_event: Mutex<()>,
         api_port: u16,
         folder: Option<PathBuf>,
     },
 }
 
-/// An answer, whole.
+/// A response with its whole body.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -56,7 +82,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
-    /// Status, kind and error of a failure.
+    /// Returns status, kind and error of a failure.
     pub fn failure(&self) -> (u16, String, String) {
         let json = self.json();
         let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
@@ -69,7 +95,7 @@ impl Answer {
 }
 
 impl Server {
-    /// A server with the given settings on top of the defaults, healthy.
+    /// Starts a server with these settings on top of the defaults and waits until it is healthy.
     pub fn start(settings: &[(&str, &str)]) -> Server {
         Server::start_unready(settings).healthy()
     }
@@ -83,12 +109,12 @@ impl Server {
         self
     }
 
-    /// A server that listens.
+    /// Starts a server and waits until it listens.
     pub fn start_unready(settings: &[(&str, &str)]) -> Server {
         Server::spawn(&mut mainbox(settings))
     }
 
-    /// As the world declares it: behind the emulator, or by itself.
+    /// Starts the command behind the emulator of Lambda if WORLD_FRONT says so, and directly otherwise.
     fn spawn(command: &mut Command) -> Server {
         match std::env::var("WORLD_FRONT").as_deref() {
             Ok("lambda") => Server::emulated(command),
@@ -96,22 +122,24 @@ impl Server {
         }
     }
 
-    /// By itself, whatever the world declares.
+    /// Starts the command directly, without regard to WORLD_FRONT.
     pub fn direct(command: &mut Command) -> Server {
         let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let output = process.stderr.take().unwrap();
-        let mut server =
-            Server { url: String::new(), front: Front::Http, process: None, log: Arc::default() };
-        let port = server.follow(process, output, |line| {
-            let line: Value = serde_json::from_str(line).ok()?;
-            Some(line["address"].as_str()?.rsplit(':').next()?.to_owned())
-        });
+        let mut server = Server {
+            url: String::new(),
+            front: Front::Http,
+            process: None,
+            pid: 0,
+            log: Log::new(),
+        };
+        let port = server.follow(process, output, serving_port);
         server.url = format!("http://127.0.0.1:{port}");
         server
     }
 
-    /// As a function of AWS Lambda's, with the emulator that WORLD_EMULATOR names: the environment of `command` around
-    /// the bootstrap that WORLD_BOOTSTRAP names, or one beside the binary of `command`.
+    /// Starts a function behind the emulator that WORLD_EMULATOR names. It has the environment of `command` and the
+    /// bootstrap that WORLD_BOOTSTRAP names, or one beside the binary of `command`.
     pub fn emulated(command: &mut Command) -> Server {
         let emulator = std::env::var("WORLD_EMULATOR").expect("WORLD_EMULATOR names the emulator");
         let (bootstrap, folder) = match std::env::var("WORLD_BOOTSTRAP") {
@@ -144,9 +172,10 @@ impl Server {
         let process = emulated.spawn().unwrap();
         let mut server = Server {
             url: format!("http://127.0.0.1:{port}"),
-            front: Front::Lambda { turn: Mutex::default(), api_port, folder },
+            front: Front::Lambda { one_event: Mutex::default(), api_port, folder },
             process: None,
-            log: Arc::default(),
+            pid: 0,
+            log: Log::new(),
         };
         server.follow(process, output, |line| line.contains("exec '").then(String::new));
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -155,7 +184,7 @@ impl Server {
         server
     }
 
-    /// Keeps what `process` writes and waits for the line in it that `serving` finds something in.
+    /// Collects the output of `process` and waits for the line in which `serving` finds something.
     fn follow(
         &mut self,
         process: Child,
@@ -163,9 +192,11 @@ impl Server {
         serving: impl Fn(&str) -> Option<String> + Send + 'static,
     ) -> String {
         let mut lines = BufReader::new(output).lines();
+        self.pid = process.id() as i32;
         self.process = Some(process);
         let (sender, receiver) = mpsc::channel();
-        let log = Arc::clone(&self.log);
+        let log = Arc::<Mutex<String>>::default();
+        self.log = Log::Memory(Arc::clone(&log));
         std::thread::spawn(move || {
             while let Some(Ok(line)) = lines.next() {
                 if let Some(found) = serving(&line) {
@@ -179,7 +210,7 @@ impl Server {
             .unwrap_or_else(|_| panic!("the server does not serve: {}", self.log()))
     }
 
-    /// The port of Lambda's interface to its runtimes, which a script must not reach.
+    /// Returns the port of Lambda's interface to runtimes, which a script must not reach.
     pub fn runtime_api_port(&self) -> u16 {
         match self.front {
             Front::Lambda { api_port, .. } => api_port,
@@ -187,7 +218,7 @@ impl Server {
         }
     }
 
-    /// The directory for temporary files that a function has for itself.
+    /// Returns the function's directory for temporary files.
     pub fn temporary(&self) -> PathBuf {
         match &self.front {
             Front::Lambda { folder: Some(folder), .. } => folder.join("tmp"),
@@ -195,20 +226,23 @@ impl Server {
         }
     }
 
-    /// Hands an event to the emulator: its status, and what the function answered.
+    /// Sends an event to the emulator. Returns the status and the response of the function.
     pub fn invoke(&self, event: &[u8]) -> (u16, String) {
-        let Front::Lambda { turn, .. } = &self.front else { panic!("no Lambda") };
-        let _turn = turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Front::Lambda { one_event, .. } = &self.front else { panic!("no Lambda") };
+        let _lock = one_event.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let answer = self.send("POST", "/2015-03-31/functions/function/invocations", None, event);
         (answer.status, answer.body)
     }
 
-    /// What it has logged so far.
+    /// Returns what the server has logged so far.
     pub fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        match &self.log {
+            Log::Memory(log) => log.lock().unwrap().clone(),
+            Log::File(path) => std::fs::read_to_string(path).unwrap(),
+        }
     }
 
-    /// The `count`th line with `text` in its log, which is read by a thread of its own and may be a moment behind.
+    /// Waits for the `count`th line of the log that contains `text`. Another thread reads the log, so it may be late.
     #[track_caller]
     pub fn log_line(&self, text: &str, count: usize) -> String {
         let started = Instant::now();
@@ -223,9 +257,10 @@ impl Server {
     }
 
     pub fn pid(&self) -> i32 {
-        self.process.as_ref().unwrap().id() as i32
+        self.pid
     }
 
+    /// Waits for the end of the server. Returns its exit code.
     pub fn wait(&mut self) -> Option<i32> {
         self.process.as_mut().unwrap().wait().unwrap().code()
     }
@@ -234,14 +269,54 @@ impl Server {
         self.url.rsplit(':').next().unwrap().parse().unwrap()
     }
 
-    /// A bare connection, with a limit on how long anything may take.
+    /// Opens a connection whose reads have a timeout.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(("127.0.0.1", self.port())).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         stream
     }
 
-    /// Sends a request over a connection of its own, with further `headers`, and leaves the answer to be read.
+    /// Waits until /metrics contains this line.
+    #[track_caller]
+    pub fn wait_for_metric(&self, line: &str) {
+        let started = Instant::now();
+        loop {
+            let metrics = self.get("/metrics").body;
+            if metrics.lines().any(|found| found == line) {
+                return;
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "never {line}: {metrics}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until `count` scripts run. A request counts as running from its permit on, so this also waits for its
+    /// worker: the pool holds a spare for each worker that no running request took.
+    #[track_caller]
+    pub fn wait_until_running(&self, count: u64) {
+        let workers = self.get("/about").json()["limits"]["concurrency"].as_u64().unwrap();
+        let started = Instant::now();
+        loop {
+            let metrics = self.get("/metrics").body;
+            let sum = |name: &str| -> u64 {
+                let samples = metrics.lines().filter(|line| line.starts_with(name));
+                samples.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+            };
+            let running = sum("mainbox_running ");
+            if running == count && running + sum("mainbox_spares{") >= workers {
+                // Nothing tells from outside when the worker has read the request, which it does at once.
+                std::thread::sleep(Duration::from_millis(50));
+                return;
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "never {count} running: {metrics}"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Sends a request over a new connection, with more `headers`. Does not read the response.
     pub fn begin(&self, headers: &str, body: &Value) -> TcpStream {
         let body = body.to_string();
         let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
@@ -289,7 +364,7 @@ impl Server {
     }
 }
 
-/// Sends a request and reads its answer.
+/// Sends a request and reads its response.
 pub fn request(
     method: &str,
     url: &str,
@@ -307,8 +382,9 @@ pub fn request(
     Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
 }
 
-/// Has `clients` send scripts over connections that they keep, one after the other, until nobody listens at `address`
-/// any more; `meanwhile` is to bring that about. Says how many each got answered, and how many were sent and lost.
+/// Starts `clients` clients. Each sends one script after the other over a kept-alive connection, until nothing listens
+/// at `address` any more; `meanwhile` must end the server. Returns for each client how many requests got a response and
+/// how many did not.
 pub fn load_until_refused(
     address: &str,
     clients: usize,
@@ -370,7 +446,7 @@ impl Drop for Server {
     }
 }
 
-/// A request as a function URL wraps it.
+/// Returns the event that a function URL makes of a request.
 fn event(method: &str, path: &str, content_type: Option<&str>, body: &[u8]) -> Vec<u8> {
     let headers: serde_json::Map<_, _> = content_type
         .map(|value| (String::from("content-type"), value.into()))
@@ -386,6 +462,7 @@ fn event(method: &str, path: &str, content_type: Option<&str>, body: &[u8]) -> V
     .into_bytes()
 }
 
+/// Returns the response that a function put into its result.
 fn unwrapped(status: u16, answer: &str) -> Answer {
     let wrapped: Value = serde_json::from_str(answer).unwrap_or_default();
     assert_eq!((status, &wrapped["isBase64Encoded"]), (200, &Value::Bool(false)), "{answer}");
@@ -401,7 +478,7 @@ fn unwrapped(status: u16, answer: &str) -> Answer {
     }
 }
 
-/// What a function is made of: bootstrap and binary beside each other.
+/// Makes the directory of a function, with bootstrap and binary.
 fn function_folder(command: &Command) -> PathBuf {
     static MADE: AtomicUsize = AtomicUsize::new(0);
     let name =
@@ -415,31 +492,30 @@ fn function_folder(command: &Command) -> PathBuf {
     folder
 }
 
-/// A port that nobody listens on.
+/// Returns a port that nothing listens on.
 fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// An interpreter with modules of its own.
+/// An interpreter with additional modules.
 pub struct OwnPython {
     pub python: String,
     folder: PathBuf,
 }
 
 impl OwnPython {
-    /// With a module `slow` that takes its time to be imported.
+    /// Makes one whose module `slow` takes this long to import.
     pub fn slow(seconds: u32) -> OwnPython {
         OwnPython::with(&[("slow.py", &format!("import time\ntime.sleep({seconds})\n"))])
     }
 
-    /// With these files, by their paths from where packages are.
+    /// Makes one with these files. The paths are relative to the directory of the packages.
     pub fn with(files: &[(&str, &str)]) -> OwnPython {
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let folder =
             std::env::temp_dir().join(format!("mainbox-python-{}-{number}", std::process::id()));
-        let python = std::env::var("MAINBOX_PYTHON").unwrap_or(String::from("python3"));
-        let mut venv = Command::new(python);
+        let mut venv = Command::new(python());
         venv.args(["-m", "venv", "--without-pip"]).arg(&folder);
         assert_eq!(output(&mut venv).0, Some(0));
         let python = folder.join("bin/python3").to_string_lossy().into_owned();
@@ -467,6 +543,8 @@ fn agent() -> ureq::Agent {
             ureq::Agent::config_builder()
                 .http_status_as_error(false)
                 .allow_non_standard_methods(true)
+                // A server with many connections closes idle ones, and a closed one would fail the next request.
+                .max_idle_connections(0)
                 .timeout_global(Some(Duration::from_secs(120)))
                 .build()
                 .into()
@@ -474,61 +552,87 @@ fn agent() -> ureq::Agent {
         .clone()
 }
 
-/// The binary with settings on top of the defaults and a port of its own; settings of the surroundings do not count.
+/// Returns the path of the binary that is tested.
+pub fn binary() -> PathBuf {
+    let binary = std::env::var_os("WORLD_BINARY");
+    binary.map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_mainbox")), PathBuf::from)
+}
+
+/// Returns the interpreter that the tests use: MAINBOX_PYTHON, or the one with the packages of requirements.txt.
+pub fn python() -> String {
+    let packages = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python3");
+    std::env::var("MAINBOX_PYTHON").unwrap_or_else(|_| {
+        String::from(if std::path::Path::new(packages).exists() { packages } else { "python3" })
+    })
+}
+
+/// Returns a command that runs the binary with these settings on top of the defaults and on a free port. It inherits no
+/// setting but MAINBOX_PYTHON.
 pub fn mainbox(settings: &[(&str, &str)]) -> Command {
-    let binary = std::env::var("WORLD_BINARY");
-    let mut command = Command::new(binary.as_deref().unwrap_or(env!("CARGO_BIN_EXE_mainbox")));
-    for (name, _) in std::env::vars() {
-        if name.starts_with("MAINBOX_") && name != "MAINBOX_PYTHON" {
-            command.env_remove(name);
-        }
-    }
-    // Never below what the world declares.
+    let mut command = bare_mainbox();
+    // A server with less isolation than expected must not start.
     command.env("MAINBOX_FLOOR", declared_tier());
     command.env("PORT", "0").envs(settings.iter().copied()).stdin(Stdio::null());
     command
 }
 
-/// What a command printed and how it ended.
+/// Returns a command that runs the binary with the interpreter of the tests and no other setting.
+fn bare_mainbox() -> Command {
+    let mut command = Command::new(binary());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MAINBOX_")) {
+        command.env_remove(name);
+    }
+    // An image has its interpreter where mainbox finds it.
+    if python() != "python3" {
+        command.env("MAINBOX_PYTHON", python());
+    }
+    command
+}
+
+/// Runs a command. Returns its exit code, standard output and standard error.
 pub fn output(command: &mut Command) -> (Option<i32>, String, String) {
-    let output = command.output().unwrap();
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// The server with default settings that the tests of a file share.
+/// Returns the server with default settings that the tests of a file share; under nextest, all tests.
 pub fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| start_with_this_process(&[]))
+    SERVER.get_or_init(|| shared("default", &[]))
 }
 
-/// One without a policy, for scripts that mean harm.
+/// Returns the shared server without a policy, for hostile scripts.
 pub fn hostile_server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| {
-        start_with_this_process(&[("MAINBOX_POLICY", "off"), ("MAINBOX_TIMEOUT_SECONDS", "20")])
+        shared("hostile", &[("MAINBOX_POLICY", "off"), ("MAINBOX_TIMEOUT_SECONDS", "20")])
     })
 }
 
-/// The tier that the world which runs the suite declares; on the host, as root, the strongest.
-pub fn declared_tier() -> String {
-    std::env::var("WORLD_TIER").unwrap_or(String::from("namespaces"))
+fn shared(name: &str, settings: &'static [(&str, &str)]) -> Server {
+    match world::run_folder() {
+        Some(folder) if std::env::var_os("WORLD_FRONT").is_none() => {
+            shared::server(&folder, name, settings)
+        }
+        _ => start_with_this_process(settings),
+    }
 }
 
-/// What /proc says of a process under this name; empty when it is gone.
+/// Returns a field of /proc/PID/status, or an empty text when the process is gone.
 pub fn status(process: i32, field: &str) -> String {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(&format!("{field}:")));
     line.unwrap_or_default().trim().to_owned()
 }
 
-/// A size that /proc says of a process, KiB.
+/// Returns a size from /proc/PID/status in KiB.
 #[track_caller]
 pub fn status_kib(process: i32, field: &str) -> u64 {
     status(process, field).trim_end_matches(" kB").parse().unwrap()
 }
 
-/// The scratch root of a server: it is named after its process.
+/// Returns the scratch roots of a server, whose names contain its pid.
 pub fn scratch_roots(server: i32) -> Vec<PathBuf> {
     let prefix = format!("mainbox-{server}-");
     std::fs::read_dir(std::env::temp_dir())
@@ -539,7 +643,7 @@ pub fn scratch_roots(server: i32) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The children of a process; none when it is gone.
+/// Returns the children of a process; an empty list when the process is gone.
 pub fn children(process: i32) -> Vec<i32> {
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten();
     threads
@@ -554,13 +658,8 @@ pub fn children(process: i32) -> Vec<i32> {
         .collect()
 }
 
-/// Whether this world is declared to lack something.
-pub fn lacks(what: &str) -> bool {
-    std::env::var("WORLD_LACKS").unwrap_or_default().split(',').any(|lack| lack == what)
-}
-
-/// A static is never dropped, so the kernel is asked to end the server: when the thread that started it ends, which
-/// therefore must live as long as the process.
+/// Starts a server that the kernel ends with this process, because a static is never dropped. PR_SET_PDEATHSIG refers
+/// to the thread that starts the server, so that thread lives as long as the process.
 fn start_with_this_process(settings: &'static [(&str, &str)]) -> Server {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
@@ -569,7 +668,7 @@ fn start_with_this_process(settings: &'static [(&str, &str)]) -> Server {
         #[allow(unsafe_code, reason = "the standard library has no way to ask for this")]
         unsafe {
             command.pre_exec(|| {
-                // Where prctl is refused, we are in a container, which ends with us.
+                // A container that refuses prctl ends with this process.
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
                 Ok(())
             });
@@ -579,7 +678,7 @@ fn start_with_this_process(settings: &'static [(&str, &str)]) -> Server {
             std::thread::park();
         }
     });
-    receiver.recv_timeout(START_TIMEOUT * 2).expect("the server of this file starts")
+    receiver.recv_timeout(START_TIMEOUT * 2).expect("the server of this file must start")
 }
 
 /// Reads everything until the other side closes.
@@ -589,13 +688,13 @@ pub fn read_to_end(mut stream: TcpStream) -> String {
     text
 }
 
-/// Whether a process is a zygote, and not a child that probes the host.
+/// Returns whether a process is a zygote. Other children of the server probe the host.
 pub fn is_python(process: i32) -> bool {
     let name = std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
     name.starts_with("python")
 }
 
-/// A script in a file of its own.
+/// Writes a script to a new file. Returns the path.
 pub fn script(name: &str, source: &str) -> String {
     let path = std::env::temp_dir().join(format!("mainbox-test-{}-{name}.py", std::process::id()));
     std::fs::write(&path, source).unwrap();

@@ -4,8 +4,10 @@
 def offence():
     import json
 
-    cache = os.path.dirname(json.__cached__)
-    return writes(cache) or nothing()
+    path = os.path.join(os.path.dirname(json.__cached__), f"mainbox-offender-{os.getpid()}")
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+    os.unlink(path)
+    return path
 
 
 def twin():
