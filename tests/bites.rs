@@ -14,7 +14,7 @@ const NEED_ROOT: [&str; 8] = [
     "changes_its_root",
     "hardlinks_a_library_into_its_directory",
     "joins_a_namespace",
-    "makes_a_device",
+    "creates_a_device_node",
     "mounts_a_file_system",
     "overwrites_a_library",
     "poisons_the_bytecode_of_a_library",

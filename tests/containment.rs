@@ -71,17 +71,21 @@ macro_rules! offenders {
 }
 
 offenders! {
-    asks_the_runtime_api_and_the_metadata_servers
     becomes_root
     changes_its_personality
     changes_its_root
     changes_the_priority_of_another_process
     connects_over_loopback
     connects_to_a_unix_socket
+    connects_to_the_runtime_api_and_the_metadata_servers
     connects_to_the_service_itself
+    creates_a_device_node
+    creates_a_posix_message_queue
+    creates_a_system_v_message_queue
+    creates_semaphores
+    creates_shared_memory
     enlarges_a_pipe
     enters_a_new_namespace
-    enters_through_the_32_bit_gate
     executes_a_program
     executes_a_program_from_memory
     fills_its_scratch_directory_with_bytes
@@ -89,36 +93,31 @@ offenders! {
     finds_inherited_descriptors
     finds_secrets_in_its_environment
     forks
-    forks_by_a_bare_clone
-    forks_by_clone3
-    handles_page_faults_of_the_kernel
+    forks_with_clone
+    forks_with_clone3
     hardlinks_a_library_into_its_directory
     installs_a_filter_of_its_own
     joins_a_namespace
     keeps_a_key_in_a_keyring
     leaves_a_daemon
     limits_another_process
-    links_its_way_out
     lists_the_descriptors_of_others
     lists_the_root_directory
+    loads_a_bpf_program
     loads_a_kernel_module
-    loads_a_program_into_the_kernel
-    makes_a_device
-    makes_a_message_queue
-    makes_a_posix_queue
-    makes_semaphores
-    makes_shared_memory
+    makes_a_32_bit_system_call
     maps_memory_writable_and_executable
-    measures_the_kernel
     mounts_a_file_system
-    opens_a_handle_of_another_process
-    opens_a_socket_of_some_family
+    opens_a_performance_counter
+    opens_a_pidfd_of_another_process
+    opens_a_socket_of_any_family
     opens_an_internet_socket
     opens_the_memory_of_its_parent
     overwrites_a_library
     poisons_the_bytecode_of_a_library
     queues_a_signal_to_another_process
     raises_its_own_limits
+    reads_outside_through_a_symlink
     reads_the_binary_of_the_service
     reads_the_command_line_of_others
     reads_the_environment_of_others
@@ -128,7 +127,7 @@ offenders! {
     resolves_a_name
     sends_through_a_socket_pair_to_an_address
     signals_a_thread_of_another_process
-    signals_everybody
+    signals_every_process
     signals_its_parent
     signals_its_process_group
     spawns_a_program
@@ -138,6 +137,7 @@ offenders! {
     takes_capabilities
     traces_its_parent
     uses_io_uring
+    uses_userfaultfd
     writes_outside_its_scratch_directory
 }
 

@@ -33,7 +33,7 @@ pub(super) const IDLE: Fork = Fork::Shell("printf 'R\\000\\000\\000\\000' >&0; e
 pub(super) fn start(fork: Fork) -> Arc<Zygote> {
     let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
     let (ours, theirs) = pair.unwrap();
-    let process = Command::new("sleep").arg("60").spawn().unwrap();
+    let process = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().unwrap();
     let pid = Pid::from_raw(process.id() as i32);
     let zygote = Zygote::connect(ours, pid).unwrap();
     std::thread::spawn(move || carry_out_orders(&theirs, fork, process));
@@ -62,7 +62,9 @@ fn carry_out_orders(control: &OwnedFd, fork: Fork, mut process: Child) {
             Fork::Shell(script) => {
                 let channel = descriptors.into_iter().next().unwrap();
                 let mut shell = Command::new("sh");
-                let shell = shell.args(["-c", script]).stdin(Stdio::from(channel)).spawn();
+                let shell =
+                    shell.args(["-c", script]).stdin(Stdio::from(channel)).stdout(Stdio::null());
+                let shell = shell.stderr(Stdio::null()).spawn();
                 workers.insert(worker, shell.unwrap());
             }
             Fork::Dies => drop(descriptors),

@@ -58,7 +58,7 @@ async fn a_worker_that_does_not_start_has_an_error_of_its_own() {
 #[tokio::test]
 async fn a_value_frame_is_the_result() {
     let execution = run(
-        "printf 'R\\000\\000\\000\\000' >&0; head -c 1 >/dev/null; printf 'V\\002\\000\\000\\00042' >&0; sleep 60",
+        "printf 'R\\000\\000\\000\\000' >&0; head -c 1 >/dev/null; printf 'V\\002\\000\\000\\00042' >&0; exec sleep 60",
     )
     .await;
     assert_eq!(execution.outcome.unwrap().result.get(), "42");
