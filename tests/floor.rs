@@ -8,10 +8,11 @@ mod common;
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Server, binary, declared_tier, is_root, mainbox, not_run, output, python};
-use indoc::indoc;
+use indoc::{formatdoc, indoc};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use serde_json::json;
 
@@ -273,4 +274,45 @@ fn a_worker_whose_lock_down_fails_gets_no_request() {
         health.json(),
         json!({"status": "unhealthy", "error": "workers cannot be started; the log says why"})
     );
+}
+
+/// A script decides how many files it leaves, and removing them takes seconds. Two scripts, one that ends its process and
+/// one that returns, leave directories: each takes longer to remove than to create.
+#[test]
+fn requests_are_answered_while_the_leftovers_of_a_script_are_removed() {
+    let settings = [("MAINBOX_FLOOR", "seccomp"), ("MAINBOX_PRELOAD", "")];
+    let server = Server::direct(&mut without(&[libc::SYS_unshare, libc::SYS_mount], &settings));
+    let litter = |end: &str| {
+        formatdoc! {r#"
+            import os, time
+
+            def main():
+                end, number = time.monotonic() + 3, 0
+                while time.monotonic() < end:
+                    for number in range(number, number + 100):
+                        os.mkdir(f"d{{number}}")
+                    number += 1
+                {end}
+        "#}
+    };
+    let done = AtomicBool::new(false);
+    let slowest = std::thread::scope(|scope| {
+        let probe = scope.spawn(|| {
+            let mut slowest = Duration::ZERO;
+            while !done.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                server.get("/health");
+                slowest = slowest.max(began.elapsed());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            slowest
+        });
+        assert_eq!(server.run(&litter("os._exit(0)")).failure().1, "exit");
+        assert_eq!(server.run(&litter("return 1")).status, 200);
+        assert_eq!(server.run("def main(): return 1").status, 200);
+        std::thread::sleep(Duration::from_secs(1));
+        done.store(true, Ordering::Relaxed);
+        probe.join().unwrap()
+    });
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 }

@@ -1,5 +1,6 @@
 //! Admission: how many scripts run at once and how many requests wait for that.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
@@ -25,21 +26,39 @@ impl Admission {
         }
     }
 
-    /// Waits for a permit to run one script.
+    /// Waits for `ready_pool`, the pool of a request once it has workers, and then for a permit to run one script. In this
+    /// order, so that requests that wait for a slow import keep no permit from requests that need none. A request that
+    /// waits for either has a place in the queue.
     ///
     /// # Errors
-    /// `busy` when the queue is full.
-    pub(super) async fn run_permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        if let Ok(permit) = Arc::clone(&self.run_permits).try_acquire_owned() {
-            return Ok(permit);
+    /// Those of `ready_pool`, and `busy` when the queue is full.
+    pub(super) async fn run_permit<P>(
+        &self,
+        ready_pool: impl Future<Output = Result<P, Failure>>,
+    ) -> Result<(P, OwnedSemaphorePermit), Failure> {
+        let mut ready_pool = pin!(ready_pool);
+        let mut pool = tokio::select! {
+            biased;
+            pool = &mut ready_pool => Some(pool?),
+            () = std::future::ready(()) => None,
+        };
+        if let Some(ready) = pool.take() {
+            match Arc::clone(&self.run_permits).try_acquire_owned() {
+                Ok(permit) => return Ok((ready, permit)),
+                Err(_) => pool = Some(ready),
+            }
         }
         let Ok(_place) = self.queue_places.try_acquire() else {
             return Err(Failure::new(Kind::Busy, "All workers are busy and the queue is full"));
         };
-        Arc::clone(&self.run_permits)
-            .acquire_owned()
-            .await
-            .map_err(|_| Failure::new(Kind::Busy, "The service is shutting down"))
+        let pool = match pool {
+            Some(pool) => pool,
+            None => ready_pool.await?,
+        };
+        let permit = Arc::clone(&self.run_permits).acquire_owned().await;
+        let permit =
+            permit.map_err(|_| Failure::new(Kind::Busy, "The service is shutting down"))?;
+        Ok((pool, permit))
     }
 
     /// Waits until no script runs, and keeps others from running until the permits are dropped.
@@ -65,20 +84,23 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{pending, ready};
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
     async fn a_request_beyond_slots_and_queue_is_busy() {
         let admission = Arc::new(Admission::new(1, 1));
-        let running = admission.run_permit().await.unwrap();
+        let running = admission.run_permit(ready(Ok(()))).await.unwrap();
         assert_eq!((admission.running(), admission.has_waiters()), (1, false));
         let waiting = tokio::spawn({
             let admission = Arc::clone(&admission);
-            async move { admission.run_permit().await.map(drop) }
+            async move { admission.run_permit(ready(Ok(()))).await.map(drop) }
         });
         tokio::task::yield_now().await;
         assert_eq!((admission.running(), admission.waiting()), (1, 1));
-        let refused = admission.run_permit().await.unwrap_err();
+        let refused = admission.run_permit(ready(Ok(()))).await.unwrap_err();
         assert_eq!((refused.kind, refused.retry_after), (Kind::Busy, Some(1)));
         drop(running);
         waiting.await.unwrap().unwrap();
@@ -88,9 +110,30 @@ mod tests {
     #[tokio::test]
     async fn a_cancelled_request_leaves_the_queue() {
         let admission = Admission::new(1, 1);
-        let _running = admission.run_permit().await.unwrap();
-        let waiting = admission.run_permit();
-        assert!(tokio::time::timeout(std::time::Duration::ZERO, waiting).await.is_err());
+        let _running = admission.run_permit(ready(Ok(()))).await.unwrap();
+        let waiting = admission.run_permit(ready(Ok(())));
+        assert!(tokio::time::timeout(Duration::ZERO, waiting).await.is_err());
         assert_eq!(admission.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_whose_pool_is_not_ready_waits_in_the_queue_without_a_permit() {
+        let admission = Admission::new(1, 1);
+        let mut waiting = pin!(admission.run_permit::<()>(pending()));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut waiting).await.is_err());
+        assert_eq!((admission.running(), admission.waiting()), (0, 1));
+        let running = admission.run_permit(ready(Ok(()))).await.unwrap();
+        assert_eq!(admission.running(), 1);
+        let refused = admission.run_permit::<()>(pending()).await.unwrap_err();
+        assert_eq!(refused.kind, Kind::Busy);
+        drop(running);
+    }
+
+    #[tokio::test]
+    async fn a_request_whose_pool_fails_gets_its_error_and_no_permit() {
+        let admission = Admission::new(1, 1);
+        let failed = ready(Err::<(), _>(Failure::new(Kind::Internal, "no")));
+        assert_eq!(admission.run_permit(failed).await.unwrap_err().kind, Kind::Internal);
+        assert_eq!((admission.running(), admission.waiting()), (0, 0));
     }
 }

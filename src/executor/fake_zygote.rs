@@ -20,6 +20,8 @@ use super::zygote::Zygote;
 pub(super) enum Fork {
     /// The worker is this shell script. Its standard input is the channel.
     Shell(&'static str),
+    /// As [`IDLE`], but no worker is ever reported as reaped.
+    NeverReaped,
     /// The channel closes before the worker is ready.
     Dies,
     /// The fork fails with this errno.
@@ -27,7 +29,9 @@ pub(super) enum Fork {
 }
 
 /// A worker that is ready and waits for ever.
-pub(super) const IDLE: Fork = Fork::Shell("printf 'R\\000\\000\\000\\000' >&0; exec sleep 60");
+pub(super) const IDLE: Fork = Fork::Shell(READY_SCRIPT);
+
+const READY_SCRIPT: &str = "printf 'R\\000\\000\\000\\000' >&0; exec sleep 60";
 
 /// Starts a fake zygote that is ready. Its process id is that of a process that can be killed.
 pub(super) fn start(fork: Fork) -> Arc<Zygote> {
@@ -50,6 +54,9 @@ fn carry_out_orders(control: &OwnedFd, fork: Fork, mut process: Child) {
     while let Some((order, descriptors)) = receive(control) {
         let worker = order["worker"].as_u64().unwrap();
         if order["order"] == "reap" {
+            if matches!(fork, Fork::NeverReaped) {
+                continue;
+            }
             let child: Option<Child> = workers.remove(&worker);
             let status = child.map_or(0, |mut child| child.wait().unwrap().into_raw());
             report(
@@ -59,7 +66,8 @@ fn carry_out_orders(control: &OwnedFd, fork: Fork, mut process: Child) {
             continue;
         }
         match fork {
-            Fork::Shell(script) => {
+            Fork::Shell(_) | Fork::NeverReaped => {
+                let script = if let Fork::Shell(script) = fork { script } else { READY_SCRIPT };
                 let channel = descriptors.into_iter().next().unwrap();
                 let mut shell = Command::new("sh");
                 let shell =

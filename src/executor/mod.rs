@@ -144,9 +144,12 @@ impl Executor {
     /// self-test.
     pub async fn execute(&self, job: Job) -> Result<Execution, Failure> {
         let arrived = Instant::now();
-        let run_permit = self.admission.run_permit().await?;
-        let pool = self.pool_for(&job.script).await;
-        self.wait_self_test(pool).await?;
+        let ready_pool = async {
+            let pool = self.pool_for(&job.script).await;
+            self.wait_self_test(pool).await?;
+            Ok(pool)
+        };
+        let (pool, run_permit) = self.admission.run_permit(ready_pool).await?;
         self.run(pool, &job, arrived, Some(run_permit)).await
     }
 
@@ -162,11 +165,11 @@ impl Executor {
         // kills them.
         for is_last_try in [one_at_a_time, true] {
             let mut worker = pool.take().await.ok_or_else(cannot_start)?;
-            // The permit is released with the response or, where workers are not separated, once the leftovers are
-            // removed.
-            worker.begin_use(if one_at_a_time { run_permit.take() } else { None });
             // Dropped in every case, even when the client disconnects and this future is cancelled.
             let _refill = Refill { executor: self, pool };
+            // The permit is released with the response or, where workers are not separated, once the leftovers are
+            // removed.
+            worker.begin_use(if one_at_a_time { run_permit.take() } else { None }).await;
             let run = worker.run(job, &self.config, arrived.elapsed(), is_last_try);
             let Some((execution, process)) = run.await else { continue };
             if !one_at_a_time && !self.admission.has_waiters() {

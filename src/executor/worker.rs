@@ -35,8 +35,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// How long the report of a failed fork may take after the channel has closed.
 const FORK_REPORT_GRACE: Duration = Duration::from_millis(50);
-/// How long the zygote may take to reap a worker that was killed.
-const REAP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the zygote may take to reap a worker that was killed, before that is logged.
+const REAP_TIMEOUT: Duration =
+    if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(5) };
 /// A worker that waits for its request.
 pub(super) struct Worker {
     process: Process,
@@ -135,6 +136,12 @@ impl Worker {
                 .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
+    /// Its scratch directory.
+    #[cfg(test)]
+    pub(super) fn scratch(&self) -> std::path::PathBuf {
+        self.process.jail.as_ref().unwrap().scratch.path().to_owned()
+    }
+
     /// The id of its process.
     #[cfg(test)]
     pub(super) fn pid(&self) -> Pid {
@@ -144,16 +151,18 @@ impl Worker {
     /// Ends the worker unused, and waits until it is gone.
     pub(super) async fn end(mut self) {
         self.process.kill();
-        let reaped = self.process.zygote.reap(self.process.worker);
-        // Fails when the zygote is gone, and the worker with it.
-        let _ = timeout(REAP_TIMEOUT, reaped).await;
-        self.process.jail = None;
+        let Some(jail) = self.process.jail.take() else { return };
+        let worker = self.process.worker;
+        let reaped = self.process.zygote.reap(worker);
+        // Not forever: the caller waits for this before a snapshot.
+        let given_back = tokio::spawn(give_back(worker, reaped, jail));
+        let _ = timeout(REAP_TIMEOUT, given_back).await;
     }
 
     /// Marks the worker as used. It keeps `run_permit`, if given, until it is gone and its leftovers are removed.
-    pub(super) fn begin_use(&mut self, run_permit: Option<OwnedSemaphorePermit>) {
+    pub(super) async fn begin_use(&mut self, run_permit: Option<OwnedSemaphorePermit>) {
         if let Some(jail) = &mut self.process.jail {
-            jail.begin_use(run_permit);
+            jail.begin_use(run_permit).await;
         }
     }
 
@@ -284,17 +293,20 @@ impl Process {
         let Some(jail) = self.jail.take() else { return };
         let reaped = reaped.unwrap_or_else(|| self.zygote.reap(self.worker));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let worker = self.worker;
-            let give_back = async move {
-                if timeout(REAP_TIMEOUT, reaped).await.is_err() {
-                    tracing::warn!(worker, "a killed worker was not reaped in time");
-                }
-                // Removing a directory that a script filled can take seconds.
-                tokio::task::spawn_blocking(move || drop(jail));
-            };
-            runtime.spawn(give_back.in_current_span());
+            runtime.spawn(give_back(self.worker, reaped, jail).in_current_span());
         }
     }
+}
+
+/// Gives a jail back once its worker is certainly gone. Until then its uid and its directory stay in use, however long
+/// the worker takes to die: a process in an uninterruptible sleep ignores even SIGKILL.
+async fn give_back(worker: u64, mut reaped: oneshot::Receiver<Exit>, jail: Jail) {
+    if timeout(REAP_TIMEOUT, &mut reaped).await.is_err() {
+        tracing::warn!(worker, "a killed worker still lives; its uid and directory stay in use");
+        // Fails when the zygote is gone, and then the kernel kills its workers.
+        let _ = reaped.await;
+    }
+    drop(jail);
 }
 
 impl Drop for Process {

@@ -169,6 +169,7 @@ impl Zygote {
     #[cfg(test)]
     pub(super) fn disconnect(&self) {
         self.shared.state.send_replace(ZygoteState::Gone);
+        *self.awaited() = Awaited::default();
     }
 
     /// Kills the zygote. The kernel kills its workers with it.

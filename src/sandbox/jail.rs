@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::janitor::Bin;
 use super::scratch::Scratch;
 use super::sweep::{Before, Sweeper};
 use super::uids::OwnUid;
 
-/// The resources of one worker: its scratch directory, its Landlock ruleset and its uid. Dropping the jail removes the
-/// worker's leftovers and returns the uid, so the jail must outlive the worker's process.
+/// The resources of one worker: its scratch directory, its Landlock ruleset and its uid. Dropping the jail has the janitor
+/// remove the worker's leftovers and then return the uid, so the jail must outlive the worker's process.
 pub struct Jail {
     /// The worker's scratch directory.
     pub scratch: Scratch,
@@ -20,10 +21,9 @@ pub struct Jail {
     sweeper: Option<Sweeper>,
     before: Option<Before>,
     contamination: Contamination,
-    // These fields must be the last, in this order: fields are dropped in the order of their declaration, and all
-    // leftovers must be removed before another worker gets the uid or the run permit.
     uid: Option<OwnUid>,
     run_permit: Option<OwnedSemaphorePermit>,
+    bin: Bin,
 }
 
 impl Jail {
@@ -34,8 +34,10 @@ impl Jail {
         uid: Option<OwnUid>,
         sweeper: Option<Sweeper>,
         contamination: Contamination,
+        bin: Bin,
     ) -> Jail {
-        Jail { scratch, ruleset, sweeper, before: None, contamination, uid, run_permit: None }
+        let (before, run_permit) = (None, None);
+        Jail { scratch, ruleset, sweeper, before, contamination, uid, run_permit, bin }
     }
 
     /// The worker's own uid; `None` if workers run under the uid of the service.
@@ -45,14 +47,47 @@ impl Jail {
 
     /// Prepares the jail for a script that is about to run in it: takes stock of the files that exist before. Keeps
     /// `run_permit`, if given, until the worker is gone and its leftovers are removed.
-    pub fn begin_use(&mut self, run_permit: Option<OwnedSemaphorePermit>) {
-        self.before = self.sweeper.as_ref().map(|sweeper| sweeper.look(self.uid()));
+    pub async fn begin_use(&mut self, run_permit: Option<OwnedSemaphorePermit>) {
         self.run_permit = run_permit;
+        let Some(sweeper) = self.sweeper.clone() else { return };
+        let uid = self.uid();
+        // On another thread, since scripts decide how many files there are.
+        match tokio::task::spawn_blocking(move || sweeper.look(uid)).await {
+            Ok(before) => self.before = Some(before),
+            // Without the stock, leftovers could not be told from other files.
+            Err(_) => self.contamination.set(),
+        }
     }
 }
 
 impl Drop for Jail {
     fn drop(&mut self) {
+        self.bin.throw(Leftovers {
+            scratch: std::mem::replace(&mut self.scratch, Scratch::Nowhere),
+            sweeper: self.sweeper.take(),
+            before: self.before.take(),
+            contamination: self.contamination.clone(),
+            _uid: self.uid.take(),
+            _run_permit: self.run_permit.take(),
+        });
+    }
+}
+
+/// What remains of a jail when its worker is gone.
+pub(super) struct Leftovers {
+    scratch: Scratch,
+    sweeper: Option<Sweeper>,
+    before: Option<Before>,
+    contamination: Contamination,
+    // These fields must be the last, in this order: fields are dropped in the order of their declaration, and all
+    // leftovers must be removed before another worker gets the uid or the run permit.
+    _uid: Option<OwnUid>,
+    _run_permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Leftovers {
+    /// Removes everything that the worker left. This can take seconds.
+    pub(super) fn remove(self) {
         // A panic here must not let the next script run. The guard is dropped before the uid and the permit.
         let _guard = ContaminateOnPanic(&self.contamination);
         let swept = match (&self.sweeper, &self.before) {
@@ -61,7 +96,7 @@ impl Drop for Jail {
         };
         if let Err(error) = self.scratch.remove().and(swept) {
             tracing::error!(%error, "cannot remove the leftovers of a worker");
-            self.contamination.0.store(true, Ordering::Release);
+            self.contamination.set();
         }
     }
 }
@@ -72,7 +107,7 @@ struct ContaminateOnPanic<'a>(&'a Contamination);
 impl Drop for ContaminateOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.0.store(true, Ordering::Release);
+            self.0.set();
         }
     }
 }
@@ -83,6 +118,10 @@ impl Drop for ContaminateOnPanic<'_> {
 pub(super) struct Contamination(Arc<AtomicBool>);
 
 impl Contamination {
+    fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
     /// Returns whether the leftovers of any worker could not be removed.
     pub(super) fn any(&self) -> bool {
         self.0.load(Ordering::Acquire)

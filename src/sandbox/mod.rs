@@ -2,6 +2,7 @@
 
 mod attempts;
 pub mod jail;
+mod janitor;
 pub mod landlock;
 pub mod layer;
 pub mod namespaces;
@@ -22,6 +23,7 @@ use std::sync::OnceLock;
 use serde::Serialize;
 
 use self::jail::{Contamination, Jail};
+use self::janitor::Janitor;
 use self::layer::Layer;
 use self::namespaces::{Mounts, Plan};
 use self::probe::Probe;
@@ -61,6 +63,9 @@ pub enum SandboxError {
     /// The descriptor of the common Landlock ruleset could not be duplicated for a worker.
     #[error("cannot duplicate the descriptor of the Landlock ruleset: {0}")]
     RulesetDescriptor(std::io::Error),
+    /// The thread that removes leftovers could not be created.
+    #[error("cannot create the thread that removes leftovers: {0}")]
+    Janitor(std::io::Error),
     /// Every worker uid is in use.
     #[error("every worker uid is in use")]
     NoUid,
@@ -77,6 +82,8 @@ pub struct Sandbox {
     common_ruleset: OnceLock<OwnedFd>,
     uids: Option<Uids>,
     readable: Vec<PathBuf>,
+    // Before the scratch root, which is removed when it is dropped, so that the two do not remove the same files.
+    janitor: Janitor,
     scratch: ScratchRoot,
     filters: Vec<Vec<u8>>,
     plan: Plan,
@@ -150,6 +157,7 @@ impl Sandbox {
             uids: own_uids.then(Uids::new),
             layers: probe.layers,
             readable: probe.readable,
+            janitor: Janitor::start().map_err(SandboxError::Janitor)?,
             scratch: probe.scratch,
             plan,
             filters: filters.iter().map(seccomp::to_bytes).collect(),
@@ -232,7 +240,8 @@ impl Sandbox {
                 Some(common.map_err(SandboxError::RulesetDescriptor)?)
             }
         };
-        Ok(Jail::new(scratch, ruleset, uid, self.sweeper.clone(), self.contamination.clone()))
+        let (sweeper, contamination) = (self.sweeper.clone(), self.contamination.clone());
+        Ok(Jail::new(scratch, ruleset, uid, sweeper, contamination, self.janitor.bin()))
     }
 
     /// Returns the ruleset of workers that mount their scratch directory or have none. A rule on the mount point would
@@ -258,6 +267,7 @@ impl Sandbox {
             common_ruleset: OnceLock::new(),
             uids: None,
             readable: vec![],
+            janitor: Janitor::start().unwrap(),
             scratch: ScratchRoot::create().unwrap(),
             filters: vec![],
             plan: Plan::default(),

@@ -75,3 +75,20 @@ async fn an_exit_without_an_answer_is_explained_by_its_status() {
     // As the zygote reports it, less what the worker had used before the request.
     assert!(execution.cpu > Duration::from_secs(4), "{:?}", execution.cpu);
 }
+
+#[tokio::test]
+async fn the_jail_of_a_worker_is_given_back_only_once_it_is_reaped() {
+    for (fork, stays) in [(IDLE, false), (Fork::NeverReaped, true)] {
+        let (zygote, sandbox) = (fake_zygote::start(fork), Sandbox::without_isolation());
+        let worker = Worker::start(1, &zygote, &sandbox, &config(), false).await.unwrap();
+        let scratch = worker.scratch();
+        assert!(scratch.is_dir());
+        drop(worker);
+        tokio::time::sleep(REAP_TIMEOUT * 3).await;
+        assert_eq!(scratch.is_dir(), stays);
+        // As when the zygote dies, and its workers with it.
+        zygote.disconnect();
+        tokio::time::sleep(REAP_TIMEOUT).await;
+        assert!(!scratch.is_dir());
+    }
+}
