@@ -178,6 +178,24 @@ fn a_script_without_heavy_imports_runs_while_the_heavy_ones_load() {
 }
 
 #[test]
+fn a_request_that_waits_for_a_slow_import_keeps_no_permit_from_one_that_needs_none() {
+    let slow = OwnPython::slow(6);
+    let server = Server::start_unready(&[
+        ("MAINBOX_PRELOAD", "slow"),
+        ("MAINBOX_PYTHON", slow.python.as_str()),
+        ("MAINBOX_CONCURRENCY", "1"),
+    ]);
+    let waiting = server.begin(
+        "connection: close\r\n",
+        &json!({"script": "import slow\ndef main(): return 'slow'"}),
+    );
+    server.wait_for_metric("mainbox_waiting 1");
+    assert_eq!(server.run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
+    assert_eq!(server.get("/health").json(), json!({"status": "starting"}));
+    assert!(read_to_end(waiting).ends_with(r#"{"result":"slow","stdout":""}"#));
+}
+
+#[test]
 fn a_signal_ends_the_server_after_the_running_requests_with_code_0() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let mut server = Server::start(QUICK);
