@@ -1,7 +1,7 @@
 //! Starts mainbox: parses the command line, reads the configuration, establishes the sandbox, and runs a command or a
 //! front.
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -76,14 +76,15 @@ impl StartError {
 }
 
 fn main() -> ExitCode {
-    match start() {
+    let ended = start();
+    log::flush();
+    match ended {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         // This also handles `--help` and `--version`, which clap prints to stdout with exit code 0.
         Err(StartError::Arguments(error)) => error.exit(),
         Err(error) => {
-            // Fails only if stderr is closed, and then nobody can read the message.
-            let _ = writeln!(io::stderr(), "mainbox: {error}");
+            log::write_last(&format!("mainbox: {error}\n"));
             ExitCode::from(error.exit_code())
         }
     }
@@ -117,6 +118,7 @@ fn start() -> Result<bool, StartError> {
     if let Err(error) = sys::set_non_dumpable() {
         tracing::warn!(%error, "cannot become non-dumpable");
     }
+    log::write_in_background()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let executor = Executor::start(Arc::new(config), Arc::new(sandbox), python);

@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{
-    OwnPython, Server, children, load_until_refused, mainbox, not_run, output, python, read_to_end,
-    scratch_roots, script, server,
+    OwnPython, Server, children, free_port, load_until_refused, mainbox, not_run, output, python,
+    read_to_end, scratch_roots, script, server,
 };
 use indoc::indoc;
 use nix::sys::signal::{Signal, kill};
@@ -587,6 +587,34 @@ fn every_request_is_one_line_for_cloud_logging_without_its_content() {
         );
     }
     assert!(!server.log().contains("sesame"), "{}", server.log());
+}
+
+#[test]
+fn a_log_that_is_not_read_delays_no_request_and_its_lost_lines_are_counted() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let port = free_port();
+    let mut command = mainbox(QUICK);
+    command.env("PORT", port.to_string()).stdout(Stdio::null()).stderr(writer);
+    let mut process = command.spawn().unwrap();
+    drop(command);
+    let url = format!("http://127.0.0.1:{port}");
+    let get = |path: &str| common::request("GET", &format!("{url}{path}"), None, b"");
+    while get("/health").is_err() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // More lines than the queue and the pipe hold.
+    for _ in 0..2000 {
+        assert_eq!(get("/openapi.yaml").unwrap().status, 200);
+    }
+    let metrics = get("/metrics").unwrap().body;
+    let lost = metrics.lines().find_map(|line| line.strip_prefix("mainbox_log_lines_lost_total "));
+    assert!(lost.unwrap().parse::<u64>().unwrap() > 100, "{metrics}");
+    kill(Pid::from_raw(process.id() as i32), Signal::SIGTERM).unwrap();
+    let mut log = String::new();
+    std::io::Read::read_to_string(&mut reader, &mut log).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(0));
+    let reports = log.lines().filter(|line| line.contains("log lines were lost")).count();
+    assert_eq!(reports, 1, "{log}");
 }
 
 #[test]

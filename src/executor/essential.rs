@@ -16,6 +16,7 @@ impl Drop for ExitOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             tracing::error!("a task of the supervisor panicked; the process exits");
+            crate::telemetry::log::flush();
             std::process::exit(1);
         }
     }

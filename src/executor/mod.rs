@@ -39,6 +39,7 @@ use crate::api::catalogue::{Failure, Kind};
 use crate::config::Config;
 use crate::python::interpreter::Python;
 use crate::sandbox::Sandbox;
+use crate::telemetry::log;
 use crate::telemetry::prometheus::Metrics;
 
 /// The error of every request after the leftovers of a script could not be removed.
@@ -316,6 +317,8 @@ impl Executor {
     pub fn updated_metrics(&self) -> &Metrics {
         self.metrics.running.set(self.admission.running() as i64);
         self.metrics.waiting.set(self.admission.waiting() as i64);
+        let new_lost = log::lost_lines().saturating_sub(self.metrics.log_lines_lost.get());
+        self.metrics.log_lines_lost.inc_by(new_lost);
         self.pools().for_each(|pool| pool.update_metrics());
         &self.metrics
     }

@@ -3,6 +3,8 @@
 use std::backtrace::Backtrace;
 use std::fmt;
 use std::io::{self, IsTerminal, Write as _};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -16,9 +18,13 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::lossy_writer::LossyWriter;
+
 /// AWS Lambda sets this to the log level of the function:
 /// <https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html>.
 const LAMBDA_LEVEL: &str = "AWS_LAMBDA_LOG_LEVEL";
+/// How long the end of the process waits for the log to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// The fields `httpRequest.*` become one JSON object, as Google's Cloud Logging expects.
 const NESTED: &str = "httpRequest";
 /// Fields with these prefixes are for programs and are not shown on a terminal.
@@ -90,13 +96,52 @@ fn log_panics() {
     }));
 }
 
+/// Writes the log in the background from now on: a reader of stderr that is slow or stops then costs lines instead of
+/// requests. Called once the process may have more than one thread.
+///
+/// # Errors
+/// When no thread can be created.
+pub fn write_in_background() -> io::Result<()> {
+    let writer = LossyWriter::start(io::stderr(), |lost| {
+        tracing::warn!(lost, "log lines were lost, since stderr was not read in time");
+    })?;
+    let _ = BACKGROUND.set(writer);
+    Ok(())
+}
+
+/// The number of log lines that were lost so far.
+pub fn lost_lines() -> u64 {
+    BACKGROUND.get().map_or(0, LossyWriter::lost)
+}
+
+/// Writes `text` to stderr behind the log, and waits for both for at most half a second. For the last words of the
+/// process.
+pub fn write_last(text: &str) {
+    let _ = LossyStderr.write_all(text.as_bytes());
+    flush();
+}
+
+/// Waits until the log is written, for at most half a second. Called before the process exits or may be frozen.
+pub fn flush() {
+    if let Some(writer) = BACKGROUND.get() {
+        writer.flush(FLUSH_TIMEOUT);
+    }
+}
+
+static BACKGROUND: OnceLock<LossyWriter> = OnceLock::new();
+
 /// Standard error. Lines are lost if the reader is gone: reporting the error would write to the same closed stream and
 /// end the process.
 struct LossyStderr;
 
 impl io::Write for LossyStderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let _ = io::stderr().write_all(line);
+        match BACKGROUND.get() {
+            Some(writer) => writer.write(line.to_vec()),
+            None => {
+                let _ = io::stderr().write_all(line);
+            }
+        }
         Ok(line.len())
     }
 

@@ -57,6 +57,8 @@ pub struct Metrics {
     pub zygote_restarts: Family<Zygote, Counter>,
     /// Workers whose lockdown failed. They got no request.
     pub lockdown_failures: Counter,
+    /// Log lines that were lost, since stderr was not read in time.
+    pub log_lines_lost: Counter,
 }
 
 impl Metrics {
@@ -81,6 +83,7 @@ impl Metrics {
             spares: Family::default(),
             zygote_restarts: Family::default(),
             lockdown_failures: Counter::default(),
+            log_lines_lost: Counter::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -125,6 +128,11 @@ impl Metrics {
             "lockdown_failures",
             "Workers whose lockdown failed",
             metrics.lockdown_failures.clone(),
+        );
+        registry.register(
+            "log_lines_lost",
+            "Log lines that were lost, since stderr was not read in time",
+            metrics.log_lines_lost.clone(),
         );
         Metrics { registry, ..metrics }
     }

@@ -493,7 +493,7 @@ fn function_folder(command: &Command) -> PathBuf {
 }
 
 /// Returns a port that nothing listens on.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 

@@ -5,7 +5,6 @@
 
 pub mod event;
 
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -28,6 +27,8 @@ use crate::executor::Executor;
 use crate::handler::{Deadline, Handler};
 use crate::telemetry::emf;
 use crate::telemetry::execution_record::{ExecutionRecord, milliseconds};
+use crate::telemetry::log;
+use crate::telemetry::lossy_writer::LossyWriter;
 use crate::telemetry::request_id::RequestId;
 
 /// How long the initialization waits for everything to be ready. Lambda allows 10 seconds and then starts again:
@@ -35,6 +36,8 @@ use crate::telemetry::request_id::RequestId;
 const INIT_TIMEOUT: Duration = Duration::from_millis(7500);
 /// How much of an invocation's time is reserved for sending the response.
 const RESPONSE_TIME: Duration = Duration::from_millis(500);
+/// How long the end of an invocation waits for metrics to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// The initialization type before a snapshot. It has no limit of 10 seconds.
 const SNAP_START: &str = "snap-start";
 
@@ -53,12 +56,19 @@ pub async fn serve(executor: Arc<Executor>, handler: Handler) -> Result<(), Lamb
     let settled = Arc::clone(&executor);
     let panicked = Arc::new(AtomicBool::new(false));
     let guard = PanicGuard(Arc::clone(&panicked));
-    let runtime =
-        Runtime::new(service_fn(move |event| invoke(handler.clone(), guard.clone(), event)))
-            .layer(ThenLayer::new(move |sent| {
-                settle(Arc::clone(&settled), panicked.load(Ordering::Relaxed), sent)
-            }))
-            .register_snapstart_resource(Arc::new(Spares(executor)));
+    let metrics = LossyWriter::start(std::io::stdout(), |lost| {
+        tracing::warn!(lost, "metrics were lost, since stdout was not read in time");
+    });
+    let metrics = Arc::new(metrics.map_err(|error| LambdaError(error.into()))?);
+    let settled_metrics = Arc::clone(&metrics);
+    let runtime = Runtime::new(service_fn(move |event| {
+        invoke(handler.clone(), Arc::clone(&metrics), guard.clone(), event)
+    }))
+    .layer(ThenLayer::new(move |sent| {
+        let metrics = Arc::clone(&settled_metrics);
+        settle(Arc::clone(&settled), metrics, panicked.load(Ordering::Relaxed), sent)
+    }))
+    .register_snapstart_resource(Arc::new(Spares(executor)));
     runtime.run().await.map_err(LambdaError)
 }
 
@@ -96,17 +106,19 @@ impl Drop for PanicGuard {
 
 async fn invoke(
     handler: Handler,
+    metrics: Arc<LossyWriter>,
     _guard: PanicGuard,
     event: LambdaEvent<Box<RawValue>>,
 ) -> Result<Box<RawValue>, Error> {
     let (event, context) = event.into_parts();
     // The name that AWS's own log lines use.
     let span = tracing::error_span!("request", requestId = context.request_id);
-    respond(handler, event, context).instrument(span).await
+    respond(handler, &metrics, event, context).instrument(span).await
 }
 
 async fn respond(
     handler: Handler,
+    metrics: &LossyWriter,
     event: Box<RawValue>,
     context: Context,
 ) -> Result<Box<RawValue>, Error> {
@@ -126,7 +138,7 @@ async fn respond(
     if let Some(id) = RequestId::accept(&context.request_id) {
         response.headers_mut().insert(REQUEST_ID, id.header());
     }
-    log(&handler, &context, &response);
+    log_invocation(&handler, metrics, &context, &response);
     let wrapped = event::response(form, buffered(response).await);
     let length = wrapped.get().len();
     if length <= LAMBDA_RESPONSE_BYTES {
@@ -154,7 +166,12 @@ fn deadline(context: &Context) -> Deadline {
     Deadline(Instant::now() + left.saturating_sub(RESPONSE_TIME))
 }
 
-fn log(handler: &Handler, context: &Context, response: &Response<Full<Bytes>>) {
+fn log_invocation(
+    handler: &Handler,
+    metrics: &LossyWriter,
+    context: &Context,
+    response: &Response<Full<Bytes>>,
+) {
     let record = response.extensions().get::<ExecutionRecord>();
     tracing::info!(
         status = response.status().as_u16(),
@@ -167,19 +184,24 @@ fn log(handler: &Handler, context: &Context, response: &Response<Full<Bytes>>) {
     );
     if let (Some(record), Metrics::Emf) = (record, handler.config().metrics) {
         let line = emf::line(record, &context.env_config.function_name, SystemTime::now());
-        if let Err(error) = writeln!(std::io::stdout(), "{line}") {
-            tracing::warn!(%error, "cannot write metrics");
-        }
+        metrics.write(format!("{line}\n").into_bytes());
     }
 }
 
 /// Runs after each response has been sent.
 async fn settle(
     executor: Arc<Executor>,
+    metrics: Arc<LossyWriter>,
     panicked: bool,
     sent: Result<(), Error>,
 ) -> Result<(), Error> {
     sent?;
+    // The environment may be frozen next. On another thread, since this waits for the reader of the log.
+    let flush = move || {
+        log::flush();
+        metrics.flush(FLUSH_TIMEOUT);
+    };
+    let _ = tokio::task::spawn_blocking(flush).await;
     if panicked {
         return Err("the supervisor panicked".into());
     }
