@@ -178,6 +178,50 @@ fn a_script_without_heavy_imports_runs_while_the_heavy_ones_load() {
 }
 
 #[test]
+fn a_preload_module_that_exits_or_fails_loudly_is_named_and_the_service_runs_without_it() {
+    let python = OwnPython::with(&[
+        ("exits.py", "import sys\nsys.exit('no license')\n"),
+        ("loud.py", "raise ImportError('x' * 70_000)\n"),
+        ("stops.py", "class Stop(BaseException): pass\nraise Stop('\\udcff')\n"),
+        (
+            "threaded.py",
+            "import threading, time\nthreading.Thread(target=time.sleep, args=(99,), daemon=True).start()\n",
+        ),
+    ]);
+    let server = Server::start(&[
+        ("MAINBOX_PRELOAD", "exits,loud,stops,threaded"),
+        ("MAINBOX_PYTHON", python.python.as_str()),
+    ]);
+    for (module, error) in
+        [("exits", "SystemExit: no license"), ("loud", "characters left out"), ("stops", "Stop: ?")]
+    {
+        let line = server.log_line(&format!(r#""module":"{module}""#), 1);
+        assert!(line.contains(error) && line.len() < 3000, "{line}");
+    }
+    let line = server.log_line("left threads running", 1);
+    assert!(line.contains(r#""module":"threaded""#), "{line}");
+    assert_eq!(server.get("/about").json()["packages"], json!({"threaded": ""}));
+    assert_eq!(server.run("def main(): return 1").status, 200);
+}
+
+#[test]
+fn a_worker_that_fails_after_its_lockdown_names_the_step_in_the_log() {
+    let breaks = indoc! {r#"
+        import json, os
+
+        def broken(*_, **__):
+            raise RuntimeError("broken in the child")
+
+        os.register_at_fork(after_in_child=lambda: setattr(json, "loads", broken))
+    "#};
+    let python = OwnPython::with(&[("breaks.py", breaks)]);
+    let settings = [("MAINBOX_PRELOAD", "breaks"), ("MAINBOX_PYTHON", python.python.as_str())];
+    let server = Server::start_unready(&settings);
+    let line = server.log_line("step warm_up of its start failed", 1);
+    assert!(line.contains("RuntimeError: broken in the child"), "{line}");
+}
+
+#[test]
 fn a_request_that_waits_for_a_slow_import_keeps_no_permit_from_one_that_needs_none() {
     let slow = OwnPython::slow(6);
     let server = Server::start_unready(&[

@@ -38,6 +38,15 @@ def cut(text: str, most: int) -> str:
     return f"{text[: most // 2]}\n[... {len(text) - most} characters left out ...]\n{text[-most // 2 :]}"
 
 
+def type_and_message(error: BaseException) -> str:
+    """Returns the type and message of an exception as valid text, even if its message cannot be computed."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:
+        text = type(error).__name__
+    return text.encode("utf-8", "replace").decode()
+
+
 def without_server_paths(fields: dict[str, object]) -> dict[str, object]:
     """Replaces the directories of the server's Python, which libraries name in their messages."""
     # Without /usr, which is the prefix of the system's Python and the beginning of many other paths. The longest first,

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .audit_hook import install as install_audit_hook
-from .failure import ScriptFailure
+from .failure import ScriptFailure, cut, type_and_message
 from .frames import Channel, ChannelClosed
 from .lockdown import CHANNEL, RULESET, LockdownError, lock_down, lower_limits
 from .outputs import Directory
@@ -28,6 +28,8 @@ SCRIPT, INPUT, FILE, RUN = b"S", b"I", b"D", b"R"
 # Types of frames from a worker. Files have the type FILE in both directions.
 READY, LOCKDOWN, VALUE, FAILURE = b"R", b"L", b"V", b"F"
 NAME_LENGTH = struct.Struct("<H")
+# The longest reason for a failed start that is logged, characters.
+MAX_REASON = 2000
 
 
 def live(
@@ -38,26 +40,43 @@ def live(
     zygote: int,
 ) -> NoReturn:
     """Runs in the child of the fork. `descriptors` are channel, stdout, stderr and, if there is one, the ruleset."""
+    channel = Channel(descriptors[0])
+    step = "descriptors"
     try:
-        channel = Channel(CHANNEL)
         place_descriptors(descriptors)
+        channel = Channel(CHANNEL)
         order["ruleset"] = len(descriptors) > RULESET - 1
-        try:
-            lock_down(lockdown, order, zygote)
-        except LockdownError as failure:
-            channel.send(LOCKDOWN, json.dumps({"step": failure.step, "error": failure.error}).encode())
-            os._exit(1)
+        lock_down(lockdown, order, zygote)
+        step = "process_state"
         reset_process_state(order["scratch"])
+        step = "work_dir"
         work_dir = Directory(order["scratch"]) if late_limits is None else late_limits.work_dir()
         if order["warm_up"]:
+            step = "warm_up"
             warm_up(work_dir)
+        step = "audit_hook"
         install_audit_hook()
         channel.send(READY)
+    except BaseException as error:
+        try:
+            report_failure(channel, step, error)
+        finally:
+            os._exit(1)
+    try:
         serve(channel, work_dir, late_limits)
     except ChannelClosed:
         os._exit(0)
     finally:
         os._exit(1)
+
+
+def report_failure(channel: Channel, step: str, error: BaseException) -> None:
+    """Tells the supervisor which step of the start failed, and how."""
+    if isinstance(error, LockdownError):
+        step, reason = error.step, error.error
+    else:
+        reason = type_and_message(error)
+    channel.send(LOCKDOWN, json.dumps({"step": step, "error": cut(reason, MAX_REASON)}).encode())
 
 
 def place_descriptors(descriptors: list[int]) -> None:

@@ -11,9 +11,10 @@ import signal
 import socket
 import sys
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import worker
+from .failure import cut, type_and_message
 from .import_home import import_home
 from .lockdown import PR_SET_DUMPABLE, Filter, prctl
 from .warmup import warm_up
@@ -28,6 +29,9 @@ MAX_ORDER_BYTES = 1 << 16
 MAX_DESCRIPTORS = 8
 # The report must fit in one packet.
 MAX_INSTALLED = 500
+# The longest reason for a failed import that is reported, characters.
+MAX_REASON = 2000
+MAX_VERSION = 100
 # How long the zygote must have received no order before it runs deferred imports.
 QUIET_MS = 20
 # Modules that many scripts import but that are not needed at startup.
@@ -64,7 +68,7 @@ class Zygote:
             prctl(PR_SET_DUMPABLE, 0)  # workers of the same uid must not read its memory
         sys.set_int_max_str_digits(0)  # results may contain integers of any size; the timeout limits their conversion
         with import_home(self.lockdown["home"]) if self.preload else nullcontext(), self.archive:
-            packages, missing = import_all(self.preload)
+            packages, missing, threaded = import_all(self.preload)
         if self.late_limits is not None:
             self.late_limits.take_into_memory(packages)
             preload_common_modules()  # at once: AWS Lambda freezes the process between requests
@@ -73,7 +77,13 @@ class Zygote:
         python = sys.version.split()[0]
         standard = sorted(sys.stdlib_module_names)
         self.report(
-            "ready", python=python, packages=packages, missing=missing, standard=standard, installed=installed()
+            "ready",
+            python=python,
+            packages=packages,
+            missing=missing,
+            threaded=threaded,
+            standard=standard,
+            installed=installed(),
         )
         try:
             self.listen()
@@ -191,16 +201,35 @@ def installed() -> dict[str, str]:
     return dict(stem.split("-", 1) for stem in stems[:MAX_INSTALLED] if "-" in stem)
 
 
-def import_all(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Imports each module. Returns the versions of those that were imported, and why the others were not."""
-    packages, missing = {}, {}
+class Imported(NamedTuple):
+    """What became of modules to import."""
+
+    packages: dict[str, str]
+    """The version of each module that was imported."""
+    missing: dict[str, str]
+    """Why the others were not."""
+    threaded: list[str]
+    """The modules that left threads running. A fork can then copy a lock that no thread will ever release."""
+
+
+def import_all(names: list[str]) -> Imported:
+    """Imports each module."""
+    packages, missing, threaded = {}, {}, []
     for name in names:
-        before = set(sys.modules)
+        before, threads_before = set(sys.modules), running_threads()
         try:
             module = importlib.import_module(name)
-        except Exception as error:
-            missing[name] = f"{type(error).__name__}: {error}"
+        except BaseException as error:  # a module may also call sys.exit()
+            missing[name] = cut(type_and_message(error), MAX_REASON)
             forget(name.partition(".")[0], before)
         else:
-            packages[name] = str(getattr(module, "__version__", ""))
-    return packages, missing
+            packages[name] = cut(str(getattr(module, "__version__", "")), MAX_VERSION)
+        if running_threads() > threads_before:
+            threaded.append(name)
+    return Imported(packages, missing, threaded)
+
+
+def running_threads() -> int:
+    """Returns the number of Python threads, without importing anything."""
+    threading = sys.modules.get("threading")
+    return 1 if threading is None else threading.active_count()

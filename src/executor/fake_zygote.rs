@@ -46,7 +46,7 @@ pub(super) fn start(fork: Fork) -> Arc<Zygote> {
 
 fn carry_out_orders(control: &OwnedFd, fork: Fork, mut process: Child) {
     let info = json!({
-        "report": "ready", "python": "3.13.0", "packages": {}, "missing": {}, "standard": ["os"],
+        "report": "ready", "python": "3.13.0", "packages": {}, "missing": {}, "threaded": [], "standard": ["os"],
         "installed": {},
     });
     report(control, &info);

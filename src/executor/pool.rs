@@ -131,6 +131,10 @@ impl Pool {
                 "cannot import a module of MAINBOX_PRELOAD; serving without it"
             );
         }
+        for module in &info.threaded {
+            let hint = "a worker forked meanwhile can wait for a lock forever";
+            tracing::warn!(module, hint, "a module of MAINBOX_PRELOAD left threads running");
+        }
         self.forked_once.store(false, Ordering::Release);
         self.current.send_replace(Some(Current { zygote, info }));
         // The self-test waits for the first worker.

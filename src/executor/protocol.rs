@@ -92,6 +92,8 @@ pub struct ZygoteInfo {
     pub packages: BTreeMap<String, String>,
     /// The preload modules that could not be imported, and why.
     pub missing: BTreeMap<String, String>,
+    /// The preload modules that left threads running.
+    pub threaded: Vec<String>,
     /// The modules of the standard library.
     pub standard: BTreeSet<String>,
     /// The installed distributions and their versions.
@@ -157,6 +159,8 @@ pub mod from_worker {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum LockdownStep {
+    /// Giving the descriptors their numbers.
+    Descriptors,
     /// setsid(2).
     Session,
     /// The tmpfs of the scratch directory.
@@ -181,11 +185,20 @@ pub enum LockdownStep {
     Landlock,
     /// The system call filters.
     Seccomp,
+    /// Streams, environment and random numbers for the script.
+    ProcessState,
+    /// The directory `outputs/`.
+    WorkDir,
+    /// The warm-up scripts.
+    WarmUp,
+    /// The audit hook.
+    AuditHook,
 }
 
 impl fmt::Display for LockdownStep {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            LockdownStep::Descriptors => "descriptors",
             LockdownStep::Session => "session",
             LockdownStep::Mount => "mount",
             LockdownStep::UserNamespace => "user_namespace",
@@ -198,6 +211,10 @@ impl fmt::Display for LockdownStep {
             LockdownStep::NoNewPrivs => "no_new_privs",
             LockdownStep::Landlock => "landlock",
             LockdownStep::Seccomp => "seccomp",
+            LockdownStep::ProcessState => "process_state",
+            LockdownStep::WorkDir => "work_dir",
+            LockdownStep::WarmUp => "warm_up",
+            LockdownStep::AuditHook => "audit_hook",
         })
     }
 }

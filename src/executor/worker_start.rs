@@ -33,7 +33,7 @@ pub(super) enum StartError {
     #[error("fork of a worker: {0}")]
     Fork(io::Error),
     /// A step of its lockdown failed.
-    #[error("lockdown failed at {step}: {error}", step = .0.step, error = .0.error)]
+    #[error("step {step} of its start failed: {error}", step = .0.step, error = .0.error)]
     Lockdown(LockdownFailure),
     /// It died before it was ready.
     #[error("a worker died before it was ready")]

@@ -43,7 +43,7 @@ async fn a_failed_lock_down_names_its_step() {
     let failed = Fork::Shell(
         "printf 'L\\055\\000\\000\\000{\"step\":\"no_new_privs\",\"error\":\"OSError: no\"}' >&0",
     );
-    assert_eq!(start_error(failed).await, "lockdown failed at no_new_privs: OSError: no");
+    assert_eq!(start_error(failed).await, "step no_new_privs of its start failed: OSError: no");
 }
 
 #[tokio::test]
