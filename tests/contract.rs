@@ -222,9 +222,19 @@ fn the_index_lists_the_endpoints() {
         index["endpoints"].as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(
         endpoints,
-        ["GET /about", "GET /health", "GET /metrics", "GET /openapi.yaml", "POST /execute"]
+        [
+            "GET /about",
+            "GET /health",
+            "GET /livez",
+            "GET /metrics",
+            "GET /openapi.yaml",
+            "GET /readyz",
+            "POST /execute"
+        ]
     );
     assert_eq!(server().get("/health").body, r#"{"status":"healthy"}"#);
+    assert_eq!(server().get("/readyz").body, r#"{"status":"healthy"}"#);
+    assert_eq!(server().get("/livez").body, r#"{"status":"alive"}"#);
 }
 
 // Failures of a script.

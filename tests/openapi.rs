@@ -77,7 +77,7 @@ fn every_example_fits_its_schema() {
             }
         }
     }
-    assert_eq!(seen, 28);
+    assert_eq!(seen, 32);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn the_document_is_served() {
 #[test]
 fn responses_match_the_document() {
     let document = document();
-    for path in ["/", "/health", "/about", "/metrics", "/openapi.yaml"] {
+    for path in ["/", "/health", "/livez", "/readyz", "/about", "/metrics", "/openapi.yaml"] {
         matches(&document, "get", path, &server().get(path));
     }
     let mut kinds = vec![];
@@ -207,7 +207,7 @@ fn requests_without_a_valid_key_are_refused_before_their_body_is_read() {
     assert_eq!(refused.status, 401);
     matches(&document, "post", "/execute", &refused);
     matches(&document, "get", "/about", &server.get("/about"));
-    for path in ["/", "/health", "/openapi.yaml"] {
+    for path in ["/", "/health", "/livez", "/readyz", "/openapi.yaml"] {
         assert_eq!(server.get(path).status, 200, "{path}");
     }
     let ask = |key: &str, body: &str| {
@@ -250,6 +250,8 @@ fn starting_and_busy_responses_match_the_document() {
     let document = document();
     let starting = Server::start_unready(&[("MAINBOX_QUEUE", "0"), ("MAINBOX_CONCURRENCY", "1")]);
     matches(&document, "get", "/health", &starting.get("/health"));
+    matches(&document, "get", "/readyz", &starting.get("/readyz"));
+    assert_eq!(starting.get("/livez").body, r#"{"status":"alive"}"#);
     let sleep = indoc! {r#"
         import time
         def main(): time.sleep(2)

@@ -228,6 +228,11 @@ impl Executor {
         }
     }
 
+    /// Why only a restart of the process can make it work again; `None` if it works or can recover by itself.
+    pub fn needs_restart(&self) -> Option<&'static str> {
+        self.sandbox.is_contaminated().then_some(CONTAMINATED)
+    }
+
     /// Waits until every self-test is over. Returns the findings of the first pool, or those of a pool that failed;
     /// `None` when workers cannot be started.
     pub async fn self_test_results(&self) -> Option<Arc<[Finding]>> {

@@ -126,7 +126,8 @@ impl Handler {
                 Err(failure) => self.responses.refusal(&failure),
             },
             Route::Root => self.root(request.headers()),
-            Route::Health => self.health(),
+            Route::Health | Route::Ready => self.health(),
+            Route::Live => self.liveness(),
             Route::About => self.about(),
             Route::Metrics => self.metrics(),
             Route::OpenApi => document(YAML, OPENAPI),
@@ -206,6 +207,17 @@ impl Handler {
             Health::Unhealthy(reason) => {
                 json(unavailable, &json!({"status": "unhealthy", "error": reason}))
             }
+        }
+    }
+
+    /// A process that answers is alive, unless only a restart can help it.
+    fn liveness(&self) -> Response<Full<Bytes>> {
+        match self.executor.needs_restart() {
+            None => json(StatusCode::OK, &json!({"status": "alive"})),
+            Some(reason) => json(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &json!({"status": "unhealthy", "error": reason}),
+            ),
         }
     }
 
