@@ -13,6 +13,9 @@ pub(super) struct Admission {
     run_permits: Arc<Semaphore>,
     queue_length: usize,
     queue_places: Semaphore,
+    /// One for each slot: requests that would run if their pool were ready. They need no place in the queue, so that a
+    /// service without a queue does not refuse requests while it starts.
+    start_places: Semaphore,
 }
 
 impl Admission {
@@ -23,12 +26,13 @@ impl Admission {
             run_permits: Arc::new(Semaphore::new(slots)),
             queue_length,
             queue_places: Semaphore::new(queue_length),
+            start_places: Semaphore::new(slots),
         }
     }
 
     /// Waits for `ready_pool`, the pool of a request once it has workers, and then for a permit to run one script. In this
-    /// order, so that requests that wait for a slow import keep no permit from requests that need none. A request that
-    /// waits for either has a place in the queue.
+    /// order, so that requests that wait for a slow import keep no permit from requests that need none. Every request that
+    /// waits has a place, so their number is bounded.
     ///
     /// # Errors
     /// Those of `ready_pool`, and `busy` when the queue is full.
@@ -48,7 +52,8 @@ impl Admission {
                 Err(_) => pool = Some(ready),
             }
         }
-        let Ok(_place) = self.queue_places.try_acquire() else {
+        let start_place = if pool.is_none() { self.start_places.try_acquire().ok() } else { None };
+        let Some(_place) = start_place.or_else(|| self.queue_places.try_acquire().ok()) else {
             return Err(Failure::new(Kind::Busy, "All workers are busy and the queue is full"));
         };
         let pool = match pool {
@@ -68,7 +73,7 @@ impl Admission {
 
     /// Returns whether a request is waiting in the queue.
     pub(super) fn has_waiters(&self) -> bool {
-        self.waiting() > 0
+        self.queue_places.available_permits() < self.queue_length
     }
 
     /// The number of scripts that are running.
@@ -76,9 +81,10 @@ impl Admission {
         self.slots - self.run_permits.available_permits()
     }
 
-    /// The number of requests that are waiting.
+    /// The number of requests that are waiting, for their pool or in the queue.
     pub(super) fn waiting(&self) -> usize {
-        self.queue_length - self.queue_places.available_permits()
+        let starting = self.slots - self.start_places.available_permits();
+        starting + self.queue_length - self.queue_places.available_permits()
     }
 }
 
@@ -117,11 +123,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_whose_pool_is_not_ready_waits_in_the_queue_without_a_permit() {
+    async fn a_request_whose_pool_is_not_ready_waits_without_a_permit() {
         let admission = Admission::new(1, 1);
-        let mut waiting = pin!(admission.run_permit::<()>(pending()));
-        assert!(tokio::time::timeout(Duration::ZERO, &mut waiting).await.is_err());
-        assert_eq!((admission.running(), admission.waiting()), (0, 1));
+        let mut waiting = [
+            Box::pin(admission.run_permit::<()>(pending())),
+            Box::pin(admission.run_permit(pending())),
+        ];
+        for (place, request) in waiting.iter_mut().enumerate() {
+            assert!(tokio::time::timeout(Duration::ZERO, request).await.is_err());
+            assert_eq!((admission.running(), admission.waiting()), (0, place + 1));
+        }
         let running = admission.run_permit(ready(Ok(()))).await.unwrap();
         assert_eq!(admission.running(), 1);
         let refused = admission.run_permit::<()>(pending()).await.unwrap_err();
