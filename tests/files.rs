@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::server;
+use common::{Server, lacks, not_run, server};
 use indoc::{formatdoc, indoc};
 use serde_json::{Value, json};
 
@@ -105,6 +105,25 @@ fn files_that_the_script_did_not_close_are_returned() {
     "#};
     let left = json!({"log": "kept open", "printed": "into a file\n"});
     assert_eq!(runs(script, &json!({})), (Value::Null, left));
+}
+
+#[test]
+fn a_file_that_does_not_fit_on_the_disk_is_an_error_instead_of_a_part() {
+    if lacks("files") {
+        return not_run("files are in memory here");
+    }
+    let small = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_SCRATCH_MB", "1")]);
+    let response = small.run(indoc! {r"
+        LOG = open('outputs/log', 'wb', buffering=2 << 20)
+        def main():
+            LOG.write(b'x' * ((1 << 20) + 100))
+    "});
+    let (status, kind, error) = response.failure();
+    assert_eq!((status, kind.as_str()), (400, "exception"));
+    // The reason depends on what limits the directory: the size of a file, or of the file system.
+    let reasons = ["File too large", "No space left on device"];
+    let reason = error.strip_prefix("outputs/log could not be written: ");
+    assert!(reason.is_some_and(|reason| reasons.contains(&reason)), "{error}");
 }
 
 #[test]

@@ -5,7 +5,6 @@ import gc
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from io import SEEK_END, FileIO, IOBase, RawIOBase
 from typing import Any, Protocol
 
@@ -83,22 +82,44 @@ def opened(name: str, flags: int, directory: int, prefix: str) -> int:
         fail("exception", f"{OUTPUTS}/{prefix}{name} cannot be read: {error.strerror}")
 
 
-def flush_files() -> None:
-    """Flushes files that the script did not close, as the interpreter would at its end."""
+def flush_files() -> dict[tuple[int, int], str]:
+    """Flushes files that the script did not close, as the interpreter would at its end.
+
+    Returns the device and inode number of the files that could not be written, and why.
+    """
+    failed: dict[tuple[int, int], str] = {}
     for thing in gc.get_objects():
         if issubclass(type(thing), IOBase):
-            with suppress(Exception):  # read-only, closed, or of a class of the script
+            try:
                 thing.flush()
+            except OSError as error:
+                if (place := identity(thing)) is not None:
+                    failed[place] = error.strerror or str(error)
+            except Exception:  # read-only, closed, or of a class of the script
+                continue
+    return failed
+
+
+def identity(file: Any) -> tuple[int, int] | None:
+    """Returns device and inode number of an open file, if it has them."""
+    try:
+        status = os.fstat(file.fileno())
+    except Exception:  # in memory, closed, or of a class of the script
+        return None
+    return status.st_dev, status.st_ino
 
 
 def collect(work_dir: WorkDir, limits: dict[str, Any]) -> list[tuple[bytes, bytes]]:
     """Returns name and content of every output, or raises a failure that names the one that exceeds a limit."""
     collected: list[tuple[bytes, bytes]] = []
+    unwritten: dict[Any, str] | None = None
     room = limits["max_bytes"]
     for name, file in work_dir.outputs(limits["max_parts"]):
         with file:
-            if not collected:
-                flush_files()
+            if unwritten is None:
+                unwritten = flush_files()
+            if (reason := unwritten.get(identity(file))) is not None:
+                fail("exception", f"{OUTPUTS}/{name} could not be written: {reason}")
             if len(collected) == limits["max_files"]:
                 fail("result_too_large", f"{OUTPUTS}/{name} exceeds the limit of {limits['max_files']} files")
             length = file.seek(0, SEEK_END)

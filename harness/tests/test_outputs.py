@@ -1,4 +1,7 @@
 import os
+import resource
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +126,28 @@ def test_files_that_were_not_closed_are_flushed(directory: Directory) -> None:
     assert collect(directory, LIMITS) == [(b"a", b"text"), (b"b", b"bytes")]
     text.close()
     binary.close()
+
+
+def test_a_file_that_cannot_be_written_is_named_with_the_reason(directory: Directory) -> None:
+    file = open("outputs/log", "wb", buffering=2000)  # noqa: SIM115
+    file.write(b"x" * 1500)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        failure = failure_of(directory)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+        file.close()
+    assert failure == ("exception", "outputs/log could not be written: File too large")
+
+
+def test_another_file_that_cannot_be_written_does_not_matter(directory: Directory) -> None:
+    write("a", "1")
+    with suppress(OSError), open("/dev/full", "wb") as full:
+        full.write(b"x")
+        assert collect(directory, LIMITS) == [(b"a", b"1")]
 
 
 def test_a_file_that_cannot_be_opened_is_the_fault_of_the_script(directory: Directory) -> None:
