@@ -410,7 +410,6 @@ fn the_log_has_one_json_line_per_request_without_its_content() {
                 "peak_memory_bytes",
                 "queue_ms",
                 "requestId",
-                "request_id",
                 "run_ms",
                 "status",
                 "timestamp"
