@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use super::output::controls_terminal;
+
 /// How long a script runs before the spinner appears.
 const SPINNER_DELAY: Duration = Duration::from_secs(1);
 /// The time between two pictures of the spinner.
@@ -19,7 +21,7 @@ pub(super) struct Terminal<W> {
     spinning: bool,
     /// Whether the last line of the script has ended.
     line_ended: bool,
-    /// The first bytes of an incomplete character.
+    /// The first bytes of an incomplete character, or a `\r` that may be the first half of a line break.
     incomplete: Vec<u8>,
 }
 
@@ -31,9 +33,11 @@ impl<W: Write> Terminal<W> {
     /// Shows what the script has printed.
     pub(super) fn show(&mut self, printed: &[u8]) -> io::Result<()> {
         self.incomplete.extend_from_slice(printed);
-        let whole = whole_characters(&self.incomplete);
-        let text: String =
-            String::from_utf8_lossy(&self.incomplete[..whole]).chars().map(visible).collect();
+        let mut whole = whole_characters(&self.incomplete);
+        if self.incomplete[..whole].ends_with(b"\r") {
+            whole -= 1; // What comes next tells whether it ends a line.
+        }
+        let text = visible(&String::from_utf8_lossy(&self.incomplete[..whole]));
         self.incomplete.drain(..whole);
         if text.is_empty() {
             return Ok(());
@@ -82,19 +86,17 @@ fn whole_characters(bytes: &[u8]) -> usize {
     if may_continue { bytes.len() - unfinished.len() } else { bytes.len() }
 }
 
-/// The character to show: control characters become their pictures.
-fn visible(character: char) -> char {
-    match character {
-        '\n' | '\r' | '\t' => character,
+/// `text` as it is shown: characters that could control the terminal become pictures. A line may end with `\r\n`; alone,
+/// `\r` would let later text overwrite this line.
+fn visible(text: &str) -> String {
+    let picture = |character| match character {
+        '\n' | '\t' => character,
         '\0'..='\x1f' => char::from_u32(0x2400 + character as u32).unwrap_or('\u{fffd}'),
         '\x7f' => '\u{2421}',
-        // C1 controls, and characters that change the direction of text and so what it seems to say.
-        '\u{80}'..='\u{9f}'
-        | '\u{200e}'..='\u{200f}'
-        | '\u{202a}'..='\u{202e}'
-        | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+        _ if controls_terminal(character) => '\u{fffd}',
         _ => character,
-    }
+    };
+    text.replace("\r\n", "\n").chars().map(picture).collect()
 }
 
 #[cfg(test)]
@@ -111,7 +113,20 @@ mod tests {
     fn printed_text_cannot_control_the_terminal() {
         let text =
             shown(|terminal| terminal.show(b"a\tb\r\n\x1b]0;title\x07\x00\x7f\xc2\x9b31m\xff!"));
-        assert_eq!(text, "a\tb\r\n\u{241b}]0;title\u{2407}\u{2400}\u{2421}\u{fffd}31m\u{fffd}!");
+        assert_eq!(text, "a\tb\n\u{241b}]0;title\u{2407}\u{2400}\u{2421}\u{fffd}31m\u{fffd}!");
+        let text =
+            shown(|terminal| terminal.show("\u{61c}\u{200f}\u{2029}\u{202e}\u{2069}!".as_bytes()));
+        assert_eq!(text, "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}!");
+    }
+
+    #[test]
+    fn printed_text_cannot_overwrite_its_line() {
+        let text = shown(|terminal| {
+            terminal.show(b"rm -rf /\rls\r")?;
+            terminal.show(b"\nnext\r")?;
+            terminal.show(b"!\r\r\n")
+        });
+        assert_eq!(text, "rm -rf /\u{240d}ls\nnext\u{240d}!\u{240d}\n");
     }
 
     #[test]
