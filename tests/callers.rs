@@ -104,6 +104,28 @@ fn a_rate_limited_request_is_refused_before_its_body_is_read() {
     assert!(read_to_end(stream).starts_with("HTTP/1.1 429 Too Many Requests\r\n"));
 }
 
+#[test]
+fn a_request_that_is_refused_as_busy_does_not_count() {
+    let server = Server::start(&[
+        ("MAINBOX_PRELOAD", ""),
+        ("MAINBOX_RATE", "2/h"),
+        ("MAINBOX_CONCURRENCY", "1"),
+        ("MAINBOX_QUEUE", "0"),
+    ]);
+    let long = server.begin(
+        "connection: close\r\n",
+        &json!({"script": "import time\ndef main(): time.sleep(3)"}),
+    );
+    server.wait_until_running(1);
+    for _ in 0..3 {
+        let refused = server.run("def main(): return 1");
+        assert_eq!((refused.status, &refused.json()["kind"]), (503, &json!("busy")));
+    }
+    assert!(read_to_end(long).ends_with(r#"{"result":null,"stdout":""}"#));
+    is_served(&server, "");
+    is_rate_limited(&server, "", 1800);
+}
+
 /// Sends the preflight request of a browser. Returns the head of the response.
 fn preflight(server: &Server, origin: &str) -> String {
     let mut stream = server.connect();

@@ -134,7 +134,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_RATE",
         value: "RATE",
         default: DefaultValue::Absent("none"),
-        meaning: "scripts that each API key may run per period, or each client address if there are no keys; further requests get 429 `rate_limited`; each process counts for itself",
+        meaning: "scripts that each API key may run per period, or each client address if there are no keys; further requests get 429 `rate_limited`; a request that is refused as `busy` does not count; each process counts for itself",
         reader: Reader::Text(
             "a number and a period, such as `5/s`, `60/min` or `1000/h`",
             |config, value| {

@@ -159,7 +159,8 @@ impl Handler {
         Ok(Some(client.map_or(Caller::Shared(0), |client| Caller::Address(client.network()))))
     }
 
-    /// Runs a script. The rate is checked before the body is read, so a caller over its rate cannot fill the memory.
+    /// Runs a script within the rate of its caller. The rate is checked before the body is read, so a caller over its
+    /// rate cannot fill the memory. A request that is refused as `busy` does not count.
     async fn execute<B>(
         &self,
         request: Request<B>,
@@ -169,9 +170,23 @@ impl Handler {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        if let (Some(rate_limit), Some(caller)) = (&self.rate_limit, caller) {
-            rate_limit.count(caller).map_err(rate_limited)?;
+        let (Some(rate_limit), Some(caller)) = (&self.rate_limit, caller) else {
+            return self.execute_now(request).await;
+        };
+        let token = rate_limit.take(caller).map_err(rate_limited)?;
+        let execution = self.execute_now(request).await;
+        if execution.as_ref().is_err_and(|failure| failure.kind == Kind::Busy) {
+            rate_limit.give_back(token);
         }
+        execution
+    }
+
+    /// Runs a script.
+    async fn execute_now<B>(&self, request: Request<B>) -> Result<Execution, Failure>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let config = self.executor.config();
         let media = media_type(request.headers())?;
         let expects_continue = request.headers().contains_key(EXPECT);
