@@ -33,8 +33,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a worker that closed its channel may take to exit, so that its exit status can explain what happened. It
 /// usually takes a millisecond; on an overloaded machine, it has taken more than 50.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
-/// How long the report of a failed fork may take after the channel has closed.
-const FORK_REPORT_GRACE: Duration = Duration::from_millis(50);
+/// How long the cause of a failed start may take to arrive after the worker's own end: the report of a failed fork, or the
+/// death of the zygote.
+const CAUSE_GRACE: Duration = Duration::from_millis(50);
 /// How long the zygote may take to reap a worker that was killed, before that is logged.
 const REAP_TIMEOUT: Duration =
     if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(5) };
@@ -110,11 +111,14 @@ impl Worker {
         };
         discard_early_output(worker, &stdout, &stderr);
         let started = match started {
-            // A zygote that cannot fork reports that and then closes the channel, and the end of the channel may be
-            // noticed first.
-            Err(StartError::Died) => match timeout(FORK_REPORT_GRACE, failed_fork).await {
-                Ok(errno) => Err(fork_error(errno)),
-                Err(_) => Err(StartError::Died),
+            // A zygote that cannot fork reports that and then closes the channel, and a zygote that dies takes its
+            // workers with it. In both cases, the end of the worker may be noticed first.
+            Err(error @ (StartError::Died | StartError::Lockdown(_))) => tokio::select! {
+                errno = failed_fork => Err(fork_error(errno)),
+                _ = state.wait_for(|state| matches!(state, ZygoteState::Gone)) => {
+                    Err(StartError::ZygoteGone)
+                }
+                () = tokio::time::sleep(CAUSE_GRACE) => Err(error),
             },
             started => started,
         };

@@ -56,6 +56,23 @@ async fn a_worker_that_does_not_start_has_an_error_of_its_own() {
 }
 
 #[tokio::test]
+async fn the_death_of_a_zygote_is_no_failure_of_the_workers_that_die_with_it() {
+    let failed = "printf 'L\\002\\000\\000\\000{}' >&0";
+    for fork in [Fork::Dies, Fork::Shell(failed)] {
+        let (zygote, sandbox) = (fake_zygote::start(fork), Sandbox::without_isolation());
+        let config = config();
+        // The worker's end is noticed first.
+        let died = async {
+            tokio::time::sleep(CAUSE_GRACE / 2).await;
+            zygote.disconnect();
+        };
+        let start = Worker::start(1, &zygote, &sandbox, &config, false);
+        let (started, ()) = tokio::join!(start, died);
+        assert_eq!(started.map(drop).unwrap_err().to_string(), "the zygote died");
+    }
+}
+
+#[tokio::test]
 async fn a_value_frame_is_the_result() {
     let execution = run(
         "printf 'R\\000\\000\\000\\000' >&0; head -c 1 >/dev/null; printf 'V\\002\\000\\000\\00042' >&0; exec sleep 60",
