@@ -1,4 +1,5 @@
-//! All `unsafe` code of mainbox: thin wrappers around system calls for which `nix` and `std` have no safe function.
+//! All `unsafe` code of mainbox outside tests: thin wrappers around system calls for which `nix` and `std` have no safe
+//! function.
 #![allow(unsafe_code)]
 
 use std::io;
