@@ -9,6 +9,13 @@ use common::{Answer, Server, children, lacks};
 use indoc::indoc;
 use serde_json::json;
 
+/// A script that runs until it is ended.
+const ENDLESS: &str = indoc! {r#"
+    def main():
+        while True:
+            pass
+"#};
+
 /// Starts a server with small limits.
 fn small() -> Server {
     Server::start(&[
@@ -102,26 +109,12 @@ fn a_request_can_lower_its_limits_but_not_raise_them() {
     let server = small();
     let with = |limits, script: &str| server.execute(&json!({"script": script, "limits": limits}));
     has_failed(
-        &with(
-            json!({"timeout_seconds": 0.2}),
-            indoc! {r#"
-                def main():
-                    while True:
-                        pass
-            "#},
-        ),
+        &with(json!({"timeout_seconds": 0.2}), ENDLESS),
         "timeout",
         "The script ran longer than its limit of 0.2 seconds",
     );
     has_failed(
-        &with(
-            json!({"timeout_seconds": 100}),
-            indoc! {r#"
-                def main():
-                    while True:
-                        pass
-            "#},
-        ),
+        &with(json!({"timeout_seconds": 100}), ENDLESS),
         "timeout",
         "The script ran longer than its limit of 0.7 seconds",
     );
