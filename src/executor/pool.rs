@@ -136,10 +136,10 @@ impl Pool {
             tracing::warn!(module, hint, "a module of MAINBOX_PRELOAD left threads running");
         }
         self.forked_once.store(false, Ordering::Release);
-        self.current.send_replace(Some(Current { zygote, info }));
+        self.current.send_replace(Some(Current { zygote: Arc::clone(&zygote), info }));
         // The self-test waits for the first worker.
         self.refill(true);
-        let _ = state.wait_for(|state| matches!(state, ZygoteState::Gone)).await;
+        zygote.gone().await;
         if !self.forked_once.load(Ordering::Acquire) {
             self.count_failure();
         }

@@ -21,7 +21,7 @@ use super::protocol::Order;
 use super::worker_start::{
     StartError, discard_early_output, fork_error, greeting, pipe, socket_pair,
 };
-use super::zygote::{Exit, Zygote, ZygoteState};
+use super::zygote::{Exit, Zygote};
 use crate::api::catalogue::{Failure, Kind};
 use crate::config::Config;
 use crate::sandbox::jail::Jail;
@@ -97,13 +97,10 @@ impl Worker {
         });
         let mut process =
             Process { worker, pid: None, zygote: Arc::clone(zygote), jail: Some(jail) };
-        let mut state = zygote.state();
         let started = tokio::select! {
             greeting = greeting(&channel) => greeting,
             errno = &mut failed_fork => Err(fork_error(errno)),
-            _ = state.wait_for(|state| matches!(state, ZygoteState::Gone)) => {
-                Err(StartError::ZygoteGone)
-            }
+            () = zygote.gone() => Err(StartError::ZygoteGone),
             () = tokio::time::sleep(START_TIMEOUT) => {
                 zygote.kill();
                 Err(StartError::Stuck)
@@ -115,9 +112,7 @@ impl Worker {
             // workers with it. In both cases, the end of the worker may be noticed first.
             Err(error @ (StartError::Died | StartError::Lockdown(_))) => tokio::select! {
                 errno = failed_fork => Err(fork_error(errno)),
-                _ = state.wait_for(|state| matches!(state, ZygoteState::Gone)) => {
-                    Err(StartError::ZygoteGone)
-                }
+                () = zygote.gone() => Err(StartError::ZygoteGone),
                 () = tokio::time::sleep(CAUSE_GRACE) => Err(error),
             },
             started => started,
@@ -190,16 +185,14 @@ impl Worker {
         let mut stdout = OutputCapture::new(self.stdout, config.max_stdout_bytes, sink());
         let mut stderr = OutputCapture::new(self.stderr, config.max_stdout_bytes, sink());
         let end = {
-            let mut state = self.process.zygote.state();
+            let gone = self.process.zygote.gone();
             let exchange = exchange(&mut self.channel, job, config);
-            tokio::pin!(exchange);
+            tokio::pin!(gone, exchange);
             loop {
                 tokio::select! {
                     biased;
                     () = sleep_until(deadline) => break ExchangeEnd::Timeout,
-                    _ = state.wait_for(|state| matches!(state, ZygoteState::Gone)) => {
-                        break ExchangeEnd::ZygoteGone;
-                    }
+                    () = &mut gone => break ExchangeEnd::ZygoteGone,
                     end = &mut exchange => break end,
                     () = stdout.pump() => {}
                     () = stderr.pump() => {}

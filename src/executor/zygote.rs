@@ -133,6 +133,12 @@ impl Zygote {
         matches!(*self.shared.state.borrow(), ZygoteState::Gone)
     }
 
+    /// Waits until it is dead.
+    pub(super) async fn gone(&self) {
+        // Fails only if the sender is dropped, and the zygote owns it.
+        let _ = self.state().wait_for(|state| matches!(state, ZygoteState::Gone)).await;
+    }
+
     /// Orders a fork with the worker's descriptors. The worker reports on its own channel when it is ready. Only a failed
     /// fork is received here, as an errno.
     pub(super) fn fork(
