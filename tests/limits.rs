@@ -379,6 +379,32 @@ fn a_full_queue_gets_busy_and_a_retry_time() {
 }
 
 #[test]
+fn sixteen_busy_loops_on_two_workers_end_with_timeout_or_busy_in_time() {
+    let server = Server::start(&[
+        ("MAINBOX_PRELOAD", ""),
+        ("MAINBOX_CONCURRENCY", "2"),
+        ("MAINBOX_TIMEOUT_SECONDS", "1"),
+        ("MAINBOX_QUEUE_SECONDS", "2"),
+    ]);
+    let began = Instant::now();
+    let ends: Vec<_> = std::thread::scope(|scope| {
+        let run = || (server.run(ENDLESS), began.elapsed());
+        let clients: Vec<_> = (0..16).map(|_| scope.spawn(run)).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    let kinds: Vec<String> = ends.iter().map(|(response, _)| response.failure().1).collect();
+    let count = |wanted: &str| kinds.iter().filter(|kind| *kind == wanted).count();
+    assert!(count("timeout") >= 2 && count("busy") >= 2, "{kinds:?}");
+    assert_eq!(count("timeout") + count("busy"), 16, "{kinds:?}");
+    let latest = ends.iter().map(|(_, end)| *end).max().unwrap();
+    assert!(latest < Duration::from_secs(4 + 6), "{latest:?}");
+    let busy = ends.iter().find(|(response, _)| response.status == 503).unwrap();
+    assert_eq!(busy.0.failure().2, "All workers were busy for 2 s");
+    let retry_after: u64 = busy.0.header("retry-after").parse().unwrap();
+    assert!((1..=8).contains(&retry_after), "{retry_after}");
+}
+
+#[test]
 fn idle_time_leaves_one_spare_and_a_request_restores_the_others() {
     let server = Server::start(&[
         ("MAINBOX_PRELOAD", ""),

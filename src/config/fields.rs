@@ -41,6 +41,8 @@ pub struct Config {
     pub concurrency: usize,
     /// Requests that may wait for a worker.
     pub queue: usize,
+    /// How long each of them may wait.
+    pub queue_timeout: Duration,
     /// Time without a request after which one spare worker of each kind is kept.
     pub idle_after: Duration,
     /// Largest script, bytes.
@@ -82,6 +84,7 @@ impl Config {
             memory_bytes: 0,
             concurrency: 0,
             queue: 0,
+            queue_timeout: Duration::ZERO,
             idle_after: Duration::ZERO,
             max_script_bytes: 0,
             max_stdout_bytes: 0,

@@ -249,6 +249,15 @@ pub const SETTINGS: &[Setting] = &[
         reader: Reader::Number(0..=10_000, |config, value| config.queue = value as usize),
     },
     Setting {
+        name: "MAINBOX_QUEUE_SECONDS",
+        value: "SECONDS",
+        default: DefaultValue::Is("10"),
+        meaning: "seconds that a request may wait in the queue; a request that waits longer, or that recent run times say would wait longer, gets 503 `busy`",
+        reader: Reader::Number(1..=3600, |config, value| {
+            config.queue_timeout = Duration::from_secs(value);
+        }),
+    },
+    Setting {
         name: "MAINBOX_REST_SECONDS",
         value: "SECONDS",
         default: DefaultValue::Is("60"),

@@ -26,9 +26,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant as Deadline;
 
-use self::admission::Admission;
+use self::admission::{Admission, RunPermit, until};
 use self::essential::spawn_essential;
 pub use self::job::Job;
 use self::outcome::Execution;
@@ -39,6 +39,7 @@ use crate::api::catalogue::{Failure, Kind};
 use crate::config::Config;
 use crate::python::interpreter::Python;
 use crate::sandbox::Sandbox;
+use crate::sandbox::jail::Kept;
 use crate::telemetry::log;
 use crate::telemetry::prometheus::Metrics;
 
@@ -105,7 +106,7 @@ impl Executor {
         let executor = Arc::new(Executor {
             bare: has_two_pools.then(|| pool(vec![])),
             preloaded: pool(config.preload.clone()),
-            admission: Admission::new(slots, config.queue),
+            admission: Admission::new(slots, config.queue, config.queue_timeout),
             metrics,
             config,
             sandbox,
@@ -141,8 +142,8 @@ impl Executor {
     /// Waits for a permit and a worker, and runs `job`.
     ///
     /// # Errors
-    /// `busy` when the queue is full; `internal` when no worker can be started or the sandbox did not pass its
-    /// self-test.
+    /// `busy` when the queue is full, or when no worker is free in time; `internal` when no worker can be started or the
+    /// sandbox did not pass its self-test.
     pub async fn execute(&self, job: Job) -> Result<Execution, Failure> {
         let arrived = Instant::now();
         let ready_pool = async {
@@ -150,8 +151,9 @@ impl Executor {
             self.wait_self_test(pool).await?;
             Ok(pool)
         };
-        let (pool, run_permit) = self.admission.run_permit(ready_pool).await?;
-        self.run(pool, &job, arrived, Some(run_permit)).await
+        let deadline = job.deadline.map(Deadline::from_std);
+        let (pool, permit, latest) = self.admission.admit(ready_pool, deadline).await?;
+        self.run(pool, &job, arrived, Some(permit), Some(latest)).await
     }
 
     async fn run(
@@ -159,18 +161,25 @@ impl Executor {
         pool: &Arc<Pool>,
         job: &Job,
         arrived: Instant,
-        mut run_permit: Option<OwnedSemaphorePermit>,
+        mut run_permit: Option<RunPermit>,
+        latest: Option<Deadline>,
     ) -> Result<Execution, Failure> {
         let one_at_a_time = self.sandbox.one_at_a_time();
         // A worker that died before it read the request is replaced once. Not twice, since the request may be what
         // kills them.
         for is_last_try in [one_at_a_time, true] {
-            let mut worker = pool.take().await.ok_or_else(cannot_start)?;
             // Dropped in every case, even when the client disconnects and this future is cancelled.
             let _refill = Refill { executor: self, pool };
-            // The permit is released with the response or, where workers are not separated, once the leftovers are
-            // removed.
-            worker.begin_use(if one_at_a_time { run_permit.take() } else { None }).await;
+            let worker = until(latest, async {
+                let mut worker = pool.take().await.ok_or_else(cannot_start)?;
+                // The permit is released with the response or, where workers are not separated, once the leftovers are
+                // removed.
+                let kept =
+                    run_permit.take_if(|_| one_at_a_time).map(|permit| Box::new(permit) as Kept);
+                worker.begin_use(kept).await;
+                Ok(worker)
+            });
+            let worker = worker.await.ok_or_else(no_worker_in_time)??;
             let run = worker.run(job, &self.config, arrived.elapsed(), is_last_try);
             let Some((execution, process)) = run.await else { continue };
             if !one_at_a_time && !self.admission.has_waiters() {
@@ -196,7 +205,7 @@ impl Executor {
     async fn run_self_test(self: Arc<Self>, pool: Arc<Pool>) {
         let job = self_test::job(&self.config);
         let execution = loop {
-            match self.run(&pool, &job, Instant::now(), None).await {
+            match self.run(&pool, &job, Instant::now(), None, None).await {
                 Ok(execution) => break execution,
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
@@ -341,6 +350,10 @@ impl Executor {
 
 fn cannot_start() -> Failure {
     Failure::new(Kind::Internal, "Workers cannot be started; the log of the service says why")
+}
+
+fn no_worker_in_time() -> Failure {
+    Failure::new(Kind::Busy, "No worker was ready in time")
 }
 
 /// Refills the pool when it is dropped.

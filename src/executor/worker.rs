@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Instrument;
 
@@ -24,7 +24,7 @@ use super::worker_start::{
 use super::zygote::{Exit, Zygote};
 use crate::api::catalogue::{Failure, Kind};
 use crate::config::Config;
-use crate::sandbox::jail::Jail;
+use crate::sandbox::jail::{Jail, Kept};
 use crate::sandbox::scratch::Scratch;
 use crate::sandbox::{Sandbox, namespaces, procfs, rlimits, sys};
 
@@ -158,10 +158,10 @@ impl Worker {
         let _ = timeout(REAP_TIMEOUT, given_back).await;
     }
 
-    /// Marks the worker as used. It keeps `run_permit`, if given, until it is gone and its leftovers are removed.
-    pub(super) async fn begin_use(&mut self, run_permit: Option<OwnedSemaphorePermit>) {
+    /// Marks the worker as used. It keeps `kept`, if given, until it is gone and its leftovers are removed.
+    pub(super) async fn begin_use(&mut self, kept: Option<Kept>) {
         if let Some(jail) = &mut self.process.jail {
-            jail.begin_use(run_permit).await;
+            jail.begin_use(kept).await;
         }
     }
 

@@ -253,6 +253,7 @@ impl Handler {
                     "memory_mb": config.memory_bytes >> 20,
                     "concurrency": config.concurrency,
                     "queue": config.queue,
+                    "queue_seconds": config.queue_timeout.as_secs(),
                     "max_body_bytes": MAX_BODY_BYTES,
                     "max_script_bytes": config.max_script_bytes,
                     "max_stdout_bytes": config.max_stdout_bytes,

@@ -4,12 +4,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::janitor::Bin;
 use super::scratch::Scratch;
 use super::sweep::{Before, Sweeper};
 use super::uids::OwnUid;
+
+/// Something that a jail keeps until its worker is gone and its leftovers are removed, such as a run permit.
+pub type Kept = Box<dyn Send + Sync>;
 
 /// The resources of one worker: its scratch directory, its Landlock ruleset and its uid. Dropping the jail has the janitor
 /// remove the worker's leftovers and then return the uid, so the jail must outlive the worker's process.
@@ -22,7 +23,7 @@ pub struct Jail {
     before: Option<Before>,
     contamination: Contamination,
     uid: Option<OwnUid>,
-    run_permit: Option<OwnedSemaphorePermit>,
+    kept: Option<Kept>,
     bin: Bin,
 }
 
@@ -36,8 +37,8 @@ impl Jail {
         contamination: Contamination,
         bin: Bin,
     ) -> Jail {
-        let (before, run_permit) = (None, None);
-        Jail { scratch, ruleset, sweeper, before, contamination, uid, run_permit, bin }
+        let (before, kept) = (None, None);
+        Jail { scratch, ruleset, sweeper, before, contamination, uid, kept, bin }
     }
 
     /// The worker's own uid; `None` if workers run under the uid of the service.
@@ -46,9 +47,9 @@ impl Jail {
     }
 
     /// Prepares the jail for a script that is about to run in it: takes stock of the files that exist before. Keeps
-    /// `run_permit`, if given, until the worker is gone and its leftovers are removed.
-    pub async fn begin_use(&mut self, run_permit: Option<OwnedSemaphorePermit>) {
-        self.run_permit = run_permit;
+    /// `kept`, if given, until the worker is gone and its leftovers are removed.
+    pub async fn begin_use(&mut self, kept: Option<Kept>) {
+        self.kept = kept;
         let Some(sweeper) = self.sweeper.clone() else { return };
         let uid = self.uid();
         // On another thread, since scripts decide how many files there are.
@@ -68,7 +69,7 @@ impl Drop for Jail {
             before: self.before.take(),
             contamination: self.contamination.clone(),
             _uid: self.uid.take(),
-            _run_permit: self.run_permit.take(),
+            _kept: self.kept.take(),
         });
     }
 }
@@ -80,9 +81,9 @@ pub(super) struct Leftovers {
     before: Option<Before>,
     contamination: Contamination,
     // These fields must be the last, in this order: fields are dropped in the order of their declaration, and all
-    // leftovers must be removed before another worker gets the uid or the run permit.
+    // leftovers must be removed before another worker gets the uid or what is kept.
     _uid: Option<OwnUid>,
-    _run_permit: Option<OwnedSemaphorePermit>,
+    _kept: Option<Kept>,
 }
 
 impl Leftovers {
