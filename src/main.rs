@@ -56,9 +56,9 @@ enum StartError {
     /// A signal arrived while a command was running.
     #[error("interrupted")]
     Interrupted,
-    /// No zygote could start a worker.
-    #[error("no worker could be started")]
-    NoWorker,
+    /// Python, or its first worker, does not start.
+    #[error("no worker could be started: {0}")]
+    NoWorker(String),
 }
 
 impl StartError {
@@ -132,11 +132,11 @@ fn start() -> Result<bool, StartError> {
             (None, None) => tokio::select! {
                 served = lambda::serve(Arc::clone(&executor), handler) => Ok(served.map(|()| true)?),
                 () = shutdown => Ok(true),
-                () = executor.never_starts() => Err(StartError::NoWorker),
+                error = executor.never_starts() => Err(StartError::NoWorker(error)),
             },
             (None, Some(listener)) => tokio::select! {
                 served = http::serve(listener, handler, shutdown) => Ok(served.map(|()| true)?),
-                () = executor.never_starts() => Err(StartError::NoWorker),
+                error = executor.never_starts() => Err(StartError::NoWorker(error)),
             },
         }
     })

@@ -205,6 +205,19 @@ fn a_preload_module_that_exits_or_fails_loudly_is_named_and_the_service_runs_wit
 }
 
 #[test]
+fn forty_preload_modules_that_fail_loudly_are_all_named() {
+    let names: Vec<String> = (0..40).map(|number| format!("loud_{number}")).collect();
+    let files: Vec<String> = names.iter().map(|name| format!("{name}.py")).collect();
+    let files: Vec<_> =
+        files.iter().map(|file| (file.as_str(), "raise ImportError('x' * 70_000)")).collect();
+    let python = OwnPython::with(&files);
+    let preload = names.join(",");
+    let server =
+        Server::start(&[("MAINBOX_PRELOAD", &preload), ("MAINBOX_PYTHON", &python.python)]);
+    server.log_line("cannot import a module of MAINBOX_PRELOAD", 40);
+}
+
+#[test]
 fn a_worker_that_fails_after_its_lockdown_names_the_step_in_the_log() {
     let breaks = indoc! {r#"
         import json, os
@@ -369,20 +382,15 @@ fn imports_from_an_archive_are_the_same_as_from_files() {
 }
 
 #[test]
-fn the_log_says_that_an_archive_is_of_another_python() {
+fn an_archive_of_another_python_ends_the_start_with_a_sentence() {
     let Some(archive) = Archive::beside_packages("old") else {
         return not_run("this user cannot write beside the packages");
     };
     std::fs::write(&archive.0, [&b"old\n"[..], &[0; 60]].concat()).unwrap();
-    let server = Server::start_unready(&[("MAINBOX_ARCHIVE", archive.path())]);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !server.get("/health").body.contains("unhealthy") {
-        assert!(Instant::now() < deadline, "{}", server.log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let (code, _, log) = output(&mut mainbox(&[("MAINBOX_ARCHIVE", archive.path())]));
     let sentence =
         "MAINBOX_ARCHIVE is from another version of Python; write it again with `mainbox archive`";
-    server.log_line(sentence, 1);
+    assert!(code == Some(1) && log.contains(sentence), "{code:?} {log}");
 }
 
 #[test]

@@ -130,6 +130,38 @@ fn a_host_limits_the_service_to_that_address() {
     }
 }
 
+// The time of the start.
+
+#[test]
+fn a_start_that_takes_too_long_ends_with_one_sentence() {
+    let slow = OwnPython::slow(30);
+    let mut command = mainbox(&[
+        ("MAINBOX_PRELOAD", "slow"),
+        ("MAINBOX_PYTHON", slow.python.as_str()),
+        ("MAINBOX_START_SECONDS", "1"),
+    ]);
+    let (code, _, log) = output(&mut command);
+    let sentence = "mainbox: no worker could be started: the import of slow took longer than MAINBOX_START_SECONDS, which is 1";
+    assert_eq!((code, log.lines().last()), (Some(1), Some(sentence)), "{log}");
+}
+
+#[test]
+fn a_slow_start_names_the_module_that_is_being_imported() {
+    let slow = OwnPython::slow(11);
+    let server =
+        Server::start(&[("MAINBOX_PRELOAD", "json,slow"), ("MAINBOX_PYTHON", &slow.python)]);
+    let line: Value = serde_json::from_str(&server.log_line("still importing", 1)).unwrap();
+    assert_eq!(
+        (&line["message"], &line["severity"], &line["module"], &line["seconds"]),
+        (
+            &json!("the interpreter is still importing"),
+            &json!("WARNING"),
+            &json!("slow"),
+            &json!(10)
+        )
+    );
+}
+
 // The log.
 
 #[test]

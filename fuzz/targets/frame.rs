@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mainbox::executor::protocol::{FrameError, receive};
+use mainbox::executor::frames::{FrameError, receive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 

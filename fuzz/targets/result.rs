@@ -5,8 +5,8 @@
 use libfuzzer_sys::fuzz_target;
 use mainbox::api::catalogue::Kind;
 use mainbox::api::files::Files;
+use mainbox::executor::frames::Frame;
 use mainbox::executor::outcome::{keep_file, of_frame};
-use mainbox::executor::protocol::Frame;
 use serde_json::Value;
 use serde_json::de::Deserializer;
 

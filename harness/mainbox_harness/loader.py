@@ -19,7 +19,6 @@ if sys.version_info < (3, 11):
 
 PACKAGE = "mainbox_harness"
 CONTROL = 3
-MAX_BOOT_BYTES = 1 << 20
 
 
 class HarnessFinder:
@@ -45,10 +44,21 @@ class HarnessFinder:
         exec(compile(self.sources[module.__name__], f"<{module.__name__}>", "exec"), module.__dict__)
 
 
+def read(length: int) -> bytes:
+    """Reads from the control socket. The boot message has the form that the module `control` describes."""
+    data = b""
+    while len(data) < length:
+        received = os.read(CONTROL, length - len(data))
+        if not received:
+            sys.exit()  # the supervisor is gone
+        data += received
+    return data
+
+
 def main() -> None:
     """Loads the harness, removes its traces and serves."""
     gc.disable()  # imported objects stay alive, so collecting garbage among them only costs time
-    boot = json.loads(os.read(CONTROL, MAX_BOOT_BYTES))
+    boot = json.loads(read(int.from_bytes(read(4), "little")))
     finder = HarnessFinder(dict(boot["harness"]))
     sys.meta_path.insert(0, finder)
     zygote = importlib.import_module(f"{PACKAGE}.zygote").Zygote(boot)

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import gc
 import importlib
-import json
 import os
 import select
 import signal
-import socket
 import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import worker
+from .control import Control, SupervisorGone
 from .failure import cut, type_and_message
 from .import_home import import_home
 from .lockdown import PR_SET_DUMPABLE, Filter, prctl
 from .warmup import warm_up
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from .late_limits import LateLimits
 
 CONTROL = 3
-MAX_ORDER_BYTES = 1 << 16
-MAX_DESCRIPTORS = 8
-# The report must fit in one packet.
+# The most distributions that are reported.
 MAX_INSTALLED = 500
 # The longest reason for a failed import that is reported, characters.
 MAX_REASON = 2000
@@ -54,7 +52,7 @@ class Zygote:
         self.lockdown = lockdown | {
             "filters": [Filter(program, lockdown["own_process"]) for program in lockdown["filters"]]
         }
-        self.control = socket.socket(fileno=CONTROL)
+        self.control = Control(CONTROL)
         self.children: dict[int, int] = {}
         self.released: dict[int, int] = {}
         self.wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -68,7 +66,7 @@ class Zygote:
             prctl(PR_SET_DUMPABLE, 0)  # workers of the same uid must not read its memory
         sys.set_int_max_str_digits(0)  # results may contain integers of any size; the timeout limits their conversion
         with import_home(self.lockdown["home"]) if self.preload else nullcontext(), self.archive:
-            packages, missing, threaded = import_all(self.preload)
+            packages, missing, threaded = import_all(self.preload, lambda name: self.report("importing", module=name))
         if self.late_limits is not None:
             self.late_limits.take_into_memory(packages)
             preload_common_modules()  # at once: AWS Lambda freezes the process between requests
@@ -87,8 +85,8 @@ class Zygote:
         )
         try:
             self.listen()
-        except ConnectionError:
-            os._exit(0)  # the supervisor is gone
+        except SupervisorGone:
+            os._exit(0)
 
     def listen(self) -> None:
         """Carries out orders and reaps, forever. Imports common modules the first time that it has nothing to do."""
@@ -110,10 +108,7 @@ class Zygote:
 
     def receive_order(self) -> None:
         """Receives one order and carries it out."""
-        message, descriptors, _, _ = socket.recv_fds(self.control, MAX_ORDER_BYTES, MAX_DESCRIPTORS)
-        if not message:
-            os._exit(0)
-        order = json.loads(message)
+        order, descriptors = self.control.receive()
         if order["order"] == "fork":
             self.fork(order, descriptors)
         elif (child := self.children.pop(order["worker"], None)) is not None:
@@ -156,7 +151,7 @@ class Zygote:
 
     def report(self, report: str, **fields: object) -> None:
         """Sends a report to the supervisor."""
-        self.control.send(json.dumps({"report": report, **fields}).encode())
+        self.control.send({"report": report, **fields})
 
 
 def load_late_limits(limits: list[dict[str, int]]) -> LateLimits | None:
@@ -182,7 +177,7 @@ def open_archive(path: str | None) -> AbstractContextManager[None]:
 
 def preload_common_modules() -> None:
     """Imports common modules, and freezes all objects so that the garbage collector of a worker does not touch them."""
-    import_all(COMMON)
+    import_all(COMMON, lambda _: None)
     gc.collect()
     gc.freeze()
 
@@ -212,10 +207,11 @@ class Imported(NamedTuple):
     """The modules that left threads running. A fork can then copy a lock that no thread will ever release."""
 
 
-def import_all(names: list[str]) -> Imported:
-    """Imports each module."""
+def import_all(names: list[str], announce: Callable[[str], None]) -> Imported:
+    """Imports each module, and announces it before."""
     packages, missing, threaded = {}, {}, []
     for name in names:
+        announce(name)
         before, threads_before = set(sys.modules), running_threads()
         try:
             module = importlib.import_module(name)

@@ -21,6 +21,8 @@ pub struct Config {
     pub python: PathBuf,
     /// The API keys; without any, every caller may run scripts.
     pub api_keys: Option<ApiKeys>,
+    /// How long Python and the preloaded modules may take to start.
+    pub start_timeout: Duration,
     /// How many scripts each caller may run; `None` sets no limit.
     pub rate: Option<Rate>,
     /// How many trusted proxies in front append to `X-Forwarded-For`.
@@ -74,6 +76,7 @@ impl Config {
             host: None,
             python: PathBuf::new(),
             api_keys: None,
+            start_timeout: Duration::ZERO,
             rate: None,
             proxies: 0,
             cors: None,

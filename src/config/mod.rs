@@ -241,6 +241,7 @@ mod tests {
             ("MAINBOX_ARCHIVE", "mainbox.archive"),
             ("MAINBOX_ARCHIVE", "/nowhere/mainbox.archive"),
             ("MAINBOX_QUEUE", "many"),
+            ("MAINBOX_START_SECONDS", "0"),
             ("MAINBOX_QUEUE_SECONDS", "0"),
             ("MAINBOX_REST_SECONDS", "0"),
             ("MAINBOX_MAX_SCRIPT_BYTES", "0"),

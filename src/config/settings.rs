@@ -209,6 +209,15 @@ pub const SETTINGS: &[Setting] = &[
         ),
     },
     Setting {
+        name: "MAINBOX_START_SECONDS",
+        value: "SECONDS",
+        default: DefaultValue::Is("60"),
+        meaning: "seconds that the interpreter may take to start and import the preloaded modules; if it takes longer, mainbox exits with an error",
+        reader: Reader::Number(1..=3600, |config, value| {
+            config.start_timeout = Duration::from_secs(value);
+        }),
+    },
+    Setting {
         name: "MAINBOX_TIMEOUT_SECONDS",
         value: "SECONDS",
         default: DefaultValue::Is("10"),

@@ -167,10 +167,7 @@ impl Admission {
 }
 
 /// Waits for `future`, but no longer than `deadline`. Returns `None` when the deadline passes first.
-pub(super) async fn until<T>(
-    deadline: Option<Instant>,
-    future: impl Future<Output = T>,
-) -> Option<T> {
+async fn until<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
     match deadline {
         Some(deadline) => timeout_at(deadline, future).await.ok(),
         None => Some(future.await),

@@ -5,12 +5,12 @@ use std::io;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
+use super::frames::{
+    FrameError, NAME_LENGTH_BYTES, push_file_header, push_frame, push_header, receive,
+};
 use super::job::Job;
 use super::outcome::{self, Returned};
-use super::protocol::{
-    FrameError, NAME_LENGTH_BYTES, OutputLimits, RunOptions, from_worker, push_file_header,
-    push_frame, push_header, receive, to_worker,
-};
+use super::protocol::{OutputLimits, RunOptions, from_worker, to_worker};
 use crate::api::catalogue::Failure;
 use crate::api::files::{Files, MAX_FILES, MAX_NAME_BYTES, MAX_NAME_PARTS};
 use crate::api::json_depth;

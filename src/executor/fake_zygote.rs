@@ -1,18 +1,18 @@
 //! A zygote for tests: a thread of the test that carries out orders, with shells as workers.
 
 use std::collections::HashMap;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
-};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use super::frames::message;
 use super::zygote::Zygote;
 
 /// What becomes of every fork.
@@ -20,7 +20,7 @@ use super::zygote::Zygote;
 pub(super) enum Fork {
     /// The worker is this shell script. Its standard input is the channel.
     Shell(&'static str),
-    /// As [`IDLE`], but no worker is ever reported as reaped.
+    /// As [`SILENT`], but no worker is ever reported as reaped.
     NeverReaped,
     /// The channel closes before the worker is ready.
     Dies,
@@ -28,15 +28,25 @@ pub(super) enum Fork {
     Fails(i32),
 }
 
-/// A worker that is ready and waits for ever.
-pub(super) const IDLE: Fork = Fork::Shell(READY_SCRIPT);
+/// A worker that is ready, answers a request with a line break in its script with `{}`, and waits for ever.
+pub(super) const IDLE: Fork = Fork::Shell(
+    "printf 'R\\000\\000\\000\\000' >&0; read line; printf 'V\\002\\000\\000\\000{}' >&0; exec sleep 60",
+);
 
-const READY_SCRIPT: &str = "printf 'R\\000\\000\\000\\000' >&0; exec sleep 60";
+/// A worker that is ready and never answers.
+pub(super) const SILENT: Fork = Fork::Shell(SILENT_SCRIPT);
+
+const SILENT_SCRIPT: &str = "printf 'R\\000\\000\\000\\000' >&0; exec sleep 60";
+
+/// As [`IDLE`], but the first request ends its worker. A directory remembers that; its name ends with the process id of
+/// the test.
+pub(super) const HICCUP: Fork = Fork::Shell(
+    "printf 'R\\000\\000\\000\\000' >&0; read line; mkdir /tmp/mainbox-hiccup-$PPID 2>/dev/null && exit 3; printf 'V\\002\\000\\000\\000{}' >&0; exec sleep 60",
+);
 
 /// Starts a fake zygote that is ready. Its process id is that of a process that can be killed.
 pub(super) fn start(fork: Fork) -> Arc<Zygote> {
-    let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
-    let (ours, theirs) = pair.unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
     let process = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().unwrap();
     let pid = Pid::from_raw(process.id() as i32);
     let zygote = Zygote::connect(ours, pid).unwrap();
@@ -44,7 +54,7 @@ pub(super) fn start(fork: Fork) -> Arc<Zygote> {
     Arc::new(zygote)
 }
 
-fn carry_out_orders(control: &OwnedFd, fork: Fork, mut process: Child) {
+fn carry_out_orders(control: &UnixStream, fork: Fork, mut process: Child) {
     let info = json!({
         "report": "ready", "python": "3.13.0", "packages": {}, "missing": {}, "threaded": [], "standard": ["os"],
         "installed": {},
@@ -67,7 +77,7 @@ fn carry_out_orders(control: &OwnedFd, fork: Fork, mut process: Child) {
         }
         match fork {
             Fork::Shell(_) | Fork::NeverReaped => {
-                let script = if let Fork::Shell(script) = fork { script } else { READY_SCRIPT };
+                let script = if let Fork::Shell(script) = fork { script } else { SILENT_SCRIPT };
                 let channel = descriptors.into_iter().next().unwrap();
                 let mut shell = Command::new("sh");
                 let shell =
@@ -92,42 +102,36 @@ fn carry_out_orders(control: &OwnedFd, fork: Fork, mut process: Child) {
     let _ = process.wait();
 }
 
-fn report(control: &OwnedFd, report: &Value) {
-    let text = report.to_string();
+fn report(mut control: &UnixStream, report: &Value) {
     // Fails when the test has dropped the zygote.
-    let _ = sendmsg::<()>(
-        control.as_raw_fd(),
-        &[IoSlice::new(text.as_bytes())],
-        &[],
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    );
+    let _ = control.write_all(&message(report.to_string().as_bytes()));
 }
 
-/// The next order that is not the boot message, with its descriptors; `None` when the supervisor is gone.
-fn receive(control: &OwnedFd) -> Option<(Value, Vec<OwnedFd>)> {
-    let mut text = vec![0; 1 << 20];
+/// The next order, with its descriptors; `None` when the supervisor is gone.
+fn receive(mut control: &UnixStream) -> Option<(Value, Vec<OwnedFd>)> {
+    let mut length = [0; 4];
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; 8]);
-    let mut buffer = [IoSliceMut::new(&mut text)];
-    let message = recvmsg::<()>(
+    let mut buffer = [IoSliceMut::new(&mut length)];
+    let received = recvmsg::<()>(
         control.as_raw_fd(),
         &mut buffer,
         Some(&mut space),
         MsgFlags::MSG_CMSG_CLOEXEC,
     )
     .ok()
-    .filter(|message| message.bytes > 0)?;
-    let descriptors = message
+    .filter(|received| received.bytes == 4)?;
+    let descriptors = received
         .cmsgs()
         .unwrap()
-        .flat_map(|message| match message {
+        .flat_map(|attached| match attached {
             ControlMessageOwned::ScmRights(descriptors) => descriptors,
             _ => vec![],
         })
         .map(owned)
         .collect();
-    let length = message.bytes;
-    Some((serde_json::from_slice(&text[..length]).unwrap(), descriptors))
+    let mut text = vec![0; u32::from_le_bytes(length) as usize];
+    control.read_exact(&mut text).ok()?;
+    Some((serde_json::from_slice(&text).unwrap(), descriptors))
 }
 
 #[allow(unsafe_code, reason = "nix returns received descriptors as numbers")]

@@ -11,6 +11,7 @@ macro_rules! module {
 pub(super) const MODULES: &[(&str, &str)] = &[
     module!("audit_hook"),
     module!("bytecode_archive"),
+    module!("control"),
     module!("failure"),
     module!("frames"),
     module!("import_home"),

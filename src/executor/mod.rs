@@ -9,6 +9,7 @@ mod essential;
 mod exchange;
 #[cfg(test)]
 mod fake_zygote;
+pub mod frames;
 mod harness;
 mod import_scan;
 mod job;
@@ -26,15 +27,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tokio::time::Instant as Deadline;
+use tokio::time::{Instant as Deadline, timeout_at};
 
-use self::admission::{Admission, RunPermit, until};
+use self::admission::{Admission, RunPermit};
 use self::essential::spawn_essential;
 pub use self::job::Job;
 use self::outcome::Execution;
 use self::pool::Pool;
 use self::protocol::ZygoteInfo;
-use self::self_test::Finding;
+use self::self_test::{Finding, Proof};
 use crate::api::catalogue::{Failure, Kind};
 use crate::config::Config;
 use crate::python::interpreter::Python;
@@ -91,8 +92,7 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Starts the zygotes. Each runs the self-test as soon as its first worker is ready. Must be called within the tokio
-    /// runtime.
+    /// Starts the zygotes. The first worker of each runs the self-test. Must be called within the tokio runtime.
     pub fn start(config: Arc<Config>, sandbox: Arc<Sandbox>, python: Python) -> Arc<Executor> {
         let slots = if sandbox.one_at_a_time() { 1 } else { config.concurrency };
         let metrics = Arc::new(Metrics::new(sandbox.tier_name()));
@@ -115,7 +115,6 @@ impl Executor {
         for pool in executor.pools() {
             spawn_essential(Arc::clone(pool).keep_zygote(python.clone()));
             spawn_essential(Arc::clone(pool).shrink_when_idle());
-            spawn_essential(Arc::clone(&executor).run_self_test(Arc::clone(pool)));
         }
         executor
     }
@@ -128,7 +127,7 @@ impl Executor {
     async fn pool_for(&self, script: &str) -> &Arc<Pool> {
         let Some(bare) = &self.bare else { return &self.preloaded };
         // This wait is short: the bare zygote imports next to nothing.
-        bare.self_test_results().await;
+        let _ = bare.proved().await;
         match bare.info() {
             Some(info)
                 if import_scan::is_standard(script, &info.standard, &self.config.preload) =>
@@ -147,13 +146,14 @@ impl Executor {
     pub async fn execute(&self, job: Job) -> Result<Execution, Failure> {
         let arrived = Instant::now();
         let ready_pool = async {
+            self.check_contamination()?;
             let pool = self.pool_for(&job.script).await;
-            self.wait_self_test(pool).await?;
+            pool.proved().await?;
             Ok(pool)
         };
         let deadline = job.deadline.map(Deadline::from_std);
         let (pool, permit, latest) = self.admission.admit(ready_pool, deadline).await?;
-        self.run(pool, &job, arrived, Some(permit), Some(latest)).await
+        self.run(pool, &job, arrived, permit, latest).await
     }
 
     async fn run(
@@ -161,17 +161,18 @@ impl Executor {
         pool: &Arc<Pool>,
         job: &Job,
         arrived: Instant,
-        mut run_permit: Option<RunPermit>,
-        latest: Option<Deadline>,
+        run_permit: RunPermit,
+        latest: Deadline,
     ) -> Result<Execution, Failure> {
         let one_at_a_time = self.sandbox.one_at_a_time();
+        let mut run_permit = Some(run_permit);
         // A worker that died before it read the request is replaced once. Not twice, since the request may be what
         // kills them.
         for is_last_try in [one_at_a_time, true] {
             // Dropped in every case, even when the client disconnects and this future is cancelled.
             let _refill = Refill { executor: self, pool };
-            let worker = until(latest, async {
-                let mut worker = pool.take().await.ok_or_else(cannot_start)?;
+            let worker = timeout_at(latest, async {
+                let mut worker = pool.take().await?;
                 // The permit is released with the response or, where workers are not separated, once the leftovers are
                 // removed.
                 let kept =
@@ -179,7 +180,8 @@ impl Executor {
                 worker.begin_use(kept).await;
                 Ok(worker)
             });
-            let worker = worker.await.ok_or_else(no_worker_in_time)??;
+            let worker = worker.await.map_err(|_| no_worker_in_time())??;
+            self.check_contamination()?;
             let run = worker.run(job, &self.config, arrived.elapsed(), is_last_try);
             let Some((execution, process)) = run.await else { continue };
             if !one_at_a_time && !self.admission.has_waiters() {
@@ -190,31 +192,11 @@ impl Executor {
         Err(worker::lost())
     }
 
-    /// Waits for the self-test of `pool`.
-    async fn wait_self_test(&self, pool: &Pool) -> Result<(), Failure> {
-        if self.sandbox.is_contaminated() {
-            return Err(Failure::new(Kind::Internal, CONTAMINATED));
+    fn check_contamination(&self) -> Result<(), Failure> {
+        match self.sandbox.is_contaminated() {
+            true => Err(Failure::new(Kind::Internal, CONTAMINATED)),
+            false => Ok(()),
         }
-        match pool.self_test_results().await {
-            Some(findings) if self_test::holds(&findings) => Ok(()),
-            Some(_) => Err(Failure::new(Kind::Internal, "The sandbox did not pass its self-test")),
-            None => Err(cannot_start()),
-        }
-    }
-
-    async fn run_self_test(self: Arc<Self>, pool: Arc<Pool>) {
-        let job = self_test::job(&self.config);
-        let execution = loop {
-            match self.run(&pool, &job, Instant::now(), None, None).await {
-                Ok(execution) => break execution,
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        };
-        let findings = self_test::findings(&execution, &self.sandbox);
-        for finding in findings.iter().filter(|finding| !finding.held) {
-            tracing::error!(promise = finding.promise, answer = finding.answer, "self-test failed");
-        }
-        pool.set_self_test_results(findings);
     }
 
     /// Whether scripts can run, whatever they import.
@@ -225,16 +207,15 @@ impl Executor {
         if self.pools().any(|pool| pool.is_failing()) {
             return Health::Unhealthy(String::from("workers cannot be started; the log says why"));
         }
-        let results: Vec<_> = self.pools().map(|pool| pool.known_self_test_results()).collect();
-        if results.iter().flatten().any(|findings| !self_test::holds(findings)) {
+        let proofs: Vec<Proof> = self.pools().map(|pool| pool.proof()).collect();
+        if proofs.iter().any(|proof| matches!(proof, Proof::Broken(_))) {
             return Health::Unhealthy(String::from("the sandbox did not pass its self-test"));
         }
-        let is_ready = self.pools().all(|pool| pool.info().is_some());
-        if is_ready && results.iter().all(Option::is_some) {
-            Health::Healthy
-        } else {
-            Health::Starting
+        if proofs.iter().any(|proof| matches!(proof, Proof::NotRun(_))) {
+            let error = "the self-test of the sandbox does not run; the log says why";
+            return Health::Unhealthy(String::from(error));
         }
+        if proofs.iter().all(Proof::held) { Health::Healthy } else { Health::Starting }
     }
 
     /// Why only a restart of the process can make it work again; `None` if it works or can recover by itself.
@@ -248,20 +229,22 @@ impl Executor {
         let mut reported: Arc<[Finding]> = Arc::new([]);
         for pool in self.pools() {
             let findings = pool.self_test_results().await?;
-            if reported.is_empty() || !self_test::holds(&findings) {
+            if reported.is_empty() || findings.iter().any(|finding| !finding.held) {
                 reported = findings;
             }
         }
         Some(reported)
     }
 
-    /// Returns once it is clear that no worker can be started. Never returns once one has started: from then on,
-    /// `/health` reports problems.
-    pub async fn never_starts(&self) {
-        for pool in self.pools() {
-            if pool.self_test_results().await.is_some() {
-                std::future::pending::<()>().await;
-            }
+    /// Waits until it is clear that the start has failed, and returns the reason. Never returns once every kind of worker
+    /// has started: from then on, `/health` reports problems.
+    pub async fn never_starts(&self) -> String {
+        match &self.bare {
+            Some(bare) => tokio::select! {
+                error = bare.never_starts() => error,
+                error = self.preloaded.never_starts() => error,
+            },
+            None => self.preloaded.never_starts().await,
         }
     }
 
@@ -346,10 +329,6 @@ impl Executor {
     pub fn config(&self) -> &Config {
         &self.config
     }
-}
-
-fn cannot_start() -> Failure {
-    Failure::new(Kind::Internal, "Workers cannot be started; the log of the service says why")
 }
 
 fn no_worker_in_time() -> Failure {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::value::RawValue;
 
+use super::frames::{Frame, file_of};
 use super::output_capture::Captured;
-use super::protocol::{Frame, ScriptFailure, file_of, from_worker};
+use super::protocol::{ScriptFailure, from_worker};
 use crate::api::catalogue::{Failure, Kind};
 use crate::api::files::Files;
 use crate::api::json_depth;

@@ -1,4 +1,6 @@
-//! A pool: spare workers forked ahead of time, and the zygote they come from.
+//! A pool: spare workers forked ahead of time, and the zygote they come from (`pool/zygote_keeper.rs`).
+
+mod zygote_keeper;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -9,12 +11,12 @@ use tokio::sync::{Notify, watch};
 
 use super::essential::spawn_essential;
 use super::protocol::ZygoteInfo;
-use super::self_test::Finding;
+use super::self_test::{Finding, Proof};
 use super::worker::Worker;
 use super::worker_start::StartError;
-use super::zygote::{Zygote, ZygoteState};
+use super::zygote::Zygote;
+use crate::api::catalogue::{Failure, Kind};
 use crate::config::Config;
-use crate::python::interpreter::Python;
 use crate::sandbox::Sandbox;
 use crate::telemetry::prometheus::{self, Metrics};
 
@@ -40,15 +42,18 @@ pub(super) struct Pool {
     max_spares: usize,
     /// When a worker was last taken. After `MAINBOX_REST_SECONDS` without requests, one spare is enough.
     last_taken: Mutex<Instant>,
-    /// The findings of the self-test, once it is over.
-    self_test_results: watch::Sender<Option<Arc<[Finding]>>>,
+    /// What is known about the sandbox of the workers of the current zygote.
+    proof: watch::Sender<Proof>,
     spares: Mutex<VecDeque<Worker>>,
     starting: AtomicUsize,
     changed: Notify,
     next_worker: AtomicU64,
     /// Whether a worker of the current zygote has been ready.
     forked_once: AtomicBool,
+    /// The number of consecutive failures to start a zygote or a worker.
     failures: watch::Sender<u32>,
+    /// The reason for the last one.
+    last_error: Mutex<String>,
     /// The number of zygotes that died after they had been ready.
     lost: watch::Sender<u32>,
     /// Whether no spare may be started.
@@ -79,94 +84,57 @@ impl Pool {
             preload,
             max_spares,
             last_taken: Mutex::new(Instant::now()),
-            self_test_results: watch::Sender::new(None),
+            proof: watch::Sender::default(),
             spares: Mutex::default(),
             starting: AtomicUsize::new(0),
             changed: Notify::new(),
             next_worker: AtomicU64::new(0),
             forked_once: AtomicBool::new(false),
             failures: watch::Sender::new(0),
+            last_error: Mutex::default(),
             lost: watch::Sender::new(0),
             retired: AtomicBool::new(false),
             current: watch::Sender::new(None),
         })
     }
 
-    /// Keeps a zygote running for as long as the process lives.
-    pub(super) async fn keep_zygote(self: Arc<Self>, python: Python) {
-        loop {
-            self.run_zygote(&python).await;
-            self.current.send_replace(None);
-            self.spares().clear();
-            self.metrics.zygote_restarts.get_or_create(&self.label()).inc();
-            tokio::time::sleep(RETRY_INTERVAL * self.failures_counted()).await;
-        }
+    /// What is known about the sandbox of the workers of the current zygote.
+    pub(super) fn proof(&self) -> Proof {
+        self.proof.borrow().clone()
     }
 
-    /// Starts a zygote. Returns when it is dead.
-    async fn run_zygote(self: &Arc<Self>, python: &Python) {
-        let archive = self.config.archive.as_deref();
-        match Zygote::start(python, &self.preload, archive, &self.sandbox) {
-            Ok(zygote) => self.use_zygote(Arc::new(zygote)).await,
-            Err(error) => {
-                tracing::error!(%error, "cannot start a zygote");
-                self.count_failure();
-            }
-        }
-    }
-
-    /// Starts spares from `zygote` once it is ready. Returns when it is dead.
-    async fn use_zygote(self: &Arc<Self>, zygote: Arc<Zygote>) {
-        let mut state = zygote.state();
-        let known = state.wait_for(|state| !matches!(state, ZygoteState::Starting)).await;
-        let Ok(ZygoteState::Ready(info)) = known.map(|state| state.clone()) else {
-            tracing::error!("the zygote died before it was ready");
-            self.count_failure();
-            return;
-        };
-        for (module, error) in &info.missing {
-            tracing::warn!(
-                module,
-                error,
-                "cannot import a module of MAINBOX_PRELOAD; serving without it"
-            );
-        }
-        for module in &info.threaded {
-            let hint = "a worker forked meanwhile can wait for a lock forever";
-            tracing::warn!(module, hint, "a module of MAINBOX_PRELOAD left threads running");
-        }
-        self.forked_once.store(false, Ordering::Release);
-        self.current.send_replace(Some(Current { zygote: Arc::clone(&zygote), info }));
-        // The self-test waits for the first worker.
-        self.refill(true);
-        zygote.gone().await;
-        if !self.forked_once.load(Ordering::Acquire) {
-            self.count_failure();
-        }
-        self.lost.send_modify(|lost| *lost += 1);
-        tracing::error!("the zygote died");
-    }
-
-    /// Stores the findings of the self-test.
-    pub(super) fn set_self_test_results(&self, findings: Vec<Finding>) {
-        self.self_test_results.send_replace(Some(findings.into()));
-    }
-
-    /// The findings of the self-test, if it is over.
-    pub(super) fn known_self_test_results(&self) -> Option<Arc<[Finding]>> {
-        self.self_test_results.borrow().clone()
-    }
-
-    /// Waits until the self-test is over. Returns `None` when workers cannot be started.
+    /// Waits until the self-test of the current zygote is over. Returns `None` when workers cannot be started.
     pub(super) async fn self_test_results(&self) -> Option<Arc<[Finding]>> {
-        let mut results = self.self_test_results.subscribe();
+        let mut proof = self.proof.subscribe();
         tokio::select! {
             biased;
-            findings = results.wait_for(Option::is_some) => {
-                findings.ok().and_then(|findings| findings.clone())
-            }
+            proof = proof.wait_for(|proof| proof.findings().is_some()) => proof.ok()?.findings(),
             () = self.failing() => None,
         }
+    }
+
+    /// Waits until the sandbox of the workers is proved.
+    ///
+    /// # Errors
+    /// `internal` when the self-test failed or does not run, and when workers cannot be started.
+    pub(super) async fn proved(&self) -> Result<(), Failure> {
+        self.self_test_results().await.ok_or_else(cannot_start)?;
+        match self.proof() {
+            Proof::Held(_) => Ok(()),
+            Proof::Broken(_) => {
+                Err(Failure::new(Kind::Internal, "The sandbox did not pass its self-test"))
+            }
+            Proof::Pending | Proof::NotRun(_) => {
+                Err(Failure::new(Kind::Internal, "The self-test of the sandbox does not run"))
+            }
+        }
+    }
+
+    /// Waits until the sandbox of the workers is to be proved again, since their zygote died.
+    async fn unproved(&self) {
+        let mut proof = self.proof.subscribe();
+        // Fails only if the sender is dropped, and the pool owns it.
+        let _ = proof.wait_for(|proof| !proof.held()).await;
     }
 
     /// What the current zygote reported when it became ready.
@@ -177,6 +145,15 @@ impl Pool {
     /// Returns whether workers cannot be started.
     pub(super) fn is_failing(&self) -> bool {
         *self.failures.borrow() >= FAILURES_IN_A_ROW
+    }
+
+    /// Waits until it is clear that no worker of the first zygote can be started, and returns the reason. Never returns
+    /// once one has run the self-test.
+    pub(super) async fn never_starts(&self) -> String {
+        if self.self_test_results().await.is_some() {
+            std::future::pending::<()>().await;
+        }
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits until workers cannot be started.
@@ -236,8 +213,11 @@ impl Pool {
         prometheus::Zygote { zygote: if self.preload.is_empty() { "bare" } else { "preloaded" } }
     }
 
-    fn count_failure(&self) {
-        self.failures.send_modify(|failures| *failures += 1);
+    /// Logs and counts a failure to start a zygote or a worker, `count` times if it is not worth another attempt.
+    fn count_failure(&self, error: String, count: u32) {
+        tracing::error!("{error}");
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+        self.failures.send_modify(|failures| *failures += count);
     }
 
     fn failures_counted(&self) -> u32 {
@@ -266,9 +246,25 @@ impl Pool {
         if self.unused_for() < self.config.idle_after { self.max_spares } else { 1 }
     }
 
-    /// Takes a spare, or waits for one. Returns `None` when workers cannot be started.
-    pub(super) async fn take(self: &Arc<Self>) -> Option<Worker> {
+    /// Takes a worker for a request, or waits for one. The sandbox of the worker is proved.
+    ///
+    /// # Errors
+    /// As for [`Pool::proved`].
+    pub(super) async fn take(self: &Arc<Self>) -> Result<Worker, Failure> {
         *self.last_taken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        loop {
+            self.proved().await?;
+            tokio::select! {
+                biased;
+                () = self.unproved() => {}
+                worker = self.next_worker() => return worker.ok_or_else(cannot_start),
+            }
+        }
+    }
+
+    /// Takes a spare, or waits for one, whether the sandbox is proved or not. Returns `None` when workers cannot be
+    /// started.
+    async fn next_worker(self: &Arc<Self>) -> Option<Worker> {
         loop {
             let changed = self.changed.notified();
             let spare = self.spares().pop_front();
@@ -325,9 +321,8 @@ impl Pool {
                 }
                 // The death of the zygote is counted once, by `run_zygote`.
                 if !matches!(error, StartError::ZygoteGone) {
-                    self.count_failure();
+                    self.count_failure(format!("cannot start worker {worker}: {error}"), 1);
                     self.changed.notify_waiters();
-                    tracing::error!(%error, worker, "cannot start a worker");
                     tokio::time::sleep(RETRY_INTERVAL * self.failures_counted()).await;
                 }
                 self.starting.fetch_sub(1, Ordering::Relaxed);
@@ -340,6 +335,10 @@ impl Pool {
     fn spares(&self) -> MutexGuard<'_, VecDeque<Worker>> {
         self.spares.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn cannot_start() -> Failure {
+    Failure::new(Kind::Internal, "Workers cannot be started; the log of the service says why")
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
-//! The self-test: a script that attempts what the sandbox must refuse. It runs in a real worker before anything is served.
+//! The self-test: a script that attempts what the sandbox must refuse. It runs in a worker of every zygote, before other
+//! workers of that zygote serve requests.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -63,31 +65,70 @@ pub(super) fn job(config: &Config) -> Job {
     }
 }
 
-/// The findings of a run. Without a tier nothing is promised, so nothing can fail.
-pub(super) fn findings(execution: &Execution, sandbox: &Sandbox) -> Vec<Finding> {
-    let answers: BTreeMap<String, String> = match &execution.outcome {
-        Ok(returned) => serde_json::from_str(returned.result.get()).unwrap_or_default(),
-        Err(failure) => {
-            let answer = format!("the self-test did not run: {}", failure.error);
-            return vec![Finding { promise: "run the self-test", held: false, answer }];
+/// What is known about the sandbox of the workers of a zygote.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Proof {
+    /// The self-test has not ended yet.
+    #[default]
+    Pending,
+    /// The self-test did not run, several times. It is tried again.
+    NotRun(Arc<[Finding]>),
+    /// Every attempt was refused.
+    Held(Arc<[Finding]>),
+    /// An attempt was allowed. This is final.
+    Broken(Arc<[Finding]>),
+}
+
+impl Proof {
+    /// The proof that `findings` are.
+    pub(super) fn of(findings: Vec<Finding>) -> Proof {
+        match findings.iter().all(|finding| finding.held) {
+            true => Proof::Held(findings.into()),
+            false => Proof::Broken(findings.into()),
         }
-    };
+    }
+
+    /// The proof that remains when the self-test does not run, for the reason `error`.
+    pub(super) fn not_run(error: &str) -> Proof {
+        let answer = format!("the self-test did not run: {error}");
+        Proof::NotRun(Arc::new([Finding { promise: "run the self-test", held: false, answer }]))
+    }
+
+    /// The findings, if the self-test has ended.
+    pub(super) fn findings(&self) -> Option<Arc<[Finding]>> {
+        match self {
+            Proof::Pending => None,
+            Proof::NotRun(findings) | Proof::Held(findings) | Proof::Broken(findings) => {
+                Some(Arc::clone(findings))
+            }
+        }
+    }
+
+    /// Returns whether every attempt was refused.
+    pub(super) fn held(&self) -> bool {
+        matches!(self, Proof::Held(_))
+    }
+}
+
+/// The findings of a run. Without a tier nothing is promised, so nothing can fail.
+///
+/// # Errors
+/// Why the self-test did not run, in a sentence. That says nothing about the sandbox.
+pub(super) fn findings(execution: &Execution, sandbox: &Sandbox) -> Result<Vec<Finding>, String> {
+    let returned = execution.outcome.as_ref().map_err(|failure| failure.error.clone())?;
+    let answers: BTreeMap<String, String> =
+        serde_json::from_str(returned.result.get()).map_err(|error| error.to_string())?;
     let promised = |place: &Where| match place {
         Where::Everywhere => sandbox.tier.is_some(),
         Where::Filtered => matches!(sandbox.tier, Some(Tier::Namespaces | Tier::Seccomp)),
         Where::Confined => sandbox.confines_files(),
     };
-    ATTEMPTS
-        .iter()
-        .filter(|(_, place)| promised(place))
+    let promised = ATTEMPTS.iter().filter(|(_, place)| promised(place));
+    let findings = promised
         .map(|(promise, _)| {
             let answer = answers.get(*promise).map_or("not tried", String::as_str);
             Finding { promise, held: answer.starts_with("refused"), answer: answer.to_owned() }
         })
-        .collect()
-}
-
-/// Returns whether every attempt was refused.
-pub(super) fn holds(findings: &[Finding]) -> bool {
-    findings.iter().all(|finding| finding.held)
+        .collect();
+    Ok(findings)
 }

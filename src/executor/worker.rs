@@ -5,7 +5,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -25,6 +24,7 @@ use super::zygote::{Exit, Zygote};
 use crate::api::catalogue::{Failure, Kind};
 use crate::config::Config;
 use crate::sandbox::jail::{Jail, Kept};
+use crate::sandbox::process::ProcessHandle;
 use crate::sandbox::scratch::Scratch;
 use crate::sandbox::{Sandbox, namespaces, procfs, rlimits, sys};
 
@@ -52,7 +52,8 @@ pub(super) struct Worker {
 /// The process of a worker. Dropping it kills the process and then releases its jail.
 pub(super) struct Process {
     worker: u64,
-    pid: Option<Pid>,
+    /// `None` before the process is known and once it is reaped or killed.
+    handle: Option<ProcessHandle>,
     zygote: Arc<Zygote>,
     jail: Option<Jail>,
 }
@@ -96,7 +97,7 @@ impl Worker {
             }
         });
         let mut process =
-            Process { worker, pid: None, zygote: Arc::clone(zygote), jail: Some(jail) };
+            Process { worker, handle: None, zygote: Arc::clone(zygote), jail: Some(jail) };
         let started = tokio::select! {
             greeting = greeting(&channel) => greeting,
             errno = &mut failed_fork => Err(fork_error(errno)),
@@ -119,7 +120,7 @@ impl Worker {
         };
         let pid = started?;
         zygote.forked(worker);
-        process.pid = Some(pid);
+        process.handle = Some(ProcessHandle::of(pid));
         let resident_bytes = procfs::memory(pid).map_or(0, |memory| memory.resident_bytes);
         Ok(Worker { process, channel, stdout, stderr, resident_bytes })
     }
@@ -144,7 +145,7 @@ impl Worker {
     /// The id of its process.
     #[cfg(test)]
     pub(super) fn pid(&self) -> Pid {
-        self.process.pid.unwrap()
+        self.process.pid().unwrap()
     }
 
     /// Ends the worker unused, and waits until it is gone.
@@ -247,15 +248,20 @@ impl Process {
         tokio::time::sleep(delay).await;
     }
 
+    /// Its process id. The zygote reaps only on order, so the id belongs to this worker as long as the zygote lives.
+    fn pid(&self) -> Option<Pid> {
+        self.handle.as_ref().map(|handle| handle.pid)
+    }
+
     fn cpu_time(&self) -> Option<Duration> {
-        self.pid.and_then(sys::cpu_time)
+        self.pid().and_then(sys::cpu_time)
     }
 
     /// Measured from outside, so a script cannot report less than it used.
     fn cost(&self) -> Cost {
         Cost {
             cpu: self.cpu_time(),
-            peak_bytes: self.pid.and_then(procfs::memory).map(|memory| memory.peak_bytes),
+            peak_bytes: self.pid().and_then(procfs::memory).map(|memory| memory.peak_bytes),
         }
     }
 
@@ -271,16 +277,15 @@ impl Process {
             self.end(Some(reaped));
             return (Err(outcome::protocol_violation()), None);
         };
-        self.pid = None;
+        self.handle = None;
         self.jail = None;
         let cpu_seconds = rlimits::cpu_seconds(job.timeout);
         (Err(outcome::of_exit(exit.status, job.memory_bytes >> 20, cpu_seconds)), Some(exit))
     }
 
     fn kill(&mut self) {
-        if let Some(pid) = self.pid.take() {
-            // The zygote reaps only on order, so the id still belongs to this worker.
-            let _ = kill(pid, Signal::SIGKILL);
+        if let Some(handle) = self.handle.take() {
+            handle.kill();
         }
     }
 

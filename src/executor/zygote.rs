@@ -3,28 +3,27 @@
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair,
-};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::essential::spawn_essential;
+use super::frames::{FrameError, message, receive_message};
 use super::harness::{LOADER, MODULES};
 use super::protocol::{Boot, Order, Report, ZygoteInfo};
 use crate::python::interpreter::Python;
 use crate::sandbox::Sandbox;
+use crate::sandbox::process::ProcessHandle;
 use crate::sandbox::sys::{self, Program, SpawnError};
 
-/// The largest report of a zygote, bytes.
-const MESSAGE_BYTES: usize = 64 * 1024;
+/// The largest report of a zygote, bytes. It bounds a mistake: a zygote is trusted.
+const MAX_REPORT_BYTES: usize = 16 << 20;
 
 /// Why a zygote did not start.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +52,7 @@ pub(super) struct Exit {
 pub(super) struct Zygote {
     /// The id of the process.
     pub(super) pid: Pid,
+    process: Arc<ProcessHandle>,
     outbox: mpsc::UnboundedSender<Message>,
     shared: Arc<Shared>,
 }
@@ -72,16 +72,17 @@ struct Awaited {
 /// The state of a zygote.
 #[derive(Clone, Debug)]
 pub(super) enum ZygoteState {
-    /// It is importing.
-    Starting,
+    /// It is importing this module; `None` before the first one.
+    Starting(Option<String>),
     /// It accepts orders.
     Ready(Arc<ZygoteInfo>),
     /// It is dead, and its workers with it.
     Gone,
 }
 
+/// A message to the zygote, and the descriptors to attach to it.
 struct Message {
-    text: Vec<u8>,
+    bytes: Vec<u8>,
     descriptors: Vec<OwnedFd>,
 }
 
@@ -96,9 +97,7 @@ impl Zygote {
         archive: Option<&Path>,
         sandbox: &Sandbox,
     ) -> Result<Zygote, ZygoteError> {
-        let (ours, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-                .map_err(|errno| ZygoteError::Control(errno.into()))?;
+        let (ours, theirs) = StdUnixStream::pair().map_err(ZygoteError::Control)?;
         let program = program(python).map_err(ZygoteError::Control)?;
         let pid = sys::spawn(&program, theirs.as_fd(), sandbox.plan())?;
         drop(theirs);
@@ -109,18 +108,19 @@ impl Zygote {
         Ok(zygote)
     }
 
-    /// The zygote with process id `pid` at the other end of `control`, a SOCK_SEQPACKET socket.
-    pub(super) fn connect(control: OwnedFd, pid: Pid) -> io::Result<Zygote> {
-        set_nonblocking(&control)?;
-        let control = Arc::new(sys::watch(control)?);
+    /// The zygote with process id `pid` at the other end of `control`.
+    pub(super) fn connect(control: StdUnixStream, pid: Pid) -> io::Result<Zygote> {
+        control.set_nonblocking(true)?;
+        let control = Arc::new(UnixStream::from_std(control)?);
+        let process = Arc::new(ProcessHandle::of(pid));
         let shared = Arc::new(Shared {
             awaited: Mutex::default(),
-            state: watch::Sender::new(ZygoteState::Starting),
+            state: watch::Sender::new(ZygoteState::Starting(None)),
         });
         let (outbox, orders) = mpsc::unbounded_channel();
-        spawn_essential(send_orders(Arc::clone(&control), orders));
-        spawn_essential(receive_reports(control, Arc::clone(&shared), pid));
-        Ok(Zygote { pid, outbox, shared })
+        spawn_essential(send_orders(Arc::clone(&control), orders, Arc::clone(&process)));
+        spawn_essential(receive_reports(control, Arc::clone(&shared), Arc::clone(&process)));
+        Ok(Zygote { pid, process, outbox, shared })
     }
 
     /// The state, as a channel to watch.
@@ -180,17 +180,17 @@ impl Zygote {
 
     /// Kills the zygote. The kernel kills its workers with it.
     pub(super) fn kill(&self) {
-        let _ = kill(self.pid, Signal::SIGKILL);
+        self.process.kill();
     }
 
     fn awaited(&self) -> std::sync::MutexGuard<'_, Awaited> {
         self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn post<T: serde::Serialize>(&self, message: &T, descriptors: Vec<OwnedFd>) {
-        let text = serde_json::to_vec(message).expect("BUG: orders are plain data");
+    fn post<T: serde::Serialize>(&self, order: &T, descriptors: Vec<OwnedFd>) {
+        let text = serde_json::to_vec(order).expect("BUG: orders are plain data");
         // Fails only when the zygote is gone, which its owner learns from its state.
-        let _ = self.outbox.send(Message { text, descriptors });
+        let _ = self.outbox.send(Message { bytes: message(&text), descriptors });
     }
 }
 
@@ -230,59 +230,73 @@ fn program(python: &Python) -> io::Result<Program> {
     Program::new(python.program.as_os_str().as_bytes(), arguments, environment)
 }
 
-fn set_nonblocking(descriptor: &OwnedFd) -> io::Result<()> {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    let flags = OFlag::from_bits_retain(fcntl(descriptor, FcntlArg::F_GETFL)?);
-    fcntl(descriptor, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
-}
-
-async fn send_orders(control: Arc<AsyncFd<OwnedFd>>, mut orders: mpsc::UnboundedReceiver<Message>) {
+/// Sends every order. An order that cannot be sent ends the zygote, which would wait for it forever.
+async fn send_orders(
+    control: Arc<UnixStream>,
+    mut orders: mpsc::UnboundedReceiver<Message>,
+    process: Arc<ProcessHandle>,
+) {
     while let Some(message) = orders.recv().await {
-        let descriptors: Vec<RawFd> = message.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-        let attached = [ControlMessage::ScmRights(&descriptors)];
-        let attached = if descriptors.is_empty() { &attached[..0] } else { &attached[..] };
-        let text = [IoSlice::new(&message.text)];
-        let sent = control
-            .async_io(Interest::WRITABLE, |socket| {
-                sendmsg::<()>(socket.as_raw_fd(), &text, attached, MsgFlags::MSG_NOSIGNAL, None)
-                    .map_err(io::Error::from)
-            })
-            .await;
-        if let Err(error) = sent {
-            tracing::debug!(%error, "an order could not be sent to the zygote");
+        if let Err(error) = send(&control, &message).await {
+            // A zygote that has died is reported by its owner.
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                tracing::error!(%error, "an order could not be sent to the zygote; killing it");
+            }
+            process.kill();
             return;
         }
     }
 }
 
-async fn receive_reports(control: Arc<AsyncFd<OwnedFd>>, shared: Arc<Shared>, pid: Pid) {
-    let mut message = vec![0; MESSAGE_BYTES];
+async fn send(control: &UnixStream, message: &Message) -> io::Result<()> {
+    let descriptors: Vec<RawFd> = message.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let attached = [ControlMessage::ScmRights(&descriptors)];
+    let attached = if descriptors.is_empty() { &attached[..0] } else { &attached[..] };
+    let bytes = [IoSlice::new(&message.bytes)];
+    // The descriptors go with the first byte. The kernel takes as many bytes as its buffer has room for.
+    let sent = control
+        .async_io(Interest::WRITABLE, || {
+            sendmsg::<()>(control.as_raw_fd(), &bytes, attached, MsgFlags::MSG_NOSIGNAL, None)
+                .map_err(io::Error::from)
+        })
+        .await?;
+    let mut rest = &message.bytes[sent..];
+    while !rest.is_empty() {
+        control.writable().await?;
+        match control.try_write(rest) {
+            Ok(sent) => rest = &rest[sent..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Receives reports until the zygote is gone.
+async fn receive_reports(
+    control: Arc<UnixStream>,
+    shared: Arc<Shared>,
+    process: Arc<ProcessHandle>,
+) {
     loop {
-        let received = control
-            .async_io(Interest::READABLE, |socket| {
-                recv(socket.as_raw_fd(), &mut message, MsgFlags::empty()).map_err(io::Error::from)
-            })
-            .await;
-        let report = match received {
-            Ok(0) => break,
-            Ok(length) => serde_json::from_slice(&message[..length]),
-            Err(error) if error.raw_os_error() == Some(Errno::ECONNRESET as i32) => break,
+        let text = match receive_message(&control, MAX_REPORT_BYTES).await {
+            Ok(text) => text,
+            Err(FrameError::Closed | FrameError::Unread) => break,
             Err(error) => {
-                tracing::error!(%error, "the control socket of the zygote failed");
+                tracing::error!(%error, "the control socket of the zygote failed; killing it");
                 break;
             }
         };
-        match report {
+        match serde_json::from_slice(&text) {
             Ok(report) => shared.dispatch(report),
             Err(error) => {
-                tracing::error!(%error, "malformed report from the zygote");
+                tracing::error!(%error, "malformed report from the zygote; killing it");
                 break;
             }
         }
     }
     // The zygote may have closed its socket without dying.
-    let _ = kill(pid, Signal::SIGKILL);
+    process.kill();
     shared.state.send_replace(ZygoteState::Gone);
     *shared.awaited.lock().unwrap_or_else(PoisonError::into_inner) = Awaited::default();
 }
@@ -291,6 +305,9 @@ impl Shared {
     fn dispatch(&self, report: Report) {
         let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
         match report {
+            Report::Importing { module } => {
+                self.state.send_replace(ZygoteState::Starting(Some(module)));
+            }
             Report::Ready(info) => {
                 self.state.send_replace(ZygoteState::Ready(Arc::new(info)));
             }
@@ -307,3 +324,6 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ pub mod layer;
 pub mod namespaces;
 pub mod policy;
 pub mod probe;
+pub mod process;
 pub mod procfs;
 mod program;
 pub mod rlimits;

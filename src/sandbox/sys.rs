@@ -3,12 +3,11 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
 use nix::unistd::Pid;
-use tokio::io::unix::AsyncFd;
 
 use super::namespaces::{Plan, Step};
 pub use super::program::{Program, SpawnError, SpawnStep};
@@ -338,12 +337,31 @@ pub fn remove_ipc(kind: IpcKind, id: i32) -> io::Result<()> {
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Registers a descriptor with the runtime, so that tasks can wait until it is readable or writable.
+/// Opens a descriptor that refers to a process: <https://man7.org/linux/man-pages/man2/pidfd_open.2.html>.
 ///
 /// # Errors
-/// When epoll does not support the descriptor.
-pub fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: the descriptor must stay open and keep its number for as long as the AsyncFd lives. The AsyncFd owns it,
-    // and an OwnedFd neither changes its number nor closes it before it is dropped.
-    unsafe { AsyncFd::register(descriptor) }.map_err(io::Error::other)
+/// When the process is gone, or the kernel has no such descriptors.
+pub fn pidfd_open(process: Pid) -> io::Result<OwnedFd> {
+    let flags: libc::c_uint = 0;
+    // SAFETY: the arguments are integers, so no memory is accessed.
+    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), flags) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nothing else knows its number. It has O_CLOEXEC.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) })
+}
+
+/// Sends SIGKILL to the process that a descriptor from [`pidfd_open`] refers to.
+///
+/// # Errors
+/// When the process is gone.
+pub fn pidfd_kill(process: &OwnedFd) -> io::Result<()> {
+    let (info, flags): (*const libc::siginfo_t, libc::c_uint) = (ptr::null(), 0);
+    let process = process.as_raw_fd();
+    // SAFETY: with a null pointer, the kernel reads no siginfo_t and fills one in as kill(2) does. The other arguments are
+    // integers.
+    let status =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process, libc::SIGKILL, info, flags) };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,0 +1,182 @@
+//! Keeps the zygote of a pool: starts it within a time limit, proves the sandbox of its workers, and replaces it when it
+//! dies.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{Current, FAILURES_IN_A_ROW, Pool, RETRY_INTERVAL};
+use crate::executor::protocol::ZygoteInfo;
+use crate::executor::self_test::{self, Finding, Proof};
+use crate::executor::zygote::{Zygote, ZygoteError, ZygoteState};
+use crate::python::interpreter::Python;
+
+/// The interval of warnings while a zygote starts.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
+/// The number of self-tests in a row that do not run before the service is unhealthy. It tries on.
+const SELF_TESTS_IN_A_ROW: u32 = 3;
+/// The longest pause between two of them.
+const MAX_SELF_TEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Why a zygote is not ready.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    /// Its process could not be started.
+    #[error("cannot start a zygote: {0}")]
+    Spawn(#[from] ZygoteError),
+    /// It died.
+    #[error("the zygote died before it was ready")]
+    Died,
+    /// It took too long.
+    #[error("{doing} took longer than MAINBOX_START_SECONDS, which is {seconds}")]
+    Late {
+        /// What it was doing.
+        doing: String,
+        /// The limit.
+        seconds: u64,
+    },
+}
+
+impl Pool {
+    /// Keeps a zygote running for as long as the process lives.
+    pub(in crate::executor) async fn keep_zygote(self: Arc<Self>, python: Python) {
+        loop {
+            let archive = self.config.archive.as_deref();
+            match Zygote::start(&python, &self.preload, archive, &self.sandbox) {
+                Ok(zygote) => self.use_zygote(Arc::new(zygote)).await,
+                Err(error) => self.count_failure(StartError::from(error).to_string(), 1),
+            }
+            self.current.send_replace(None);
+            self.spares().clear();
+            self.metrics.zygote_restarts.get_or_create(&self.label()).inc();
+            tokio::time::sleep(RETRY_INTERVAL * self.failures_counted()).await;
+        }
+    }
+
+    /// Starts spares from `zygote` once it is ready, and proves their sandbox. Returns when the zygote is dead.
+    pub(super) async fn use_zygote(self: &Arc<Self>, zygote: Arc<Zygote>) {
+        let info = match self.ready(&zygote).await {
+            Ok(info) => info,
+            Err(error @ StartError::Late { .. }) => {
+                zygote.kill();
+                // Another attempt would take as long.
+                self.count_failure(error.to_string(), FAILURES_IN_A_ROW);
+                return zygote.gone().await;
+            }
+            Err(error) => return self.count_failure(error.to_string(), 1),
+        };
+        self.warn_about(&info);
+        self.forked_once.store(false, Ordering::Release);
+        self.current.send_replace(Some(Current { zygote: Arc::clone(&zygote), info }));
+        // The self-test waits for the first worker.
+        self.refill(true);
+        tokio::select! {
+            () = zygote.gone() => {}
+            () = self.prove() => zygote.gone().await,
+        }
+        // The next zygote is proved anew. A sandbox that allowed something stays broken.
+        self.proof.send_if_modified(|proof| {
+            let is_final = matches!(proof, Proof::Broken(_));
+            if !is_final {
+                *proof = Proof::Pending;
+            }
+            !is_final
+        });
+        let error = "the zygote died";
+        if self.forked_once.load(Ordering::Acquire) {
+            tracing::error!("{error}");
+        } else {
+            self.count_failure(String::from(error), 1);
+        }
+        self.lost.send_modify(|lost| *lost += 1);
+    }
+
+    /// Waits until `zygote` is ready. Warns at intervals, naming the module that is being imported.
+    async fn ready(&self, zygote: &Zygote) -> Result<Arc<ZygoteInfo>, StartError> {
+        let began = Instant::now();
+        let end = began + self.config.start_timeout;
+        let mut next_warning = began + WARNING_INTERVAL;
+        let mut state = zygote.state();
+        loop {
+            let module = match &*state.borrow_and_update() {
+                ZygoteState::Ready(info) => return Ok(Arc::clone(info)),
+                ZygoteState::Gone => return Err(StartError::Died),
+                ZygoteState::Starting(module) => module.clone(),
+            };
+            if timeout_at(next_warning.min(end), state.changed()).await.is_ok() {
+                continue;
+            }
+            if Instant::now() >= end {
+                let doing = module.map_or_else(
+                    || String::from("the start of the interpreter"),
+                    |module| format!("the import of {module}"),
+                );
+                return Err(StartError::Late {
+                    doing,
+                    seconds: self.config.start_timeout.as_secs(),
+                });
+            }
+            let seconds = began.elapsed().as_secs();
+            tracing::warn!(module, seconds, "the interpreter is still importing");
+            next_warning += WARNING_INTERVAL;
+        }
+    }
+
+    fn warn_about(&self, info: &ZygoteInfo) {
+        for (module, error) in &info.missing {
+            tracing::warn!(
+                module,
+                error,
+                "cannot import a module of MAINBOX_PRELOAD; serving without it"
+            );
+        }
+        for module in &info.threaded {
+            let hint = "a worker forked meanwhile can wait for a lock forever";
+            tracing::warn!(module, hint, "a module of MAINBOX_PRELOAD left threads running");
+        }
+    }
+
+    /// Runs the self-test until it has run once.
+    async fn prove(self: &Arc<Self>) {
+        for attempt in 1.. {
+            match self.run_self_test().await {
+                Ok(findings) => {
+                    for finding in findings.iter().filter(|finding| !finding.held) {
+                        let (promise, answer) = (finding.promise, &finding.answer);
+                        tracing::error!(promise, answer, "self-test failed");
+                    }
+                    if !matches!(self.proof(), Proof::Broken(_)) {
+                        self.proof.send_replace(Proof::of(findings));
+                    }
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(error, attempt, "the self-test did not run; trying again");
+                    if attempt >= SELF_TESTS_IN_A_ROW {
+                        self.proof.send_replace(Proof::not_run(&error));
+                    }
+                }
+            }
+            tokio::time::sleep((RETRY_INTERVAL * attempt).min(MAX_SELF_TEST_PAUSE)).await;
+        }
+    }
+
+    /// Runs the self-test in a worker. The error says why it did not run.
+    async fn run_self_test(self: &Arc<Self>) -> Result<Vec<Finding>, String> {
+        let mut worker = loop {
+            match self.next_worker().await {
+                Some(worker) => break worker,
+                // The service is unhealthy until one can be started.
+                None => tokio::time::sleep(RETRY_INTERVAL).await,
+            }
+        };
+        worker.begin_use(None).await;
+        let job = self_test::job(&self.config);
+        let run = worker.run(&job, &self.config, Duration::ZERO, false).await;
+        self.refill(false);
+        let (execution, _process) = run.ok_or("the worker died")?;
+        self_test::findings(&execution, &self.sandbox)
+    }
+}

@@ -1,0 +1,60 @@
+//! The control socket of a zygote.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::*;
+
+/// A zygote whose process sleeps, and the other end of its control socket.
+fn silent_zygote() -> (Zygote, StdUnixStream, Child) {
+    let (ours, theirs) = StdUnixStream::pair().unwrap();
+    setsockopt(&ours, sockopt::SndBuf, &0).unwrap();
+    let process = Command::new("sleep").arg("60").spawn().unwrap();
+    let pid = Pid::from_raw(process.id() as i32);
+    (Zygote::connect(ours, pid).unwrap(), theirs, process)
+}
+
+#[tokio::test]
+async fn a_message_larger_than_the_socket_buffer_arrives_whole() {
+    let (zygote, mut theirs, mut process) = silent_zygote();
+    let text = "x".repeat(1 << 20);
+    zygote.post(&text, vec![]);
+    let received = tokio::task::spawn_blocking(move || {
+        let mut length = [0; 4];
+        theirs.read_exact(&mut length).unwrap();
+        let mut received = vec![0; u32::from_le_bytes(length) as usize];
+        theirs.read_exact(&mut received).unwrap();
+        received
+    });
+    assert!(received.await.unwrap() == format!("{text:?}").as_bytes());
+    zygote.gone().await;
+    process.wait().unwrap();
+}
+
+#[tokio::test]
+async fn an_order_that_cannot_be_sent_ends_the_zygote() {
+    let (zygote, theirs, mut process) = silent_zygote();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    // More descriptors than one message can carry.
+    let many = (0..300).map(|_| null.try_clone().unwrap().into()).collect();
+    let fork = zygote.fork(&Order::Reap { worker: 1 }, 1, many);
+    tokio::task::spawn_blocking(move || process.wait()).await.unwrap().unwrap();
+    // The kernel closes the socket of a zygote that dies.
+    drop(theirs);
+    tokio::time::timeout(Duration::from_secs(5), zygote.gone()).await.unwrap();
+    assert!(fork.await.is_err());
+}
+
+#[tokio::test]
+async fn a_report_that_is_malformed_or_too_long_ends_the_zygote() {
+    for report in [&b"\x02\0\0\0{}"[..], b"\xff\xff\xff\xff"] {
+        let (zygote, mut theirs, mut process) = silent_zygote();
+        std::io::Write::write_all(&mut theirs, report).unwrap();
+        tokio::time::timeout(Duration::from_secs(5), zygote.gone()).await.unwrap();
+        process.wait().unwrap();
+    }
+}
