@@ -11,7 +11,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Server, binary, declared_tier, is_root, mainbox, not_run, output, python};
+use common::{
+    Server, binary, children, declared_tier, is_root, mainbox, not_run, output, python, status,
+};
 use indoc::{formatdoc, indoc};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use serde_json::json;
@@ -144,6 +146,48 @@ fn an_ordinary_user_gets_namespaces_or_else_seccomp() {
     assert!(text.contains(&format!("isolation  {tier}\n")), "{text}{error}");
     assert_eq!((code, text.contains("  BAD  ")), (Some(0), false), "{text}{error}");
 }
+
+#[test]
+fn a_zygote_inherits_no_descriptor_and_no_signal_setting() {
+    let server = mainbox(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_CONCURRENCY", "1")]);
+    // A kernel before 5.9 has no close_range(2).
+    for missing in [&[][..], &[libc::SYS_close_range]] {
+        let mut command = Command::new(python());
+        command.args(["-c", INHERITS]).arg(server.get_program());
+        command.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.stdin(std::process::Stdio::null());
+        refuse(&mut command, missing, || Ok(()));
+        inherits_nothing(&Server::direct(&mut command));
+    }
+}
+
+/// Checks the zygote of a server that has inherited the settings of [`INHERITS`].
+fn inherits_nothing(server: &Server) {
+    server.wait_for_metric("mainbox_spares{zygote=\"bare\"} 1");
+    let inherited = |process| format!("/proc/{process}/fd/5000");
+    assert!(std::fs::metadata(inherited(server.pid())).is_ok(), "the test opens descriptor 5000");
+    let usr1_and_usr2 = (1 << (libc::SIGUSR1 - 1)) | (1 << (libc::SIGUSR2 - 1));
+    let signals = |process, field| u64::from_str_radix(&status(process, field), 16).unwrap();
+    assert_eq!(signals(server.pid(), "SigBlk") & usr1_and_usr2, usr1_and_usr2);
+    let zygote = children(server.pid())[0];
+    let numbers = std::fs::read_dir(format!("/proc/{zygote}/fd")).unwrap();
+    let most = numbers.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<u32>());
+    // 0 to 3, and the pipe that wakes it.
+    assert_eq!(most.map(Result::unwrap).max(), Some(5));
+    assert_eq!(signals(zygote, "SigBlk"), 0);
+    assert_eq!(signals(zygote, "SigIgn") & usr1_and_usr2, 0);
+}
+
+/// Runs its argument with a descriptor above 1024, two blocked signals, one of them ignored.
+const INHERITS: &str = indoc! {r#"
+    import os, resource, signal, sys
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (5001, most))
+    os.dup2(os.open("/", os.O_RDONLY), 5000)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGUSR2])
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    os.execv(sys.argv[1], sys.argv[1:])
+"#};
 
 #[test]
 fn workers_get_user_namespaces_where_no_other_uid_is_mapped() {

@@ -14,16 +14,16 @@ pub use super::program::{Program, SpawnError, SpawnStep};
 
 /// The descriptor of a zygote's control socket, in the zygote.
 const CONTROL_FD: RawFd = 3;
-/// The number of descriptors that the supervisor may have inherited. This is the usual soft limit of a process.
-const MOST_INHERITED: RawFd = 1024;
+/// The number of signals on Linux.
+const SIGNALS: i32 = 64;
 
 /// The numbers of the steps of a child that are not in its plan. They count from the end of the plan.
 const DESCRIPTORS: usize = 0;
 const EXEC: usize = 1;
 
 /// Starts `program` in the namespaces and after the steps of `plan`. Its descriptors are /dev/null as 0 and 1, the
-/// stderr of this process as 2, `control` as 3, and no others. It is killed when this process dies, unless the kernel
-/// refuses prctl(2). Returns when the program runs.
+/// stderr of this process as 2, `control` as 3, and no others. No signal is blocked or ignored. It is killed when this
+/// process dies, unless the kernel refuses prctl(2). Returns when the program runs.
 ///
 /// # Errors
 /// The step that failed and the error of its system call.
@@ -36,6 +36,7 @@ pub fn spawn(program: &Program, control: BorrowedFd<'_>, plan: &Plan) -> Result<
     let (arguments, environment) = (program.argv(), program.envp());
     let (null, control) = (null.as_raw_fd(), control.as_raw_fd());
     clone_and(plan, |reporter| {
+        reset_signals();
         let after_plan = place_descriptors(null, control, reporter).map_or(DESCRIPTORS, |()| {
             // SAFETY: `path` is a NUL-terminated string. `arguments` and `environment` are arrays of pointers to
             // NUL-terminated strings that end with a null pointer. `program` owns the strings and is borrowed until
@@ -222,11 +223,51 @@ fn place_descriptors(null: RawFd, control: RawFd, reporter: RawFd) -> Option<()>
             && libc::dup2(null, 0) == 0
             && libc::dup2(null, 1) == 1
             && libc::dup2(high, CONTROL_FD) == CONTROL_FD;
-        // Descriptors that the supervisor inherited may lack the flag. Errors are ignored: most numbers are not open.
-        for descriptor in CONTROL_FD + 1..MOST_INHERITED {
-            libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
+        // Descriptors that the supervisor inherited may lack O_CLOEXEC. Only the reporter stays open until then.
+        let closed =
+            close_range(CONTROL_FD + 1, reporter - 1) && close_range(reporter + 1, RawFd::MAX);
+        (placed && closed).then_some(())
+    }
+}
+
+/// Closes the descriptors from `first` to `last`, in the child. Returns whether it could.
+fn close_range(first: RawFd, last: RawFd) -> bool {
+    if first > last {
+        return true;
+    }
+    let (first, last) = (first as libc::c_uint, last as libc::c_uint);
+    let flags: libc::c_uint = 0;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit writes one rlimit to `limit`, which is borrowed exclusively until after the call. The other
+    // arguments are integers. No Rust code of the child owns one of the descriptors.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, first, last, flags) == 0 {
+            return true;
         }
-        placed.then_some(())
+        // A kernel before 5.9. There, descriptors above the hard limit do not exist, unless it was lowered.
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) != 0 {
+            return false;
+        }
+        for descriptor in first..=last.min(limit.rlim_max.min(RawFd::MAX as u64) as libc::c_uint) {
+            // Fails for most numbers, since they are not open.
+            libc::close(descriptor as RawFd);
+        }
+    }
+    true
+}
+
+/// Unblocks every signal and resets its action, in the child: a program inherits both. Errors are ignored, since SIGKILL
+/// and SIGSTOP have no action.
+fn reset_signals() {
+    // SAFETY: the set is a plain value that sigemptyset fills in and sigprocmask reads. SIG_DFL is no function of this
+    // process. The calls are async-signal-safe and concern the child only.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        for number in 1..=SIGNALS {
+            libc::signal(number, libc::SIG_DFL);
+        }
+        libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut());
     }
 }
 
