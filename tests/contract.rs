@@ -633,9 +633,15 @@ fn invalid_bodies_are_explained() {
         ("[\"def main(): return 1\"]", "The body must be a JSON object"),
         ("3", "The body must be a JSON object"),
         ("{}", "The request is not valid: missing field `script` at line 1 column 2"),
+        ("{\"script\": 3}", "script must be a string"),
+        ("{\"script\": null}", "script must be a string"),
         (
-            "{\"script\": 3}",
-            "The request is not valid: invalid type: integer `3`, expected a string at line 1 column 12",
+            "{\"script\": \"a\", \"files\": []}",
+            "files must be an object that maps file names to contents",
+        ),
+        (
+            "{\"script\": \"a\", \"files\": {\"b\": 3}}",
+            "files: `b`: invalid type: integer `3`, expected a string or {\"base64\": ...} as the content of a file",
         ),
         ("{\"script\": \"\"}", "The script is empty"),
         ("{\"script\": \" \\n\"}", "The script is empty"),
@@ -648,25 +654,27 @@ fn invalid_bodies_are_explained() {
             "The request is not valid: unknown field `lang`, expected one of `script`, `input`, `files`, `limits` at line 1 column 22",
         ),
         ("{\"script\": \"a\\u0000b\"}", "The script contains a NUL character"),
-        (
-            "{\"script\": \"\\ud800\"}",
-            "The body is not valid JSON: unexpected end of hex escape at line 1 column 19",
-        ),
-        (
-            "{\"script\": \"a\", \"limits\": [null, null]}",
-            "The request is not valid: limits must be an object at line 1 column 39",
-        ),
+        ("{\"script\": \"\\ud800\"}", "script: unexpected end of hex escape"),
+        ("{\"script\": \"a\", \"limits\": [null, null]}", "limits must be an object"),
         (
             "{\"script\": \"a\", \"limits\": {\"time\": 1}}",
-            "The request is not valid: unknown field `time`, expected `timeout_seconds` or `memory_mb` at line 1 column 38",
+            "limits: unknown field `time`, expected `timeout_seconds` or `memory_mb`",
         ),
         (
             "{\"script\": \"a\", \"limits\": {\"timeout_seconds\": 0}}",
-            "limits.timeout_seconds must be above 0 and at most 300",
+            "limits.timeout_seconds must be a number above 0",
+        ),
+        (
+            "{\"script\": \"a\", \"limits\": {\"timeout_seconds\": \"1\"}}",
+            "limits.timeout_seconds must be a number above 0",
+        ),
+        (
+            "{\"script\": \"a\", \"limits\": {\"memory_mb\": 1.5}}",
+            "limits.memory_mb must be a whole number of at least 1",
         ),
         (
             "{\"script\": \"a\", \"limits\": {\"memory_mb\": 0}}",
-            "limits.memory_mb must be at least 1",
+            "limits.memory_mb must be a whole number of at least 1",
         ),
         (
             "{\"script\": \"a\"} x",
@@ -703,6 +711,26 @@ fn a_script_over_the_size_limit_gets_413() {
         "payload_too_large",
         &format!("The script has {} bytes; the limit is 102400", script.len()),
     );
+}
+
+#[test]
+fn limits_above_those_of_the_service_have_no_effect() {
+    for limits in [
+        json!({"timeout_seconds": 301, "memory_mb": 1_u64 << 50}),
+        json!({"timeout_seconds": 1e300}),
+        json!({"timeout_seconds": null, "memory_mb": null}),
+    ] {
+        let body = json!({"script": "def main(): return 1", "limits": limits});
+        assert_eq!(server().execute(&body).body, r#"{"result":1,"stdout":""}"#, "{limits}");
+    }
+}
+
+#[test]
+fn an_error_quotes_little_of_a_long_request() {
+    let body = format!("{{\"script\": \"a\", \"{}\": 1}}", "x".repeat(1 << 20));
+    let (_, _, error) = server().post("application/json", body.as_bytes()).failure();
+    assert!(error.starts_with("The request is not valid: unknown field `xxx"), "{error}");
+    assert!(error.len() < 1100, "{}", error.len());
 }
 
 #[test]

@@ -236,9 +236,7 @@ fn names_that_could_leave_the_directory_are_refused() {
             server().execute(&json!({"script": "def main(): return 1", "files": {name: "x"}}));
         let (status, kind, error) = response.failure();
         assert_eq!((status, kind.as_str()), (400, "invalid_request"), "{name}");
-        let expected =
-            format!("The request is not valid: files: invalid file name `{name}`: {rule} at line ");
-        assert!(error.starts_with(&expected), "{error}");
+        assert_eq!(error, format!("files: invalid file name `{name}`: {rule}"));
     }
     fails_with(
         "def main(): return 1",
@@ -250,7 +248,7 @@ fn names_that_could_leave_the_directory_are_refused() {
     let body = r#"{"script": "def main(): return 1", "files": {"a": "", "a/b": ""}}"#;
     assert_eq!(
         server().post("application/json", body.as_bytes()).failure().2,
-        "The request is not valid: files: duplicate file name `a/b`, or one used as both a file and a directory at line 1 column 64"
+        "files: duplicate file name `a/b`, or one used as both a file and a directory"
     );
 }
 

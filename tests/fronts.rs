@@ -434,13 +434,33 @@ fn chunked_bodies_are_read_up_to_the_limit() {
 }
 
 #[test]
-fn a_body_must_arrive_within_10_seconds() {
+fn a_compressed_body_gets_415_and_the_accepted_encoding() {
+    for (encoding, status) in [("gzip", 415), ("GZIP, identity", 415), ("identity", 200)] {
+        let mut stream = server().connect();
+        let body = r#"{"script":"def main(): return 1"}"#;
+        let request = format!(
+            "POST /execute HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-encoding: {encoding}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let answer = read_to_end(stream);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{encoding}: {answer}");
+        let named = answer.contains("\r\naccept-encoding: identity\r\n");
+        assert_eq!(named, status == 415, "{answer}");
+        let error = "Content-Encoding must be identity: the body must not be compressed";
+        assert_eq!(answer.contains(error), status == 415, "{answer}");
+    }
+}
+
+#[test]
+fn a_body_that_arrives_too_slowly_gets_408() {
     let mut stream = server().connect();
     let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 1000\r\n\r\n{";
     stream.write_all(head.as_bytes()).unwrap();
     let answer = read_to_end(stream);
-    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
-    assert!(answer.contains("The body did not arrive within 10 seconds"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert!(answer.contains("The body arrived too slowly: 1 byte in 20 seconds"), "{answer}");
     assert_eq!(server().run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
 }
 

@@ -36,6 +36,8 @@ pub enum Kind {
     NotFound,
     /// The endpoint does not accept this HTTP method.
     MethodNotAllowed,
+    /// The body arrived too slowly.
+    RequestTimeout,
     /// The body, the script or the files exceed their limit.
     PayloadTooLarge,
     /// The content type is not supported.
@@ -50,7 +52,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Kind; 19] = [
+    pub const ALL: [Kind; 20] = [
         Kind::InvalidRequest,
         Kind::SyntaxError,
         Kind::MissingMain,
@@ -65,6 +67,7 @@ impl Kind {
         Kind::Unauthorized,
         Kind::NotFound,
         Kind::MethodNotAllowed,
+        Kind::RequestTimeout,
         Kind::PayloadTooLarge,
         Kind::UnsupportedMediaType,
         Kind::RateLimited,
@@ -89,6 +92,7 @@ impl Kind {
             Kind::Unauthorized => "unauthorized",
             Kind::NotFound => "not_found",
             Kind::MethodNotAllowed => "method_not_allowed",
+            Kind::RequestTimeout => "request_timeout",
             Kind::PayloadTooLarge => "payload_too_large",
             Kind::UnsupportedMediaType => "unsupported_media_type",
             Kind::RateLimited => "rate_limited",
@@ -114,6 +118,7 @@ impl Kind {
             Kind::Unauthorized => StatusCode::UNAUTHORIZED,
             Kind::NotFound => StatusCode::NOT_FOUND,
             Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Kind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Kind::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Kind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
@@ -186,6 +191,7 @@ mod tests {
                 "unauthorized 401",
                 "not_found 404",
                 "method_not_allowed 405",
+                "request_timeout 408",
                 "payload_too_large 413",
                 "unsupported_media_type 415",
                 "rate_limited 429",

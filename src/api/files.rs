@@ -137,10 +137,10 @@ impl<'de> Visitor<'de> for FilesVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Files, A::Error> {
         let mut files = Files::default();
         while let Some(name) = object.next_key::<String>()? {
-            let Content(content) = object.next_value()?;
-            files
-                .insert(name, content)
-                .map_err(|error| A::Error::custom(format!("files: {error}")))?;
+            let content = object.next_value::<Content>();
+            let Content(content) =
+                content.map_err(|error| A::Error::custom(format!("`{name}`: {error}")))?;
+            files.insert(name, content).map_err(A::Error::custom)?;
         }
         Ok(files)
     }
@@ -183,7 +183,7 @@ impl<'de> Visitor<'de> for ContentVisitor {
         let object = serde::de::value::MapAccessDeserializer::new(object);
         let Encoded { base64 } = Encoded::deserialize(object)?;
         let content = BASE64_STANDARD.decode(base64);
-        content.map(Content).map_err(|error| A::Error::custom(format!("files: {error}")))
+        content.map(Content).map_err(A::Error::custom)
     }
 }
 
@@ -263,14 +263,14 @@ mod tests {
             ("[]", "invalid type: sequence, expected an object that maps file names to contents"),
             (
                 r#"{"a":1}"#,
-                "invalid type: integer `1`, expected a string or {\"base64\": ...} as the content of a file",
+                "`a`: invalid type: integer `1`, expected a string or {\"base64\": ...} as the content of a file",
             ),
-            (r#"{"a":{}}"#, "missing field `base64`"),
-            (r#"{"a":{"base64":"","x":1}}"#, "unknown field `x`, expected `base64`"),
-            (r#"{"a":{"base64":"?"}}"#, "files: Invalid symbol 63, offset 0."),
+            (r#"{"a":{}}"#, "`a`: missing field `base64`"),
+            (r#"{"a":{"base64":"","x":1}}"#, "`a`: unknown field `x`, expected `base64`"),
+            (r#"{"a":{"base64":"?"}}"#, "`a`: Invalid symbol 63, offset 0."),
             (
                 r#"{"a":"","a":""}"#,
-                "files: duplicate file name `a`, or one used as both a file and a directory",
+                "duplicate file name `a`, or one used as both a file and a directory",
             ),
         ] {
             let error = serde_json::from_str::<Files>(text).unwrap_err().to_string();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::de::{Error as _, IgnoredAny};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
@@ -10,7 +10,10 @@ use serde_json::value::RawValue;
 use super::catalogue::{Failure, Kind};
 use super::files::{Files, OUTPUTS};
 use super::json_depth;
-use super::limits::timeout_from_seconds;
+use super::limits::{MAX_TIMEOUT_SECONDS, timeout_from_seconds};
+
+/// How much of a message that may quote the request is returned, bytes.
+const MAX_QUOTED_BYTES: usize = 1000;
 
 /// A request to run a script.
 #[derive(Debug)]
@@ -27,43 +30,68 @@ pub struct ExecuteRequest {
     pub memory_mb: Option<u64>,
 }
 
+/// The fields of a body, not yet read. Reading each by itself lets an error name the field.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Body {
-    script: String,
+struct Body<'a> {
+    #[serde(borrow)]
+    script: &'a RawValue,
     #[serde(default, deserialize_with = "present")]
     input: Option<Box<RawValue>>,
-    #[serde(default)]
-    files: Files,
-    #[serde(default, deserialize_with = "limits_object")]
-    limits: Limits,
+    #[serde(borrow, default)]
+    files: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    limits: Option<&'a RawValue>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Limits {
-    #[serde(default)]
-    timeout_seconds: Option<f64>,
-    #[serde(default)]
-    memory_mb: Option<u64>,
-}
-
-/// Reads `limits`. serde alone would also accept an array with the fields in order.
-fn limits_object<'de, D: Deserializer<'de>>(value: D) -> Result<Limits, D::Error> {
-    let value: &RawValue = Deserialize::deserialize(value)?;
-    if !value.get().starts_with('{') {
-        return Err(D::Error::custom("limits must be an object"));
-    }
-    serde_json::from_str(value.get()).map_err(|error| {
-        // serde_json counts the position from the start of `limits`, which would mislead the caller.
-        let text = error.to_string();
-        D::Error::custom(text.split(" at line ").next().unwrap_or(&text))
-    })
+struct Limits<'a> {
+    #[serde(borrow, default)]
+    timeout_seconds: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    memory_mb: Option<&'a RawValue>,
 }
 
 /// Tells `"input": null`, which calls `main(None)`, from an absent `input`, which calls `main()`.
 fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(value).map(Some)
+}
+
+/// Reads a field that must begin with the character `opening`. Otherwise the error says that `name` must be `wanted`.
+fn read<'a, T: Deserialize<'a>>(
+    value: &'a RawValue,
+    name: &str,
+    opening: char,
+    wanted: &str,
+) -> Result<T, Failure> {
+    // Not left to serde, which would describe Rust's types, and accept an array with the fields in order.
+    if !value.get().starts_with(opening) {
+        return Err(Failure::invalid_request(format!("{name} must be {wanted}")));
+    }
+    serde_json::from_str(value.get()).map_err(|error| {
+        // serde_json counts the position from the start of the field, which would mislead the caller.
+        let text = error.to_string();
+        let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
+        Failure::invalid_request(format!("{name}: {}", cut(text)))
+    })
+}
+
+/// Reads a number, or `null` as absent. `accept` returns `None` for a number that is not accepted.
+fn read_number<'a, T: Deserialize<'a>, U>(
+    value: Option<&'a RawValue>,
+    name: &str,
+    wanted: &str,
+    accept: impl FnOnce(T) -> Option<U>,
+) -> Result<Option<U>, Failure> {
+    let Some(value) = value else { return Ok(None) };
+    let accepted = serde_json::from_str(value.get()).ok().and_then(accept);
+    accepted.map(Some).ok_or_else(|| Failure::invalid_request(format!("{name} must be {wanted}")))
+}
+
+/// The beginning of a message that may quote the request.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_QUOTED_BYTES)]
 }
 
 impl ExecuteRequest {
@@ -78,46 +106,44 @@ impl ExecuteRequest {
                 "The body is nested deeper than {limit} levels"
             )));
         }
-        // serde would accept an array with the fields in order, and describe other types by Rust's names.
         if !body.trim_ascii_start().starts_with(b"{") {
             return Err(match serde_json::from_slice::<IgnoredAny>(body) {
                 Ok(_) => Failure::invalid_request("The body must be a JSON object"),
                 Err(error) => not_json(&error),
             });
         }
-        let body: Body = serde_json::from_slice(body).map_err(|error| match error.classify() {
-            Category::Data => {
-                Failure::invalid_request(format!("The request is not valid: {error}"))
+        let body: Body<'_> = serde_json::from_slice(body).map_err(|error| {
+            if error.classify() != Category::Data {
+                return not_json(&error);
             }
-            _ => not_json(&error),
+            let text = error.to_string();
+            Failure::invalid_request(format!("The request is not valid: {}", cut(&text)))
         })?;
-        let timeout = body
-            .limits
-            .timeout_seconds
-            .map(|seconds| {
-                timeout_from_seconds(seconds).ok_or_else(|| {
-                    Failure::invalid_request(
-                        "limits.timeout_seconds must be above 0 and at most 300",
-                    )
-                })
-            })
-            .transpose()?;
-        if body.limits.memory_mb == Some(0) {
-            return Err(Failure::invalid_request("limits.memory_mb must be at least 1"));
-        }
-        if body.files.contains(OUTPUTS) {
+        let script = read(body.script, "script", '"', "a string")?;
+        let object = "an object that maps file names to contents";
+        let files = body.files.map(|files| read(files, "files", '{', object));
+        let files: Files = files.transpose()?.unwrap_or_default();
+        if files.contains(OUTPUTS) {
             return Err(Failure::invalid_request(format!(
                 "files: `{OUTPUTS}` is reserved for the directory of returned files"
             )));
         }
-        let script = check_script(body.script, max_script_bytes)?;
-        Ok(ExecuteRequest {
-            script,
-            input: body.input,
-            files: body.files,
-            timeout,
-            memory_mb: body.limits.memory_mb,
-        })
+        let limits = body.limits.map(|limits| read(limits, "limits", '{', "an object"));
+        let limits: Limits<'_> = limits.transpose()?.unwrap_or_default();
+        let timeout = read_number(
+            limits.timeout_seconds,
+            "limits.timeout_seconds",
+            "a number above 0",
+            |seconds: f64| timeout_from_seconds(seconds.min(MAX_TIMEOUT_SECONDS)),
+        )?;
+        let memory_mb = read_number(
+            limits.memory_mb,
+            "limits.memory_mb",
+            "a whole number of at least 1",
+            |megabytes: u64| (megabytes > 0).then_some(megabytes),
+        )?;
+        let script = check_script(script, max_script_bytes)?;
+        Ok(ExecuteRequest { script, input: body.input, files, timeout, memory_mb })
     }
 
     /// Reads a `text/x-python` body, which is the script itself.

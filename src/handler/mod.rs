@@ -3,6 +3,7 @@
 
 mod cors;
 pub mod memory_budget;
+pub mod pace;
 mod playground;
 mod request_body;
 pub mod response;

@@ -1,14 +1,14 @@
 //! The body of a request: its media type, and reading it with a limit on size, time and memory.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http_body::Body;
 use http_body_util::BodyExt;
+use tokio::time::{Instant, timeout_at};
 
 use super::memory_budget::Reservation;
+use super::pace;
 use crate::api::catalogue::{Failure, Kind};
 
 /// The largest request body, bytes.
@@ -16,8 +16,6 @@ pub(super) const MAX_BODY_BYTES: usize = 8 << 20;
 /// How much of a body that is too large is read and discarded, bytes, so that a client that sends everything before it
 /// reads gets its response.
 const MAX_DISCARDED_BYTES: usize = 2 * MAX_BODY_BYTES;
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The media type of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +29,16 @@ pub(super) enum Media {
 /// The media type that the headers name.
 ///
 /// # Errors
-/// `unsupported_media_type`.
+/// `unsupported_media_type`, also for a compressed body.
 pub(super) fn media_type(headers: &HeaderMap) -> Result<Media, Failure> {
+    let is_identity =
+        |coding: &http::HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !headers.get_all(CONTENT_ENCODING).iter().all(is_identity) {
+        return Err(Failure::new(
+            Kind::UnsupportedMediaType,
+            "Content-Encoding must be identity: the body must not be compressed",
+        ));
+    }
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = value.split(';').next().unwrap_or("").trim();
     if essence.eq_ignore_ascii_case("application/json") {
@@ -51,7 +57,8 @@ pub(super) fn media_type(headers: &HeaderMap) -> Result<Media, Failure> {
 /// (`expects_continue`) is refused before it sends a body that is too large.
 ///
 /// # Errors
-/// `payload_too_large`; `busy` when the memory budget is full; `invalid_request` when the body is incomplete or late.
+/// `payload_too_large`; `busy` when the memory budget is full; `invalid_request` when the body is incomplete;
+/// `request_timeout` when it arrives more slowly than [`pace::CLIENT`] allows.
 pub(super) async fn read<B>(
     body: B,
     expects_continue: bool,
@@ -68,32 +75,38 @@ where
     if expects_continue && body.size_hint().lower() > MAX_BODY_BYTES as u64 {
         return Err(too_large());
     }
-    let collect = async {
-        let mut body = std::pin::pin!(body);
-        let (mut kept, mut length) = (Vec::new(), 0);
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| {
-                Failure::invalid_request(format!("The body could not be read: {}", error.into()))
-            })?;
-            let Ok(data) = frame.into_data() else { continue };
-            length += data.len();
-            if length <= MAX_BODY_BYTES {
-                if !reservation.grow(data.len()) {
-                    let error = "The service holds too many requests in memory";
-                    return Err(Failure::new(Kind::Busy, error));
-                }
-                kept.extend_from_slice(&data);
-            } else if length <= MAX_DISCARDED_BYTES {
-                kept = Vec::new();
-            } else {
-                break;
+    let mut body = std::pin::pin!(body);
+    let (mut kept, mut length) = (Vec::new(), 0);
+    let began = Instant::now();
+    loop {
+        let deadline = began + pace::CLIENT.time_for(length as u64);
+        let frame = match timeout_at(deadline, body.frame()).await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => break,
+            Err(_) => {
+                let seconds = began.elapsed().as_secs();
+                let unit = if length == 1 { "byte" } else { "bytes" };
+                let error =
+                    format!("The body arrived too slowly: {length} {unit} in {seconds} seconds");
+                return Err(Failure::new(Kind::RequestTimeout, error));
             }
+        };
+        let frame = frame.map_err(|error| {
+            Failure::invalid_request(format!("The body could not be read: {}", error.into()))
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len();
+        if length <= MAX_BODY_BYTES {
+            if !reservation.grow(data.len()) {
+                let error = "The service holds too many requests in memory";
+                return Err(Failure::new(Kind::Busy, error));
+            }
+            kept.extend_from_slice(&data);
+        } else if length <= MAX_DISCARDED_BYTES {
+            kept = Vec::new();
+        } else {
+            break;
         }
-        if length <= MAX_BODY_BYTES { Ok(Bytes::from(kept)) } else { Err(too_large()) }
-    };
-    tokio::time::timeout(BODY_TIMEOUT, collect).await.unwrap_or_else(|_| {
-        let seconds = BODY_TIMEOUT.as_secs();
-        let error = format!("The body did not arrive within {seconds} seconds");
-        Err(Failure::invalid_request(error))
-    })
+    }
+    if length <= MAX_BODY_BYTES { Ok(Bytes::from(kept)) } else { Err(too_large()) }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -87,7 +87,10 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, shared: Arc<Shared<S>>)
             response.headers_mut().insert(REQUEST_ID, id.header());
             entry.log(&response);
             let mut response = state.with_deadline(response);
-            if *shared.draining.borrow() && !state.is_http2() {
+            // The rest of a body that arrived too slowly is not read.
+            let is_last =
+                response.status() == StatusCode::REQUEST_TIMEOUT || *shared.draining.borrow();
+            if is_last && !state.is_http2() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             drop(guard);
@@ -139,6 +142,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::handler::pace::Pace;
 
     /// Answers with as many bytes as the path says, after 100 ms.
     struct Bytewise;
@@ -157,10 +161,9 @@ mod tests {
 
     const SHORT: Timeouts = Timeouts {
         head: Duration::from_millis(300),
-        write: Duration::from_millis(300),
         idle: Duration::from_millis(600),
         last_request: Duration::from_millis(50),
-        min_bytes_per_second: 1 << 30,
+        pace: Pace { grace: Duration::from_millis(300), min_bytes_per_second: 1 << 30 },
     };
 
     /// A client of a new connection, and the task that serves it.

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::handler::memory_budget::release_when_sent;
+use crate::handler::pace::{self, Pace};
 
 /// An HTTP/2 connection begins with these bytes, and no HTTP/1.1 request does.
 const HTTP2_PREFACE: &[u8] = b"PRI";
@@ -28,28 +29,24 @@ const HTTP2_PREFACE: &[u8] = b"PRI";
 pub(super) struct Timeouts {
     /// To send the head of a request.
     pub(super) head: Duration,
-    /// To read any byte of a response.
-    pub(super) write: Duration,
+    /// To read a response. The grace also limits how long a client may read nothing.
+    pub(super) pace: Pace,
     /// To send the next request.
     pub(super) idle: Duration,
     /// To send a request when the server shuts down. The client may be sending one at that moment.
     pub(super) last_request: Duration,
-    /// The lowest average speed at which a client must read a response, after `write` has passed, bytes per second. A
-    /// client that reads a byte now and then, or opens no HTTP/2 window, would otherwise hold memory forever.
-    pub(super) min_bytes_per_second: u64,
 }
 
 impl Default for Timeouts {
     fn default() -> Timeouts {
         Timeouts {
             head: Duration::from_secs(10),
-            write: Duration::from_secs(20),
+            pace: pace::CLIENT,
             // Longer than load balancers keep idle connections, so that they never use one that is being closed.
             // Google's keep them for 600 seconds:
             // <https://cloud.google.com/load-balancing/docs/https#timeout-keepalive-backends>.
             idle: Duration::from_secs(620),
             last_request: Duration::from_millis(300),
-            min_bytes_per_second: 64 * 1024,
         }
     }
 }
@@ -113,9 +110,8 @@ impl State {
         response: Response<Full<Bytes>>,
     ) -> Response<Full<Bytes>> {
         let length = response.body().size_hint().exact().unwrap_or_default();
-        let time = Duration::from_secs(length / self.timeouts.min_bytes_per_second);
         let number = self.responses.fetch_add(1, Ordering::Relaxed);
-        let key = (Instant::now() + self.timeouts.write + time, number);
+        let key = (Instant::now() + self.timeouts.pace.time_for(length), number);
         self.response_deadlines.send_modify(|deadlines| {
             deadlines.insert(key);
         });
@@ -130,7 +126,7 @@ impl State {
             let timeout = match *phase.borrow_and_update() {
                 Phase::Idle => self.timeouts.idle,
                 Phase::Head => self.timeouts.head,
-                Phase::WriteBlocked => self.timeouts.write,
+                Phase::WriteBlocked => self.timeouts.pace.grace,
                 Phase::Serving(_) => Duration::MAX,
             };
             if tokio::time::timeout(timeout, phase.changed()).await.is_err() {
