@@ -147,6 +147,8 @@ fn no_memory_is_reserved_for_a_claimed_length() {
         ("MAINBOX_CONCURRENCY", "32"),
         ("MAINBOX_TIMEOUT_SECONDS", "2"),
         ("MAINBOX_MAX_RESULT_BYTES", "67108864"),
+        ("MAINBOX_MAX_STDOUT_BYTES", "0"),
+        ("MAINBOX_MAX_FILES_BYTES", "0"),
     ]);
     let peak = || status_kib(server.pid(), "VmHWM") / 1024;
     let before = peak();

@@ -467,6 +467,35 @@ fn a_body_that_arrives_too_slowly_gets_408() {
 // Slow, hostile and many clients.
 
 #[test]
+fn a_client_that_leaves_is_logged_with_499_and_what_ran() {
+    let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_CONCURRENCY", "1")]);
+    let sleep = json!({"script": "import time\ndef main(): time.sleep(9)"});
+    let running = server.begin("x-request-id: running\r\n", &sleep);
+    server.wait_until_running(1);
+    let waiting = server.begin("x-request-id: waiting\r\n", &sleep);
+    server.wait_for_metric("mainbox_waiting 1");
+    let line = |id: &str| -> serde_json::Value {
+        let line = server.log_line(&format!(r#""request_id":"{id}""#), 1);
+        serde_json::from_str(&line).unwrap()
+    };
+    drop(waiting);
+    let waiting = line("waiting");
+    assert_eq!(
+        (&waiting["httpRequest"]["status"], &waiting["kind"], waiting.get("run_ms")),
+        (&json!(499), &json!("left"), None)
+    );
+    std::thread::sleep(Duration::from_millis(200));
+    drop(running);
+    let running = line("running");
+    assert_eq!(
+        (&running["httpRequest"]["status"], &running["message"]),
+        (&json!(499), &json!("POST /execute left"))
+    );
+    let run = running["run_ms"].as_f64().unwrap();
+    assert!((200.0..9000.0).contains(&run) && running["queue_ms"].is_f64(), "{running}");
+}
+
+#[test]
 fn a_slow_head_ends_the_connection_and_an_idle_connection_stays() {
     let idle = server().connect();
     let mut slow = server().connect();
@@ -484,7 +513,7 @@ fn a_slow_head_ends_the_connection_and_an_idle_connection_stays() {
 #[test]
 fn a_client_that_does_not_read_its_response_is_disconnected() {
     let server =
-        Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_MAX_RESULT_BYTES", "60000000")]);
+        Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_MAX_RESULT_BYTES", "55000000")]);
     let mut stream = server.begin("", &json!({"script": "def main(): return 'x' * 50_000_000"}));
     // The server waits for 20 seconds, and the script runs before that.
     std::thread::sleep(Duration::from_secs(25));

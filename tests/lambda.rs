@@ -193,7 +193,7 @@ fn an_event_that_is_not_json_is_an_error_and_the_runtime_continues() {
 #[test]
 #[ignore = "needs the emulator: make lambda"]
 fn a_response_over_6_mb_is_refused_before_it_reaches_lambda() {
-    let function = function(&[("MAINBOX_PRELOAD", "")]);
+    let function = function(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_METRICS", "emf")]);
     // Encoded as JSON twice, each of these quotation marks takes four bytes.
     let script = "def main(): return '\"' * 1_900_000";
     let body = json!({"script": script}).to_string();
@@ -208,6 +208,10 @@ fn a_response_over_6_mb_is_refused_before_it_reaches_lambda() {
     assert_eq!(body["kind"], "result_too_large");
     let error = body["error"].as_str().unwrap();
     assert!(error.ends_with(" bytes as wrapped for AWS Lambda; the limit is 6291456"), "{error}");
+    let line: Value =
+        serde_json::from_str(&function.log_line(r#""message":"request""#, 1)).unwrap();
+    assert_eq!((&line["status"], &line["kind"]), (&json!(400), &json!("result_too_large")));
+    function.log_line(r#""Outcome":"result_too_large""#, 1);
     assert_eq!(run(&function, script).1["result"].as_str().map(str::len), Some(1_900_000));
 }
 

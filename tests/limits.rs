@@ -379,6 +379,17 @@ fn a_full_queue_gets_busy_and_a_retry_time() {
 }
 
 #[test]
+fn a_response_that_escaping_makes_larger_than_the_memory_for_responses_is_too_large() {
+    let server =
+        Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_MAX_STDOUT_BYTES", "16777216")]);
+    // Each of these characters takes six bytes in JSON.
+    let response = server.run("def main(): print(end='\\1' * (1 << 24))");
+    has_failed(&response, "result_too_large", "The response is larger than 67108864 bytes");
+    let response = server.run("def main(): print(end='\\1' * (1 << 23))").json();
+    assert_eq!(response["stdout"].as_str().map(str::len), Some(1 << 23));
+}
+
+#[test]
 fn sixteen_busy_loops_on_two_workers_end_with_timeout_or_busy_in_time() {
     let server = Server::start(&[
         ("MAINBOX_PRELOAD", ""),

@@ -9,6 +9,7 @@ use crate::api::files::Files;
 use crate::api::request::ExecuteRequest;
 use crate::config::Config;
 use crate::config::choices::Policy;
+use crate::telemetry::progress::Progress;
 
 /// A script to run and the limits that apply to it.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct Job {
     pub timeout: Duration,
     /// Receives output while the script runs, if a front wants to show it.
     pub output_sink: Option<OutputSink>,
+    /// Records when a worker has the job.
+    pub progress: Progress,
     /// When the platform ends the request, if that may come before the timeout.
     pub deadline: Option<Instant>,
     /// Memory limit on top of the preloaded interpreter, bytes.
@@ -43,6 +46,7 @@ impl Job {
                 .timeout
                 .map_or(config.timeout, |requested| requested.min(config.timeout)),
             output_sink: None,
+            progress: Progress::default(),
             deadline: None,
             memory_bytes: memory
                 .map_or(config.memory_bytes, |requested| requested.min(config.memory_bytes)),

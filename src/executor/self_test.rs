@@ -14,6 +14,7 @@ use crate::api::files::Files;
 use crate::config::Config;
 use crate::config::choices::{Policy, Tier};
 use crate::sandbox::Sandbox;
+use crate::telemetry::progress::Progress;
 
 /// The tiers in which an attempt must be refused.
 #[derive(Clone, Copy)]
@@ -59,6 +60,7 @@ pub(super) fn job(config: &Config) -> Job {
         files: Files::default(),
         timeout: Duration::from_secs(10),
         output_sink: None,
+        progress: Progress::default(),
         deadline: None,
         memory_bytes: config.memory_bytes,
         policy: Policy::Off,

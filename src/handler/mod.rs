@@ -35,6 +35,7 @@ use crate::config::Config;
 use crate::executor::outcome::Execution;
 use crate::executor::output_capture::OutputSink;
 use crate::executor::{Executor, Health, Job};
+use crate::telemetry::progress::Progress;
 use crate::telemetry::prometheus::{self, Metrics};
 
 /// The limit on the size of all requests in memory together, bytes. Further requests get `busy`.
@@ -193,6 +194,7 @@ impl Handler {
         let expects_continue = request.headers().contains_key(EXPECT);
         let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
         let output_sink = request.extensions().get::<OutputSink>().cloned();
+        let progress = request.extensions().get::<Progress>().cloned().unwrap_or_default();
         let mut reservation = self.requests.reservation();
         let body = read(request.into_body(), expects_continue, &mut reservation).await?;
         let request = match media {
@@ -201,7 +203,7 @@ impl Handler {
         };
         drop(body);
         check_scratch_room(&request.files, config)?;
-        let job = Job { deadline, output_sink, ..Job::new(request, config) };
+        let job = Job { deadline, output_sink, progress, ..Job::new(request, config) };
         let cancelled = CancelGuard(Some(self.executor.metrics()));
         let execution = self.executor.execute(job).await;
         cancelled.disarm();

@@ -6,20 +6,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
-use http_body::Body;
 use http_body_util::Full;
 use serde::Serialize;
 
-use super::memory_budget::{MemoryBudget, release_when_sent};
+use super::memory_budget::{MemoryBudget, OverBudget, Reservation, release_when_sent};
 use crate::api::catalogue::{Failure, Kind};
 use crate::api::response::{Error, ISOLATION, PEAK_MEMORY, SERVER_TIMING, Success};
+use crate::config::RESPONSES_BYTES;
 use crate::executor::Executor;
 use crate::executor::outcome::Execution;
 use crate::executor::output_capture::Captured;
 use crate::telemetry::execution_record::{ExecutionRecord, milliseconds};
 
-/// The limit on the size of all execution responses in memory together, bytes. Further responses become `busy`.
-const MAX_HELD_BYTES: usize = 64 << 20;
+/// The names, quotation marks and braces of a response, bytes.
+const FRAME_BYTES: usize = 256;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -45,7 +45,7 @@ impl Responses {
             (None, None) => Some(UNSANDBOXED),
             (None, Some(_)) => Some(NO_FLOOR),
         };
-        Responses { executor, warning, held: MemoryBudget::new(MAX_HELD_BYTES) }
+        Responses { executor, warning, held: MemoryBudget::new(RESPONSES_BYTES) }
     }
 
     /// The response to a request whose script ran.
@@ -55,9 +55,9 @@ impl Responses {
             .filter(|(_, captured)| captured.truncated)
             .map(|(name, _)| name)
             .collect();
-        let mut response = match &execution.outcome {
-            Ok(returned) => sized_json(
-                StatusCode::OK,
+        let expected = execution.bytes();
+        let built = match &execution.outcome {
+            Ok(returned) => self.budgeted(
                 &Success {
                     result: &returned.result,
                     stdout: text(&execution.stdout),
@@ -66,25 +66,29 @@ impl Responses {
                     truncated,
                     warning: self.warning,
                 },
-                execution.bytes(),
+                expected,
             ),
-            Err(failure) => json(
-                failure.kind.status(),
+            Err(failure) => self.budgeted(
                 &Error {
                     stdout: text(&execution.stdout),
                     stderr: text(&execution.stderr),
                     truncated,
                     ..self.error_body(failure)
                 },
+                expected,
             ),
         };
-        // The size after escaping, which can turn one byte into six.
-        let mut reservation = self.held.reservation();
-        if !reservation.grow(response.body().size_hint().exact().unwrap_or_default() as usize) {
-            let error = "Too many responses are waiting to be read by their clients";
-            let failure = Failure::new(Kind::Busy, error);
-            let record = ExecutionRecord { kind: Some(Kind::Busy), ..execution.record() };
-            return self.recorded(self.failure(&failure), record);
+        let (body, reservation) = match built {
+            Ok(built) => built,
+            Err(failure) => {
+                let kind = Some(failure.kind);
+                let record = ExecutionRecord { kind, ..execution.record() };
+                return self.recorded(self.failure(&failure), record);
+            }
+        };
+        let mut response = document(JSON, body);
+        if let Err(failure) = &execution.outcome {
+            *response.status_mut() = failure.kind.status();
         }
         let timing = format!(
             "queue;dur={:.3}, run;dur={:.3}, cpu;dur={:.3}",
@@ -100,6 +104,24 @@ impl Responses {
         headers.insert(ISOLATION, HeaderValue::from_static(self.executor.sandbox().tier_name()));
         let response = response.map(|body| release_when_sent(body, reservation));
         self.recorded(response, execution.record())
+    }
+
+    /// A JSON body of about `expected` bytes, within the memory for responses. Escaping can turn one byte into six.
+    fn budgeted(
+        &self,
+        body: &impl Serialize,
+        expected: usize,
+    ) -> Result<(Vec<u8>, Reservation), Failure> {
+        self.held.json(body, expected + FRAME_BYTES).map_err(|over| match over {
+            OverBudget::Now => {
+                let error = "Too many responses are waiting to be read by their clients";
+                Failure::new(Kind::Busy, error)
+            }
+            OverBudget::Ever => {
+                let error = format!("The response is larger than {RESPONSES_BYTES} bytes");
+                Failure::new(Kind::ResultTooLarge, error)
+            }
+        })
     }
 
     /// The response to a request to `/execute` whose script did not run.
@@ -161,13 +183,7 @@ fn text(captured: &Captured) -> Cow<'_, str> {
 
 /// A response with a JSON body.
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
-    sized_json(status, body, 0)
-}
-
-/// A response with a JSON body of about `expected` bytes. Reserving them avoids moving a large body while it grows.
-fn sized_json(status: StatusCode, body: &impl Serialize, expected: usize) -> Response<Full<Bytes>> {
-    let mut text = Vec::with_capacity(expected + 256);
-    serde_json::to_writer(&mut text, body).expect("BUG: response bodies are plain data");
+    let text = serde_json::to_vec(body).expect("BUG: response bodies are plain data");
     let mut response = document(JSON, text);
     *response.status_mut() = status;
     response

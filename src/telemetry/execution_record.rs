@@ -40,6 +40,9 @@ impl ExecutionRecord {
     }
 }
 
+/// The outcome of a request whose client has left.
+pub const LEFT: &str = "left";
+
 /// A duration in milliseconds, for logs and headers.
 pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3

@@ -4,5 +4,6 @@ pub mod emf;
 pub mod execution_record;
 pub mod log;
 pub mod lossy_writer;
+pub mod progress;
 pub mod prometheus;
 pub mod request_id;

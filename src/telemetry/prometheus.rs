@@ -10,7 +10,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::execution_record::ExecutionRecord;
+use super::execution_record::{ExecutionRecord, LEFT};
 
 /// The media type of the text format: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -21,9 +21,6 @@ const SECONDS: [f64; 16] = [
 ];
 /// The first of eleven histogram buckets, bytes. Each is twice the one before; the last is one gigabyte.
 const FIRST_MEMORY_BUCKET: f64 = (1 << 20) as f64;
-
-/// The label of a request whose client disconnected before the response.
-const CANCELLED: &str = "left";
 
 /// The outcome of a request to run a script.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -150,7 +147,7 @@ impl Metrics {
 
     /// Counts a request whose client disconnected while the request was waiting or running.
     pub fn count_cancelled(&self) {
-        self.executions.get_or_create(&Outcome { kind: CANCELLED }).inc();
+        self.executions.get_or_create(&Outcome { kind: LEFT }).inc();
     }
 
     /// All metrics as text.

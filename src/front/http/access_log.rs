@@ -2,7 +2,7 @@
 //! (<https://cloud.google.com/logging/docs/structured-logging>) and those of the execution. It never contains what a
 //! caller sent or got.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::USER_AGENT;
@@ -11,7 +11,8 @@ use http_body::Body;
 use http_body_util::Full;
 
 use crate::callers::client_ip::ClientIp;
-use crate::telemetry::execution_record::{ExecutionRecord, milliseconds};
+use crate::telemetry::execution_record::{ExecutionRecord, LEFT, milliseconds};
+use crate::telemetry::progress::Progress;
 
 /// How much of a text that the client chose is logged, characters.
 const MAX_TEXT_LENGTH: usize = 200;
@@ -26,10 +27,17 @@ pub(super) struct AccessLogEntry {
     agent: Option<String>,
     client: Option<String>,
     trace: Option<Trace>,
+    progress: Progress,
+    logged: bool,
 }
 
 impl AccessLogEntry {
-    pub(super) fn new<B>(request: &Request<B>, client: Option<ClientIp>) -> AccessLogEntry {
+    /// The entry of a request. `progress` says how far it has come if it ends without a response.
+    pub(super) fn new<B>(
+        request: &Request<B>,
+        client: Option<ClientIp>,
+        progress: Progress,
+    ) -> AccessLogEntry {
         let headers = request.headers();
         AccessLogEntry {
             began: Instant::now(),
@@ -38,14 +46,28 @@ impl AccessLogEntry {
             agent: text(headers, USER_AGENT.as_str()),
             client: client.map(|client| client.0.to_string()),
             trace: Trace::of(headers),
+            progress,
+            logged: false,
         }
     }
 
     /// Writes the line once the response is known.
-    pub(super) fn log(&self, response: &Response<Full<Bytes>>) {
+    pub(super) fn log(mut self, response: &Response<Full<Bytes>>) {
         let record = response.extensions().get::<ExecutionRecord>();
-        let outcome = record.map(ExecutionRecord::outcome);
-        let status = response.status();
+        let times = record.map(|record| (record.queue, record.run));
+        self.logged = true;
+        self.write(Line {
+            status: response.status(),
+            size: response.body().size_hint().exact(),
+            kind: record.map(ExecutionRecord::outcome),
+            queue: times.map(|(queue, _)| queue),
+            run: times.map(|(_, run)| run),
+            cpu: record.map(|record| record.cpu),
+            peak_memory: record.map(|record| record.peak_memory),
+        });
+    }
+
+    fn write(&self, line: Line) {
         let latency = self.began.elapsed();
         let trace = self.trace.as_ref();
         macro_rules! line {
@@ -53,32 +75,68 @@ impl AccessLogEntry {
                 tracing::$level!(
                     httpRequest.requestMethod = self.method.as_str(),
                     httpRequest.requestUrl = self.path,
-                    httpRequest.status = status.as_u16(),
-                    httpRequest.responseSize = response.body().size_hint().exact(),
+                    httpRequest.status = line.status.as_u16(),
+                    httpRequest.responseSize = line.size,
                     httpRequest.userAgent = self.agent,
                     httpRequest.remoteIp = self.client,
                     httpRequest.latency = format!("{:.6}s", latency.as_secs_f64()),
                     "logging.googleapis.com/trace" = trace.map(|trace| trace.name.as_str()),
                     "logging.googleapis.com/spanId" = trace.and_then(|trace| trace.span.as_deref()),
-                    kind = outcome,
-                    queue_ms = record.map(|record| milliseconds(record.queue)),
-                    run_ms = record.map(|record| milliseconds(record.run)),
-                    cpu_ms = record.map(|record| milliseconds(record.cpu)),
-                    peak_memory_bytes = record.map(|record| record.peak_memory),
+                    kind = line.kind,
+                    queue_ms = line.queue.map(milliseconds),
+                    run_ms = line.run.map(milliseconds),
+                    cpu_ms = line.cpu.map(milliseconds),
+                    peak_memory_bytes = line.peak_memory,
                     "{} {} {}",
                     self.method,
                     self.path,
-                    outcome.unwrap_or(status.as_str()),
+                    line.kind.unwrap_or(line.status.as_str()),
                 )
             };
         }
         // A 503 `busy` is not an error of the service; a 500 `internal` is.
-        if status == StatusCode::INTERNAL_SERVER_ERROR {
+        if line.status == StatusCode::INTERNAL_SERVER_ERROR {
             line!(error);
         } else {
             line!(info);
         }
     }
+}
+
+/// What is known about a request when it ends.
+struct Line {
+    status: StatusCode,
+    size: Option<u64>,
+    kind: Option<&'static str>,
+    queue: Option<Duration>,
+    run: Option<Duration>,
+    cpu: Option<Duration>,
+    peak_memory: Option<u64>,
+}
+
+impl Drop for AccessLogEntry {
+    /// Writes the line of a request that ends without a response, since its client has left.
+    fn drop(&mut self) {
+        // A panic has a line of its own.
+        if self.logged || std::thread::panicking() {
+            return;
+        }
+        let times = self.progress.times();
+        self.write(Line {
+            status: client_closed_request(),
+            size: None,
+            kind: Some(LEFT),
+            queue: times.map(|(queue, _)| queue),
+            run: times.map(|(_, run)| run),
+            cpu: None,
+            peak_memory: None,
+        });
+    }
+}
+
+/// The status that nginx gave a request whose client has left, and that log tools know: 499.
+fn client_closed_request() -> StatusCode {
+    StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT)
 }
 
 /// The place of a request in a distributed trace.

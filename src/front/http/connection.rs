@@ -21,6 +21,7 @@ use super::phase::{ObservedStream, State, Timeouts};
 use crate::api::response::REQUEST_ID;
 use crate::callers::client_ip::ClientIp;
 use crate::handler::Handler;
+use crate::telemetry::progress::Progress;
 use crate::telemetry::request_id::RequestId;
 
 /// What answers the requests of a connection.
@@ -77,7 +78,9 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, shared: Arc<Shared<S>>)
         let (shared, state) = (Arc::clone(&shared), Arc::clone(&state));
         let id = RequestId::of(request.headers(), &REQUEST_ID);
         let client = ClientIp::of(request.headers(), peer, shared.service.proxies());
-        let entry = AccessLogEntry::new(&request, client);
+        let progress = Progress::default();
+        let entry = AccessLogEntry::new(&request, client, progress.clone());
+        request.extensions_mut().insert(progress);
         if let Some(client) = client {
             request.extensions_mut().insert(client);
         }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use lambda_http::lambda_runtime::Runtime;
 use lambda_http::tower::util::ThenLayer;
@@ -138,17 +138,21 @@ async fn respond(
     if let Some(id) = RequestId::accept(&context.request_id) {
         response.headers_mut().insert(REQUEST_ID, id.header());
     }
-    log_invocation(&handler, metrics, &context, &response);
-    let wrapped = event::response(form, buffered(response).await);
+    let mut record = response.extensions().get::<ExecutionRecord>().copied();
+    let mut status = response.status();
+    let mut wrapped = event::response(form, buffered(response).await);
     let length = wrapped.get().len();
-    if length <= LAMBDA_RESPONSE_BYTES {
-        return Ok(wrapped);
+    if length > LAMBDA_RESPONSE_BYTES {
+        let error = format!(
+            "The response has {length} bytes as wrapped for AWS Lambda; the limit is {LAMBDA_RESPONSE_BYTES}"
+        );
+        let failure = Failure::new(Kind::ResultTooLarge, error);
+        record = record.map(|record| ExecutionRecord { kind: Some(failure.kind), ..record });
+        status = failure.kind.status();
+        wrapped = event::response(form, buffered(handler.responses().failure(&failure)).await);
     }
-    let error = format!(
-        "The response has {length} bytes as wrapped for AWS Lambda; the limit is {LAMBDA_RESPONSE_BYTES}"
-    );
-    let failure = Failure::new(Kind::ResultTooLarge, error);
-    Ok(event::response(form, buffered(handler.responses().failure(&failure)).await))
+    log_invocation(&handler, metrics, &context, status, record.as_ref());
+    Ok(wrapped)
 }
 
 async fn buffered(response: Response<Full<Bytes>>) -> Response<Vec<u8>> {
@@ -170,11 +174,11 @@ fn log_invocation(
     handler: &Handler,
     metrics: &LossyWriter,
     context: &Context,
-    response: &Response<Full<Bytes>>,
+    status: StatusCode,
+    record: Option<&ExecutionRecord>,
 ) {
-    let record = response.extensions().get::<ExecutionRecord>();
     tracing::info!(
-        status = response.status().as_u16(),
+        status = status.as_u16(),
         kind = record.map(ExecutionRecord::outcome),
         queue_ms = record.map(|record| milliseconds(record.queue)),
         run_ms = record.map(|record| milliseconds(record.run)),
