@@ -22,7 +22,7 @@ EMULATOR = $(firstword $(wildcard .sam/lib/python3*/site-packages/samcli/local/r
 
 IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
-WORLDS := host user rootless docker uid bare small old gvisor lambda
+WORLDS := host user rootless docker uid bare small old old-uid gvisor lambda
 
 .PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page extra soak fuzz schemathesis cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{
-    Server, binary, children, declared_tier, is_root, mainbox, not_run, output, python, status,
+    Server, binary, children, declared_tier, is_root, mainbox, not_run, output, python,
+    scratch_roots, status,
 };
 use indoc::{formatdoc, indoc};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
@@ -282,18 +283,34 @@ fn links_and_pipes_in_outputs_are_not_returned_even_without_a_sandbox() {
 }
 
 #[test]
+fn a_scratch_root_that_something_removes_is_made_anew() {
+    let server = Server::start(&[("MAINBOX_PRELOAD", "json")]);
+    let write =
+        "import os\ndef main():\n    with open('file', 'w') as file: return file.write('x')";
+    for (count, gone) in (1..).zip(["box/scratch", "box", ""]) {
+        std::fs::remove_dir_all(scratch_roots(server.pid())[0].join(gone)).unwrap();
+        let started = Instant::now();
+        let repaired = || server.log().matches("the scratch root was gone").count() == count;
+        while !repaired() || server.get("/health").status != 200 {
+            assert!(started.elapsed() < Duration::from_secs(20), "{gone}: {}", server.log());
+            // It may lose its directory or its zygote.
+            server.run(write);
+        }
+        assert_eq!(server.run(write).body, r#"{"result":1,"stdout":""}"#);
+    }
+}
+
+#[test]
 fn a_worker_whose_lock_down_fails_gets_no_request() {
     if declared_tier() != "namespaces" {
         return not_run("only the tier namespaces mounts scratch directories");
     }
     let server = Server::start(&[("MAINBOX_PRELOAD", "")]);
     assert_eq!(server.run("def main(): return 1").status, 200);
-    // Without the mount point of scratch directories, every new worker fails at that step.
-    for root in std::fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
-        if root.file_name().to_string_lossy().starts_with(&format!("mainbox-{}-", server.pid())) {
-            std::fs::remove_dir(root.path().join("box/scratch")).unwrap();
-        }
-    }
+    // With a file as the mount point of scratch directories, every new worker fails at that step.
+    let mount_point = scratch_roots(server.pid())[0].join("box/scratch");
+    std::fs::remove_dir(&mount_point).unwrap();
+    std::fs::write(mount_point, "").unwrap();
     let started = Instant::now();
     let answer = loop {
         let answer = server.run("def main(): return 1");
@@ -310,7 +327,8 @@ fn a_worker_whose_lock_down_fails_gets_no_request() {
             String::from("Workers cannot be started; the log of the service says why")
         )
     );
-    server.log_line("step mount of its start failed: FileNotFoundError: [Errno 2]", 1);
+    server.log_line("step mount of its start failed: NotADirectoryError: [Errno 20]", 1);
+    server.log_line("the scratch root is gone and cannot be made anew", 1);
     let health = server.get("/health");
     assert_eq!(health.status, 503);
     assert_eq!(

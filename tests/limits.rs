@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Answer, Server, children, lacks};
+use common::{Answer, Server, children, lacks, not_run, status};
 use indoc::indoc;
 use serde_json::json;
 
@@ -413,6 +413,24 @@ fn sixteen_busy_loops_on_two_workers_end_with_timeout_or_busy_in_time() {
     assert_eq!(busy.0.failure().2, "All workers were busy for 2 s");
     let retry_after: u64 = busy.0.header("retry-after").parse().unwrap();
     assert!((1..=8).contains(&retry_after), "{retry_after}");
+}
+
+/// The kernel counts the threads of a uid, also across containers.
+#[test]
+fn the_workers_of_two_services_have_different_uids() {
+    if lacks("own uid") {
+        return not_run("the service cannot give its workers uids");
+    }
+    let uids = || -> Vec<u32> {
+        let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_CONCURRENCY", "2")]);
+        server.wait_for_metric("mainbox_spares{zygote=\"bare\"} 2");
+        let workers = children(children(server.pid())[0]);
+        let uid = |worker| status(worker, "Uid").split_whitespace().next().unwrap().parse();
+        workers.into_iter().map(|worker| uid(worker).unwrap()).collect()
+    };
+    let (first, second) = (uids(), uids());
+    assert!(first.iter().all(|uid| !second.contains(uid)), "{first:?} {second:?}");
+    assert!(first.iter().chain(&second).all(|uid| *uid >= 10_000), "{first:?} {second:?}");
 }
 
 #[test]

@@ -66,6 +66,8 @@ pub(super) struct Pool {
 struct Current {
     zygote: Arc<Zygote>,
     info: Arc<ZygoteInfo>,
+    /// The scratch root that it started with.
+    scratch_generation: u64,
 }
 
 impl Pool {
@@ -319,8 +321,8 @@ impl Pool {
                 if matches!(error, StartError::Lockdown(_)) {
                     self.metrics.lockdown_failures.inc();
                 }
-                // The death of the zygote is counted once, by `run_zygote`.
-                if !matches!(error, StartError::ZygoteGone) {
+                // The death of the zygote is counted once, by its keeper.
+                if !matches!(error, StartError::ZygoteGone) && !self.is_excused(&current) {
                     self.count_failure(format!("cannot start worker {worker}: {error}"), 1);
                     self.changed.notify_waiters();
                     tokio::time::sleep(RETRY_INTERVAL * self.failures_counted()).await;

@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::landlock::empty_ruleset;
 use super::rlimits::Limit;
-use super::{policy, rlimits, seccomp, sys};
+use super::{rlimits, seccomp, sys};
 
 /// Creates the namespace of `flag`, in a new user namespace if `user` is set.
 pub(super) fn try_namespace(flag: CloneFlags, user: bool) -> io::Result<i32> {
@@ -46,9 +46,8 @@ pub(super) fn try_mount_namespace(place: &Path, user: bool) -> io::Result<i32> {
     Ok(libc::ENOTSUP)
 }
 
-/// Changes to the first of the worker uids, as a worker does.
-pub(super) fn try_own_uid() -> i32 {
-    let uid = policy::WORKER_UIDS.start;
+/// Changes to a worker's uid, as a worker does.
+pub(super) fn try_own_uid(uid: u32) -> i32 {
     let change = || -> nix::Result<()> {
         // The uid is last, since the other calls need the privileges of root.
         setgroups(&[])?;

@@ -11,6 +11,7 @@ pub mod probe;
 pub mod process;
 pub mod procfs;
 mod program;
+mod removal;
 pub mod rlimits;
 pub mod scratch;
 pub mod seccomp;
@@ -19,7 +20,8 @@ pub mod sys;
 mod uids;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
@@ -80,12 +82,15 @@ pub struct Sandbox {
     pub layers: Vec<Layer>,
     landlock: Option<::landlock::ABI>,
     /// The ruleset of all workers, if they have their scratch directories at the same path.
-    common_ruleset: OnceLock<OwnedFd>,
+    common_ruleset: Mutex<Option<OwnedFd>>,
     uids: Option<Uids>,
+    /// Whether workers share a uid and can write where the others can read.
+    shares_files: bool,
     readable: Vec<PathBuf>,
     // Before the scratch root, which is removed when it is dropped, so that the two do not remove the same files.
     janitor: Janitor,
     scratch: ScratchRoot,
+    scratch_generation: AtomicU64,
     filters: Vec<Vec<u8>>,
     plan: Plan,
     prctl: bool,
@@ -139,11 +144,11 @@ impl Sandbox {
         // IPC object, so there is nothing to sweep.
         let open = matches!(tier, Some(Tier::Seccomp | Tier::Rlimits)) && probe.landlock.is_none();
         let files = tier != Some(Tier::Rlimits);
-        let sweeper = open.then(|| Sweeper::new(&probe.scratch, files));
+        let sweeper = (open && probe.sweeps()).then(|| Sweeper::new(&probe.scratch, files));
         // Workers that cannot open files need no scratch root. Since they have the uid of the service, a script could
         // only leave something in it.
         if !files {
-            scratch::remove(probe.scratch.path()).map_err(SandboxError::Leftovers)?;
+            removal::remove(probe.scratch.path()).map_err(SandboxError::Leftovers)?;
         }
         // AWS Lambda reuses the environment of a process that died; no other process shares it.
         let on_lambda = config.platform == Platform::Lambda;
@@ -153,13 +158,15 @@ impl Sandbox {
         let plan = probe.plan.filter(|_| tier == Some(Tier::Namespaces)).unwrap_or_default();
         Ok(Sandbox {
             tier,
-            common_ruleset: OnceLock::new(),
+            common_ruleset: Mutex::default(),
             landlock: probe.landlock,
-            uids: own_uids.then(Uids::new),
+            shares_files: open && !own_uids,
+            uids: own_uids.then(|| Uids::new(probe.worker_uids)),
             layers: probe.layers,
             readable: probe.readable,
             janitor: Janitor::start().map_err(SandboxError::Janitor)?,
             scratch: probe.scratch,
+            scratch_generation: AtomicU64::new(0),
             plan,
             filters: filters.iter().map(seccomp::to_bytes).collect(),
             prctl,
@@ -168,10 +175,10 @@ impl Sandbox {
         })
     }
 
-    /// Returns whether a worker must be gone and its leftovers removed before the next script may run. This is so if
-    /// workers share a uid and no mechanism keeps their files apart.
+    /// Returns whether a worker must be gone before the next script may run, and its leftovers removed as far as they can
+    /// be. This is so if workers share a uid and no mechanism keeps their files apart.
     pub fn one_at_a_time(&self) -> bool {
-        self.sweeper.is_some() && self.uids.is_none()
+        self.shares_files
     }
 
     /// Returns whether a script can open files, and so import modules that its zygote has not imported.
@@ -236,10 +243,7 @@ impl Sandbox {
             (Some(abi), Scratch::Directory { host, .. }) => {
                 Some(landlock::ruleset(abi, &self.readable, host)?)
             }
-            (Some(abi), Scratch::Mount | Scratch::Nowhere) => {
-                let common = self.common_ruleset(abi)?.try_clone();
-                Some(common.map_err(SandboxError::RulesetDescriptor)?)
-            }
+            (Some(abi), Scratch::Mount | Scratch::Nowhere) => Some(self.common_ruleset(abi)?),
         };
         let (sweeper, contamination) = (self.sweeper.clone(), self.contamination.clone());
         Ok(Jail::new(scratch, ruleset, uid, sweeper, contamination, self.janitor.bin()))
@@ -248,12 +252,33 @@ impl Sandbox {
     /// Returns the ruleset of workers that mount their scratch directory or have none. A rule on the mount point would
     /// not apply to what is mounted there later, so the rule is on the directory around it, which is otherwise
     /// read-only. The same ruleset then serves all workers.
-    fn common_ruleset(&self, abi: ::landlock::ABI) -> Result<&OwnedFd, SandboxError> {
-        if let Some(made) = self.common_ruleset.get() {
-            return Ok(made);
+    fn common_ruleset(&self, abi: ::landlock::ABI) -> Result<OwnedFd, SandboxError> {
+        let mut common = self.common_ruleset.lock().unwrap_or_else(PoisonError::into_inner);
+        let ruleset = match &mut *common {
+            Some(made) => made,
+            None => common.insert(landlock::ruleset(abi, &self.readable, &self.scratch.home())?),
+        };
+        ruleset.try_clone().map_err(SandboxError::RulesetDescriptor)
+    }
+
+    /// Makes the scratch root anew if something has removed it. Returns whether it did.
+    ///
+    /// # Errors
+    /// When a directory cannot be created.
+    pub fn repair_scratch(&self) -> Result<bool, SandboxError> {
+        let repaired = self.opens_files() && self.scratch.repair()?;
+        if repaired {
+            // Its rules are on the old directories.
+            *self.common_ruleset.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.scratch_generation.fetch_add(1, Ordering::Relaxed);
         }
-        let made = landlock::ruleset(abi, &self.readable, &self.scratch.home())?;
-        Ok(self.common_ruleset.get_or_init(|| made))
+        Ok(repaired)
+    }
+
+    /// How often the scratch root was made anew. A zygote with a private root keeps the directories that were there when
+    /// it started.
+    pub fn scratch_generation(&self) -> u64 {
+        self.scratch_generation.load(Ordering::Relaxed)
     }
 }
 
@@ -265,11 +290,13 @@ impl Sandbox {
             tier: None,
             layers: vec![],
             landlock: None,
-            common_ruleset: OnceLock::new(),
+            common_ruleset: Mutex::default(),
             uids: None,
+            shares_files: false,
             readable: vec![],
             janitor: Janitor::start().unwrap(),
             scratch: ScratchRoot::create().unwrap(),
+            scratch_generation: AtomicU64::new(0),
             filters: vec![],
             plan: Plan::default(),
             prctl: false,

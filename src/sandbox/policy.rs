@@ -10,10 +10,17 @@ use crate::config::choices::Policy;
 /// <https://man7.org/linux/man-pages/man5/proc_sys_kernel.5.html>.
 pub const OWN_PROCESS: u32 = 0x5e1f_0000;
 
-/// The uids (and gids) of workers if the service can change uids, one for each live worker. Debian assigns uids to
-/// users from 1000 upward and does not reach this range in practice; systemd uses uids from 60001 upward. See
-/// <https://www.debian.org/doc/debian-policy/ch-opersys.html#uid-and-gid-classes> and <https://systemd.io/UIDS-GIDS/>.
-pub const WORKER_UIDS: std::ops::Range<u32> = 58_000..59_000;
+/// The number of worker uids, and of gids with the same numbers. Workers that are being removed still have theirs, so there
+/// are more than can run.
+pub const WORKER_UIDS: u32 = 1000;
+/// Where worker uids may come from, the first range that this process can use. Each process takes a random block, since
+/// the kernel counts the threads of a uid across containers.
+///
+/// - The first is unused by convention, and so large that two processes hardly ever meet:
+///   <https://systemd.io/UIDS-GIDS/>.
+/// - The second fits into the 65,536 uids of a rootless container. It avoids the users of distributions below it, and
+///   the dynamic users of systemd and `nobody` above it.
+pub const WORKER_UID_RANGES: [std::ops::Range<u32>; 2] = [0x7000_0000..0x7ffe_0000, 10_000..60_000];
 
 /// The largest number of threads of a worker, the main thread included. It applies if the kernel can count the threads
 /// of one worker: if each has its own uid or its own user namespace.

@@ -2,6 +2,7 @@
 //! the version of the kernel.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use landlock::ABI;
@@ -17,9 +18,9 @@ use super::layer::Layer;
 use super::namespaces::{Mounts, NAMESPACES, Plan, worker_steps};
 use super::scratch::{ScratchError, ScratchRoot};
 use super::sys::{SpawnError, SpawnStep};
-use super::{policy, rlimits, sys};
+use super::{policy, rlimits, sys, uids};
 use crate::config::Config;
-use crate::config::choices::Tier;
+use crate::config::choices::{Platform, Tier};
 use crate::python::interpreter::Python;
 
 const USER_NAMESPACE: &str = "user namespace";
@@ -34,6 +35,7 @@ const ZERO_RLIMITS: &str = "rlimits of zero";
 const UNREADABLE: &str = "unreadable binaries";
 const FILE_RULES: &str = "file access control";
 const OWN_UIDS: &str = "own uid per worker";
+const SWEEPING: &str = "removal of leftovers";
 
 /// The layers that the tier `namespaces` demands. Every tier also uses Landlock and own uids if they work.
 const NAMESPACES_TIER: [&str; 11] = [
@@ -68,6 +70,8 @@ pub struct Probe {
     pub scratch: ScratchRoot,
     /// The existing paths that a worker may read.
     pub readable: Vec<PathBuf>,
+    /// The uids of workers, if they have their own.
+    pub worker_uids: Range<u32>,
 }
 
 impl Probe {
@@ -84,8 +88,9 @@ impl Probe {
         // A user namespace gives an unprivileged service the right to create the other namespaces. In it, the kernel
         // also counts the threads of workers that have no uid of their own.
         let privileged = try_namespace(CloneFlags::CLONE_NEWNS, false);
-        let uids = sys::in_child(try_own_uid);
-        let user = !matches!((privileged, uids), (Ok(0), Ok(0)));
+        let worker_uids = uids::choose();
+        let own_uid = sys::in_child(|| try_own_uid(worker_uids.start));
+        let user = !matches!((privileged, own_uid), (Ok(0), Ok(0)));
         let mut layers =
             vec![layer(USER_NAMESPACE, try_namespace(CloneFlags::CLONE_NEWUSER, false))];
         layers.extend(NAMESPACES.map(|(name, flag)| {
@@ -95,12 +100,13 @@ impl Probe {
             };
             layer(name, outcome)
         }));
-        let (root, plan) = private_root(config, python, &readable, &scratch, user);
+        let uid = (!user).then_some(worker_uids.start);
+        let (root, plan) = private_root(config, python, &readable, &scratch, uid);
         layers.push(root);
         let landlock = ABIS
             .into_iter()
             .find(|abi| sys::in_child(|| try_landlock(*abi)).is_ok_and(|errno| errno == 0));
-        let own_uids = own_uids(&readable, plan.as_ref());
+        let own_uids = own_uids(worker_uids.start, &readable, plan.as_ref());
         layers.extend([
             layer(NO_NEW_PRIVILEGES, sys::in_child(|| errno_of(sys::set_no_new_privileges()))),
             layer(SECCOMP, sys::in_child(try_seccomp)),
@@ -126,8 +132,17 @@ impl Probe {
             ),
             layer(ZERO_RLIMITS, sys::in_child(try_rlimits_of_zero)),
             unreadable_binaries(python),
+            sweeping(config.platform, landlock.is_some(), plan.is_some(), &own_uids),
         ]);
-        Ok(Probe { layers, landlock, plan, needs_user_namespace: user, scratch, readable })
+        Ok(Probe {
+            layers,
+            landlock,
+            plan,
+            needs_user_namespace: user,
+            scratch,
+            readable,
+            worker_uids,
+        })
     }
 
     /// The strongest tier whose layers all work; `None` if no tier is complete.
@@ -160,6 +175,11 @@ impl Probe {
         self.layers.iter().any(|layer| layer.name == name && layer.works)
     }
 
+    /// Returns whether everything that a script leaves can be removed.
+    pub fn sweeps(&self) -> bool {
+        self.has(SWEEPING)
+    }
+
     /// Returns whether each worker gets its own uid.
     pub fn own_uids(&self) -> bool {
         self.has(OWN_UIDS)
@@ -176,6 +196,19 @@ fn file_rules(landlock: bool, own_uids: &Layer) -> Layer {
         format!("workers would run as root without Landlock: {}", own_uids.detail)
     };
     Layer { name: FILE_RULES, works, detail }
+}
+
+/// Whether everything that a script leaves can be removed. A worker that can write outside its scratch directory leaves
+/// files that are known by their uid only, so it must have a uid that no other process has. The environment of AWS Lambda
+/// belongs to this process alone.
+fn sweeping(platform: Platform, landlock: bool, private_root: bool, own_uids: &Layer) -> Layer {
+    let works = landlock || private_root || own_uids.works || platform == Platform::Lambda;
+    let detail = if works {
+        "works"
+    } else {
+        "workers share the uid of the service, so files that a script leaves in /tmp, /var/tmp or /dev/shm stay there"
+    };
+    Layer { name: SWEEPING, works, detail: String::from(detail) }
 }
 
 /// The kernel makes a process non-dumpable, without prctl(2), if its user can execute but not read its binary.
@@ -199,15 +232,17 @@ fn unreadable_binaries(python: &Python) -> Layer {
     }
 }
 
-/// Tries all steps with which a zygote and a worker enter their namespaces. Returns the plan that works, if any.
+/// Tries all steps with which a zygote and a worker enter their namespaces. The worker changes to `uid`, if given. Returns
+/// the plan that works, if any.
 fn private_root(
     config: &Config,
     python: &Python,
     readable: &[PathBuf],
     scratch: &ScratchRoot,
-    user: bool,
+    uid: Option<u32>,
 ) -> (Layer, Option<Plan>) {
-    let uid = (!user).then_some(policy::WORKER_UIDS.start);
+    // Without own uids, the other namespaces need a user namespace.
+    let user = uid.is_none();
     let attempt = |mounts| -> Result<Plan, SpawnError> {
         let unreadable = |source| SpawnError { step: SpawnStep::Plan, source };
         let (root, home) = (scratch.new_root(), scratch.home());
@@ -246,11 +281,11 @@ fn layer(name: &'static str, outcome: io::Result<i32>) -> Layer {
     Layer { name, works, detail }
 }
 
-/// Changes to a worker's uid and checks that it can reach every readable path, since it could import nothing otherwise.
+/// Changes to `uid`, one of the worker uids, and checks that it can reach every readable path, since it could import nothing otherwise.
 /// In a private root all of them can be reached. A user namespace maps the uid of the service only, so workers in it
 /// get no uid of their own.
-fn own_uids(readable: &[PathBuf], plan: Option<&Plan>) -> Layer {
-    let mut layer = layer(OWN_UIDS, sys::in_child(try_own_uid));
+fn own_uids(uid: u32, readable: &[PathBuf], plan: Option<&Plan>) -> Layer {
+    let mut layer = layer(OWN_UIDS, sys::in_child(|| try_own_uid(uid)));
     let changes = layer.works;
     let mut fail = |detail: String| layer = Layer { name: OWN_UIDS, works: false, detail };
     if !geteuid().is_root() {
@@ -258,7 +293,7 @@ fn own_uids(readable: &[PathBuf], plan: Option<&Plan>) -> Layer {
     } else if plan.is_some_and(Plan::has_user_namespace) {
         fail(String::from("the user namespace of the zygotes maps only one uid"));
     } else if plan.is_none() && changes {
-        let as_worker = |path: &PathBuf| match try_own_uid() {
+        let as_worker = |path: &PathBuf| match try_own_uid(uid) {
             0 => errno_of(std::fs::metadata(path).map(drop)),
             errno => errno,
         };

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Read;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -44,6 +45,20 @@ pub fn memory(process: Pid) -> Option<Memory> {
         resident_bytes,
         peak_bytes: bytes("VmHWM:").unwrap_or(resident_bytes),
     })
+}
+
+/// The uids that the user namespace of this process maps. All of them, if that cannot be read.
+pub fn mapped_ids() -> Vec<Range<u32>> {
+    let text = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let mapped: Vec<_> = text.lines().filter_map(id_range).collect();
+    if mapped.is_empty() { std::iter::once(0..u32::MAX).collect() } else { mapped }
+}
+
+/// The first column of a line is the first id inside the namespace, the third the number of ids.
+fn id_range(line: &str) -> Option<Range<u32>> {
+    let mut columns = line.split_whitespace().map(str::parse::<u32>);
+    let (first, _, count) = (columns.next()?.ok()?, columns.next()?, columns.next()?.ok()?);
+    Some(first..first.saturating_add(count))
 }
 
 /// Returns whether `process` is a stopped child of this process.
@@ -137,6 +152,20 @@ fn ids_of(uid: u32, list: &str) -> Vec<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lines_of_an_id_map_are_ranges() {
+        for (line, range) in [
+            ("         0          0 4294967295", Some(0..u32::MAX)),
+            ("         1     100000      65536", Some(1..65_537)),
+            ("1000 0 1", Some(1000..1001)),
+            ("4294967290 0 10", Some(4_294_967_290..u32::MAX)),
+            ("1 2", None),
+            ("a b c", None),
+        ] {
+            assert_eq!(id_range(line), range, "{line}");
+        }
+    }
 
     #[test]
     fn a_worker_of_the_tier_rlimits_is_recognized_by_its_limits() {

@@ -1,10 +1,11 @@
 //! Scratch directories: each worker has one, as working directory, HOME and TMPDIR. It is removed after the request.
 
-use std::fs::{self, DirBuilder, DirEntry, File, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, umount2};
@@ -12,9 +13,10 @@ use nix::unistd::mkdtemp;
 
 use super::namespaces::{BOX, SCRATCH};
 use super::procfs;
+use super::removal::remove;
 
-/// The number of directory entries that are held in memory during a removal, since a script can create millions.
-const ENTRIES_AT_ONCE: usize = 1024;
+/// How often a scratch root that disappears at once is created again.
+const ATTEMPTS: u32 = 10;
 
 /// The scratch root, or a directory in it, could not be created.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +39,7 @@ pub struct ScratchRoot {
     made: AtomicU64,
     /// Held to tell other supervisors that the directory is in use. The kernel releases it when this process ends, even
     /// by SIGKILL.
-    _lock: Flock<File>,
+    lock: Mutex<Flock<File>>,
 }
 
 /// The scratch directory of one worker.
@@ -67,21 +69,54 @@ impl ScratchRoot {
         remove_abandoned(&std::env::temp_dir());
         let name = format!("{ROOT_NAME}{}-XXXXXX", std::process::id());
         let template = std::env::temp_dir().join(name);
-        let path = mkdtemp(&template)
-            .map_err(|errno| ScratchError { path: template, source: errno.into() })?;
-        // mkdtemp(3) creates it with mode 0700, but workers with their own uid must pass through it.
-        fs::set_permissions(&path, Permissions::from_mode(0o711))
-            .map_err(|source| ScratchError { path: path.clone(), source })?;
-        let lock = lock(&path).map_err(|source| ScratchError { path: path.clone(), source })?;
-        let root = ScratchRoot { path, made: AtomicU64::new(0), _lock: lock };
-        for directory in [root.new_root(), root.home().join("scratch")] {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(&directory)
-                .map_err(|source| ScratchError { path: directory, source })?;
-        }
+        let mut attempts = 1..=ATTEMPTS;
+        let (path, lock) = loop {
+            let path = mkdtemp(&template)
+                .map_err(|errno| ScratchError { path: template.clone(), source: errno.into() })?;
+            // Another supervisor may have taken the directory for an abandoned one before it was locked.
+            match lock(&path) {
+                Ok(lock) if is_at(&lock, &path) => break (path, lock),
+                Ok(_) | Err(_) if attempts.next().is_some() => {}
+                Ok(_) => return Err(ScratchError { path, source: io::ErrorKind::NotFound.into() }),
+                Err(source) => return Err(ScratchError { path, source }),
+            }
+        };
+        let root = ScratchRoot { path, made: AtomicU64::new(0), lock: Mutex::new(lock) };
+        root.make_directories()?;
         Ok(root)
+    }
+
+    /// Makes the root and the directories in it anew if something has removed them. Returns whether it did. What is there
+    /// instead, if anything, is left alone.
+    ///
+    /// # Errors
+    /// When a directory cannot be created or locked.
+    pub fn repair(&self) -> Result<bool, ScratchError> {
+        let failed = |source| ScratchError { path: self.path.clone(), source };
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_at(&held, &self.path) {
+            DirBuilder::new().mode(0o700).create(&self.path).map_err(failed)?;
+            *held = lock(&self.path).map_err(failed)?;
+            self.make_directories()?;
+            return Ok(true);
+        }
+        self.make_directories()
+    }
+
+    /// Makes the missing directories in the root. Returns whether there were any.
+    fn make_directories(&self) -> Result<bool, ScratchError> {
+        // mkdtemp(3) creates it with mode 0700, but workers with their own uid must pass through it.
+        fs::set_permissions(&self.path, Permissions::from_mode(0o711))
+            .map_err(|source| ScratchError { path: self.path.clone(), source })?;
+        let mut missing = false;
+        for directory in [self.new_root(), self.home(), self.home().join("scratch")] {
+            match DirBuilder::new().mode(0o755).create(&directory) {
+                Ok(()) => missing = true,
+                Err(_) if is_directory(&directory) => {}
+                Err(source) => return Err(ScratchError { path: directory, source }),
+            }
+        }
+        Ok(missing)
     }
 
     /// The path on the host.
@@ -130,6 +165,17 @@ impl ScratchRoot {
 fn lock(directory: &Path) -> io::Result<Flock<File>> {
     Flock::lock(File::open(directory)?, FlockArg::LockExclusiveNonblock)
         .map_err(|(_, errno)| errno.into())
+}
+
+/// Returns whether `path` still leads to the directory that is locked.
+fn is_at(lock: &Flock<File>, path: &Path) -> bool {
+    let locked = lock.metadata();
+    let found = fs::symlink_metadata(path);
+    matches!((locked, found), (Ok(locked), Ok(found)) if (locked.dev(), locked.ino()) == (found.dev(), found.ino()))
+}
+
+fn is_directory(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
 }
 
 /// Removes the scratch roots that dead supervisors with the same uid left in `parent`.
@@ -210,81 +256,6 @@ fn restore(root: &Path) {
     }
 }
 
-/// Removes the file or directory at `path`; a missing one is not an error. Symbolic links are removed, not followed.
-///
-/// The content comes from a script, so it may be nested deeper than the stack, the file descriptors or the longest path
-/// allow. Therefore this does not recurse as [`fs::remove_dir_all`] does: it moves nested directories to the top level
-/// and removes them from there.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => remove_tree(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    removed.or_else(
-        |error| {
-            if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
-        },
-    )
-}
-
-/// Removes a directory. Each round removes the directories at the top level, after their subdirectories have been moved
-/// to the top level for the next round, so no path is ever more than two levels below `top`.
-fn remove_tree(top: &Path) -> io::Result<()> {
-    let mut moved = 0;
-    loop {
-        let entries = some_entries(top)?;
-        if entries.is_empty() {
-            return fs::remove_dir(top);
-        }
-        for entry in entries {
-            if entry.file_type()?.is_dir() {
-                empty_into(top, &entry.path(), &mut moved)?;
-                fs::remove_dir(entry.path())?;
-            } else {
-                fs::remove_file(entry.path())?;
-            }
-        }
-    }
-}
-
-/// Removes the files in `directory` and moves its subdirectories to unused names in `top`.
-fn empty_into(top: &Path, directory: &Path, moved: &mut u64) -> io::Result<()> {
-    loop {
-        let entries = some_entries(directory)?;
-        if entries.is_empty() {
-            return Ok(());
-        }
-        for entry in entries {
-            if entry.file_type()?.is_dir() {
-                // Moving a directory changes its `..` entry, which needs write permission on the directory itself.
-                fs::set_permissions(entry.path(), Permissions::from_mode(0o700))?;
-                fs::rename(entry.path(), free_name(top, moved))?;
-            } else {
-                fs::remove_file(entry.path())?;
-            }
-        }
-    }
-}
-
-/// Returns up to [`ENTRIES_AT_ONCE`] entries of a directory.
-fn some_entries(directory: &Path) -> io::Result<Vec<DirEntry>> {
-    // A script with the uid of the service may have removed its permissions.
-    fs::set_permissions(directory, Permissions::from_mode(0o700))?;
-    fs::read_dir(directory)?.take(ENTRIES_AT_ONCE).collect()
-}
-
-/// Returns a path in `top` that does not exist yet. A script may have used some of these names itself.
-fn free_name(top: &Path, moved: &mut u64) -> PathBuf {
-    loop {
-        *moved += 1;
-        let name = top.join(format!("moved-{moved}"));
-        if fs::symlink_metadata(&name).is_err() {
-            return name;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,6 +282,23 @@ mod tests {
     }
 
     #[test]
+    fn a_root_that_something_removed_is_made_anew() {
+        let root = ScratchRoot::create().unwrap();
+        assert!(!root.repair().unwrap());
+        for gone in [root.home().join("scratch"), root.home(), root.path().to_owned()] {
+            remove(&gone).unwrap();
+            assert!(root.repair().unwrap());
+            root.make(None, false).unwrap().remove().unwrap();
+            assert!(!root.repair().unwrap());
+        }
+        assert!(lock(root.path()).is_err(), "the new root is not locked");
+        // A file of another is in its place.
+        remove(root.path()).unwrap();
+        fs::write(root.path(), "").unwrap();
+        assert_eq!(root.repair().unwrap_err().source.kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
     fn the_permissions_of_a_root_are_restored() {
         let root = ScratchRoot::create().unwrap();
         let first = root.make(None, false).unwrap();
@@ -323,30 +311,5 @@ mod tests {
         assert_eq!(mode(root.home()), 0o755);
         first.remove().unwrap();
         assert!(!first.path().exists());
-    }
-
-    #[test]
-    fn a_deep_tree_is_removed_and_links_are_not_followed() {
-        let parent = std::env::temp_dir().join(format!("mainbox-deep-{}", std::process::id()));
-        let top = parent.join("top");
-        fs::create_dir_all(top.join("moved-1/moved-2")).unwrap();
-        fs::write(top.join("moved-3"), "").unwrap();
-        fs::write(parent.join("outside"), "").unwrap();
-        std::os::unix::fs::symlink(&parent, top.join("moved-1/link")).unwrap();
-        let mut deepest = std::process::Command::new("python3")
-            .args(["-c", "import os\nfor n in range(3000):\n    os.mkdir('d'); os.chdir('d')"])
-            .current_dir(&top)
-            .spawn()
-            .unwrap();
-        assert!(deepest.wait().unwrap().success());
-        fs::set_permissions(top.join("d/d"), Permissions::from_mode(0o000)).unwrap();
-
-        remove(&top).unwrap();
-
-        let rest: Vec<_> =
-            fs::read_dir(&parent).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(rest, ["outside"]);
-        remove(&parent).unwrap();
-        remove(&parent).unwrap();
     }
 }

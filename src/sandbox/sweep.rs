@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 
 use super::procfs;
-use super::scratch::{ScratchRoot, remove};
+use super::removal::remove;
+use super::scratch::ScratchRoot;
 use super::sys::{self, IpcKind};
 
 /// World-writable directories.

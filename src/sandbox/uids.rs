@@ -1,9 +1,30 @@
-//! The pool of uids that workers run under, one for each live worker.
+//! The uids that workers run under, one for each live worker.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::policy;
+use super::{policy, procfs};
+
+/// Chooses the worker uids of this process: a random block of a range that its user namespace maps.
+pub(super) fn choose() -> Range<u32> {
+    let random = RandomState::new().hash_one(std::process::id());
+    let mapped = procfs::mapped_ids();
+    let usable = |range: &&Range<u32>| {
+        mapped.iter().any(|mapped| mapped.start <= range.start && range.end <= mapped.end)
+    };
+    let [first, _] = &policy::WORKER_UID_RANGES;
+    // If none is mapped, the probe finds that workers get no uid of their own.
+    block(policy::WORKER_UID_RANGES.iter().find(usable).unwrap_or(first), random)
+}
+
+/// The block of `range` that `random` selects.
+fn block(range: &Range<u32>, random: u64) -> Range<u32> {
+    let blocks = u64::from(range.end - range.start) / u64::from(policy::WORKER_UIDS);
+    let start = range.start + (random % blocks) as u32 * policy::WORKER_UIDS;
+    start..start + policy::WORKER_UIDS
+}
 
 /// The uids that no live worker has. Uids are handed out in the order in which they were returned, so that each rests
 /// as long as possible before another worker gets it.
@@ -11,9 +32,9 @@ use super::policy;
 pub(super) struct Uids(Arc<Mutex<VecDeque<u32>>>);
 
 impl Uids {
-    /// Returns a pool with all of [`policy::WORKER_UIDS`].
-    pub(super) fn new() -> Uids {
-        Uids(Arc::new(Mutex::new(policy::WORKER_UIDS.collect())))
+    /// Returns a pool of these uids.
+    pub(super) fn new(uids: Range<u32>) -> Uids {
+        Uids(Arc::new(Mutex::new(uids.collect())))
     }
 
     /// Takes a uid out of the pool until the returned guard is dropped. Returns `None` if every uid is in use.
@@ -52,14 +73,33 @@ mod tests {
 
     #[test]
     fn a_returned_uid_is_handed_out_last() {
-        let uids = Uids::new();
+        let uids = Uids::new(7..10);
         let first = uids.take().unwrap().number();
-        let others: Vec<OwnUid> =
-            (1..policy::WORKER_UIDS.len()).filter_map(|_| uids.take()).collect();
-        assert_eq!(others.len(), policy::WORKER_UIDS.len() - 1);
-        assert!(others.iter().all(|uid| uid.number() != first));
+        let others: Vec<OwnUid> = (1..3).filter_map(|_| uids.take()).collect();
+        assert_eq!(others.iter().map(OwnUid::number).collect::<Vec<_>>(), [8, 9]);
         let last = uids.take().unwrap();
-        assert_eq!(last.number(), first);
+        assert_eq!((first, last.number()), (7, 7));
         assert!(uids.take().is_none());
+    }
+
+    #[test]
+    fn every_block_is_whole_and_within_its_range() {
+        for range in policy::WORKER_UID_RANGES {
+            let last = u64::from((range.end - range.start) / policy::WORKER_UIDS) - 1;
+            assert_eq!(block(&range, 0), range.start..range.start + 1000);
+            assert_eq!(block(&range, last + 1), block(&range, 0));
+            let last = block(&range, last);
+            assert!(last.end <= range.end && last.end - last.start == 1000, "{last:?}");
+        }
+    }
+
+    #[test]
+    fn the_chosen_uids_are_mapped() {
+        let chosen = choose();
+        let mapped = procfs::mapped_ids();
+        assert!(
+            mapped.iter().any(|mapped| mapped.contains(&chosen.start)) || mapped.len() == 1,
+            "{chosen:?} {mapped:?}"
+        );
     }
 }

@@ -80,6 +80,7 @@ impl World {
             ("own uid", own_uid),
             ("threads", threads),
             ("files", tier == "rlimits"),
+            ("sweep", missing("removal of leftovers")),
             ("capped-scratch", by_chroot),
             ("peak", by_chroot),
         ];

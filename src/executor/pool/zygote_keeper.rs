@@ -46,6 +46,7 @@ impl Pool {
             let archive = self.config.archive.as_deref();
             match Zygote::start(&python, &self.preload, archive, &self.sandbox) {
                 Ok(zygote) => self.use_zygote(Arc::new(zygote)).await,
+                Err(_) if self.scratch_was_gone() => {}
                 Err(error) => self.count_failure(StartError::from(error).to_string(), 1),
             }
             self.current.send_replace(None);
@@ -57,6 +58,7 @@ impl Pool {
 
     /// Starts spares from `zygote` once it is ready, and proves their sandbox. Returns when the zygote is dead.
     pub(super) async fn use_zygote(self: &Arc<Self>, zygote: Arc<Zygote>) {
+        let scratch_generation = self.sandbox.scratch_generation();
         let info = match self.ready(&zygote).await {
             Ok(info) => info,
             Err(error @ StartError::Late { .. }) => {
@@ -69,7 +71,12 @@ impl Pool {
         };
         self.warn_about(&info);
         self.forked_once.store(false, Ordering::Release);
-        self.current.send_replace(Some(Current { zygote: Arc::clone(&zygote), info }));
+        let zygote_in_use = Arc::clone(&zygote);
+        self.current.send_replace(Some(Current {
+            zygote: zygote_in_use,
+            info,
+            scratch_generation,
+        }));
         // The self-test waits for the first worker.
         self.refill(true);
         tokio::select! {
@@ -121,6 +128,33 @@ impl Pool {
             let seconds = began.elapsed().as_secs();
             tracing::warn!(module, seconds, "the interpreter is still importing");
             next_warning += WARNING_INTERVAL;
+        }
+    }
+
+    /// Returns whether a worker of `current` did not start since something had removed the scratch root. A zygote with a
+    /// private root keeps the old directories, so it is replaced.
+    pub(super) fn is_excused(&self, current: &Current) -> bool {
+        let was_gone = self.scratch_was_gone();
+        let keeps_old = self.sandbox.plan().mounts.is_some()
+            && current.scratch_generation != self.sandbox.scratch_generation();
+        if keeps_old {
+            current.zygote.kill();
+        }
+        was_gone || keeps_old
+    }
+
+    /// Returns whether something had removed the scratch root. It is there again now.
+    fn scratch_was_gone(&self) -> bool {
+        match self.sandbox.repair_scratch() {
+            Ok(true) => {
+                tracing::warn!("the scratch root was gone; it was made anew");
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::error!(%error, "the scratch root is gone and cannot be made anew");
+                false
+            }
         }
     }
 
