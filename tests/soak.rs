@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::offender::Offender;
-use common::{Server, children, scratch_roots, status, status_kib};
+use common::{OwnPython, Server, children, scratch_roots, status, status_kib};
 use indoc::indoc;
 use serde_json::{Value, json};
 
@@ -80,9 +80,9 @@ fn send(server: &Server, offenders: &[Offender], number: u64) -> (&'static str, 
         let answer = server.execute(&json!({"script": script, "limits": limits}));
         (answer.failure().1 != kind).then(|| format!("not {kind}: {}", answer.body))
     };
-    match hostile % 8 {
+    match hostile % 10 {
         0 => {
-            let offender = &offenders[(hostile / 8) as usize % offenders.len()];
+            let offender = &offenders[(hostile / 10) as usize % offenders.len()];
             ("offender", offence(server, offender))
         }
         1 => ("syntax error", refused("def main(:", json!({}), "syntax_error")),
@@ -100,9 +100,30 @@ fn send(server: &Server, offenders: &[Offender], number: u64) -> (&'static str, 
             let bomb = "def main(): return len([bytes(1 << 20) for n in range(10_000)])";
             ("memory", refused(bomb, json!({"memory_mb": 32}), "memory_limit"))
         }
+        7 => ("litter", refused(LITTER, json!({}), "exit")),
+        8 => {
+            let answer = server.run("import slow\ndef main(): return slow.__name__");
+            let right = r#"{"result":"slow","stdout":""}"#;
+            ("slow import", (answer.body != right).then_some(answer.body))
+        }
         _ => ("exit", refused("import os\ndef main(): os._exit(3)", json!({}), "exit")),
     }
 }
+
+/// Leaves as many files as it can make in a tenth of a second, in and outside its directory.
+const LITTER: &str = indoc! {r#"
+    import os, time
+    def main():
+        end, number = time.monotonic() + 0.1, 0
+        while time.monotonic() < end:
+            number += 1
+            for place in ('.', '/tmp', '/dev/shm'):
+                try:
+                    os.mkdir(f'{place}/litter-{os.getpid()}-{number}')
+                except OSError:
+                    pass
+        os._exit(0)
+"#};
 
 fn good(server: &Server, number: u64) -> Option<String> {
     let script = indoc! {r#"
@@ -154,11 +175,15 @@ fn every_response_is_right_and_nothing_is_left() {
     let (requests, seconds) = (setting("SOAK", 10_000), setting("SOAK_SECONDS", 1_800));
     let offenders = Offender::all();
     // With a policy, most offenders would not get as far as the kernel.
-    let server = Server::start(&[
-        ("MAINBOX_PRELOAD", ""),
+    let slow = OwnPython::slow(5);
+    let server = Server::start_unready(&[
+        ("MAINBOX_PRELOAD", "slow"),
+        ("MAINBOX_PYTHON", slow.python.as_str()),
         ("MAINBOX_CONCURRENCY", "4"),
         ("MAINBOX_POLICY", "off"),
     ]);
+    // Ten lines a second, of more than a hundred.
+    server.read_log_slowly(Duration::from_millis(100));
     let round = |from: u64, until: u64, end: Instant| {
         let next = AtomicU64::new(from);
         let wrong = Mutex::new(Vec::new());
@@ -184,11 +209,13 @@ fn every_response_is_right_and_nothing_is_left() {
     };
     let started = Instant::now();
     let end = started + Duration::from_secs(seconds);
-    // Afterwards, connections, caches and arenas no longer grow.
-    round(0, requests / 10, end);
+    // Afterwards, connections, caches, arenas and the queue of the log, 1,024 lines, no longer grow.
+    let first = (requests / 10).max(2_000);
+    round(0, first, end);
+    server.wait_until_healthy();
     let before = Holdings::settled(&server, None);
     let resident_before = status_kib(server.pid(), "VmRSS");
-    let done = round(requests / 10, requests, end);
+    let done = round(first, requests, end);
     let took = started.elapsed();
     let after = Holdings::settled(&server, Some(&before));
     let resident_after = status_kib(server.pid(), "VmRSS");
@@ -198,6 +225,11 @@ fn every_response_is_right_and_nothing_is_left() {
         done as f64 / took.as_secs_f64()
     );
     assert_eq!(after, before);
+    let lost = server.get("/metrics").body;
+    let lost = lost.lines().find_map(|line| line.strip_prefix("mainbox_log_lines_lost_total "));
+    let lost: u64 = lost.unwrap().parse().unwrap();
+    println!("{lost} lines of the log were lost to its slow reader");
+    assert!(lost > 0, "the reader of the log was not slow");
     assert!(resident_after * 100 < resident_before * 105, "the supervisor grows");
     assert!(done >= requests / 2, "only {done} of {requests} in {seconds} s");
 }

@@ -15,7 +15,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,8 @@ pub struct Server {
     process: Option<Child>,
     pid: i32,
     log: Log,
+    /// How long the thread that reads the log pauses after each line, milliseconds.
+    log_pause_ms: Arc<AtomicU64>,
 }
 
 /// Where a server's log is.
@@ -101,12 +103,16 @@ impl Server {
     }
 
     fn healthy(self) -> Server {
+        self.wait_until_healthy();
+        self
+    }
+
+    pub fn wait_until_healthy(&self) {
         let started = Instant::now();
         while self.get("/health").status != 200 {
             assert!(started.elapsed() < START_TIMEOUT, "not healthy: {}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
-        self
     }
 
     /// Starts a server and waits until it listens.
@@ -132,6 +138,7 @@ impl Server {
             process: None,
             pid: 0,
             log: Log::new(),
+            log_pause_ms: Arc::default(),
         };
         let port = server.follow(process, output, serving_port);
         server.url = format!("http://127.0.0.1:{port}");
@@ -176,6 +183,7 @@ impl Server {
             process: None,
             pid: 0,
             log: Log::new(),
+            log_pause_ms: Arc::default(),
         };
         server.follow(process, output, |line| line.contains("exec '").then(String::new));
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -197,12 +205,14 @@ impl Server {
         let (sender, receiver) = mpsc::channel();
         let log = Arc::<Mutex<String>>::default();
         self.log = Log::Memory(Arc::clone(&log));
+        let pause = Arc::clone(&self.log_pause_ms);
         std::thread::spawn(move || {
             while let Some(Ok(line)) = lines.next() {
                 if let Some(found) = serving(&line) {
                     let _ = sender.send(found);
                 }
                 *log.lock().unwrap() += &(line + "\n");
+                std::thread::sleep(Duration::from_millis(pause.load(Ordering::Relaxed)));
             }
         });
         receiver
@@ -254,6 +264,11 @@ impl Server {
             assert!(started.elapsed() < Duration::from_secs(10), "no {count} x {text} in {log}");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Pauses after each line of the log from now on.
+    pub fn read_log_slowly(&self, pause: Duration) {
+        self.log_pause_ms.store(pause.as_millis() as u64, Ordering::Relaxed);
     }
 
     pub fn pid(&self) -> i32 {

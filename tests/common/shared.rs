@@ -74,6 +74,7 @@ fn attach(log: &Path, pid: &Path) -> Server {
                 process: None,
                 pid,
                 log: Log::File(log.to_owned()),
+                log_pause_ms: Default::default(),
             };
         }
         assert!(began.elapsed() < START_TIMEOUT, "the shared server does not serve: {text}");
