@@ -15,6 +15,7 @@ from . import worker
 from .control import Control, SupervisorGone
 from .failure import cut, type_and_message
 from .import_home import import_home
+from .lazy_imports import load_pending
 from .lockdown import PR_SET_DUMPABLE, Filter, prctl
 from .warmup import warm_up
 
@@ -67,6 +68,7 @@ class Zygote:
         sys.set_int_max_str_digits(0)  # results may contain integers of any size; the timeout limits their conversion
         with import_home(self.lockdown["home"]) if self.preload else nullcontext(), self.archive:
             packages, missing, threaded = import_all(self.preload, lambda name: self.report("importing", module=name))
+            load_pending()
         if self.late_limits is not None:
             self.late_limits.take_into_memory(packages)
             preload_common_modules()  # at once: AWS Lambda freezes the process between requests

@@ -16,6 +16,7 @@ pub(super) const MODULES: &[(&str, &str)] = &[
     module!("frames"),
     module!("import_home"),
     module!("late_limits"),
+    module!("lazy_imports"),
     module!("lockdown"),
     module!("memory_fs"),
     module!("memory_imports"),
