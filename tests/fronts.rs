@@ -492,7 +492,7 @@ fn a_client_that_leaves_is_logged_with_499_and_what_ran() {
         (&json!(499), &json!("POST /execute left"))
     );
     let run = running["run_ms"].as_f64().unwrap();
-    assert!((200.0..9000.0).contains(&run) && running["queue_ms"].is_f64(), "{running}");
+    assert!(run > 0.0 && run < 9000.0 && running["queue_ms"].is_f64(), "{running}");
 }
 
 #[test]
