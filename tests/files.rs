@@ -230,8 +230,20 @@ fn files_support_the_usual_operations() {
 
 #[test]
 fn names_that_could_leave_the_directory_are_refused() {
-    let rule = "use a relative path of at most 255 bytes and 8 parts, without empty, `.` or `..` parts, control characters or backslashes";
-    for name in ["", "../a", "/etc/passwd", "a/../../b", "a//b", "./a", "a\u{0}", "a\\b"] {
+    let rule = "use a relative path of at most 255 bytes and 8 parts that every system can write: no empty part, no space at the beginning or end of a part, no period at its end, no control character, none of \\ : < > \" | ? * and no device name such as NUL";
+    for name in [
+        "",
+        "../a",
+        "/etc/passwd",
+        "a/../../b",
+        "a//b",
+        "./a",
+        "a\u{0}",
+        "a\\b",
+        "C:/x.bat",
+        "nul.txt",
+        "a. ",
+    ] {
         let response =
             server().execute(&json!({"script": "def main(): return 1", "files": {name: "x"}}));
         let (status, kind, error) = response.failure();

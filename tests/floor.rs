@@ -171,12 +171,14 @@ fn inherits_nothing(server: &Server) {
     let signals = |process, field| u64::from_str_radix(&status(process, field), 16).unwrap();
     assert_eq!(signals(server.pid(), "SigBlk") & usr1_and_usr2, usr1_and_usr2);
     let zygote = children(server.pid())[0];
-    let numbers = std::fs::read_dir(format!("/proc/{zygote}/fd")).unwrap();
+    assert_eq!(signals(zygote, "SigBlk"), 0);
+    assert_eq!(signals(zygote, "SigIgn") & usr1_and_usr2, 0);
+    let Ok(numbers) = std::fs::read_dir(format!("/proc/{zygote}/fd")) else {
+        return not_run("only root may count the descriptors of a zygote");
+    };
     let most = numbers.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<u32>());
     // 0 to 3, and the pipe that wakes it.
     assert_eq!(most.map(Result::unwrap).max(), Some(5));
-    assert_eq!(signals(zygote, "SigBlk"), 0);
-    assert_eq!(signals(zygote, "SigIgn") & usr1_and_usr2, 0);
 }
 
 /// Runs its argument with a descriptor above 1024, two blocked signals, one of them ignored.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::{
     OwnPython, Server, children, free_port, load_until_refused, mainbox, not_run, output, python,
-    read_to_end, scratch_roots, script, server,
+    read_to_end, scratch_roots, script, server, status_kib,
 };
 use indoc::indoc;
 use nix::sys::signal::{Signal, kill};
@@ -595,6 +595,30 @@ fn an_idle_connection_makes_room_when_all_places_are_taken() {
     };
     let descriptors = descriptors.count();
     assert!(descriptors < 1100, "{descriptors} descriptors for {} clients", idle.len());
+}
+
+#[test]
+fn errors_that_are_not_read_hold_little_memory_however_long_the_requests_were() {
+    let server = Server::start(QUICK);
+    let before = status_kib(server.pid(), "VmRSS");
+    let body = format!("{{\"{}\":1}}", "a".repeat(7 << 20));
+    let head = format!(
+        "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let held: Vec<TcpStream> = (1..=10)
+        .map(|count| {
+            let mut stream = server.connect();
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(body.as_bytes()).unwrap();
+            server.wait_for_metric(&format!(
+                "mainbox_executions_total{{kind=\"invalid_request\"}} {count}"
+            ));
+            stream
+        })
+        .collect();
+    let grown = status_kib(server.pid(), "VmRSS").saturating_sub(before);
+    assert!(grown < 40 << 10, "{grown} KiB for {} errors", held.len());
 }
 
 #[test]

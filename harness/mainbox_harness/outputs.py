@@ -11,6 +11,11 @@ from typing import Any, Protocol
 from .failure import fail
 
 OUTPUTS = "outputs"
+# What Windows does not accept in a name, and what changes the direction of text. `files.rs` has the same rule.
+RESERVED = frozenset('\\:<>"|?*\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069')
+NUMBERED = (f"{device}{digit}" for device in ("COM", "LPT") for digit in "123456789¹²³")
+# Names that Windows takes for devices, whatever their extension.
+DEVICES = frozenset(("CON", "PRN", "AUX", "NUL", *NUMBERED))
 # Flags to open a file without following links or waiting for a pipe.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # The errors if the script has removed or replaced the directory.
@@ -134,12 +139,23 @@ def collect(work_dir: WorkDir, limits: dict[str, Any]) -> list[tuple[bytes, byte
 
 
 def checked(name: str, max_bytes: int) -> bytes:
-    """Returns a name if it is valid on every system."""
-    if len(os.fsencode(name)) > max_bytes or not all(map(is_harmless, name)):
+    """Returns a name if it can be saved on every system."""
+    if len(os.fsencode(name)) > max_bytes or not all(map(is_harmless, name)) or not all(map(is_part, name.split("/"))):
         fail("not_json", f"{OUTPUTS}/{name} has a name that cannot be returned")
     return name.encode()
 
 
 def is_harmless(letter: str) -> bool:
-    """Whether a character is neither a control character, nor a backslash, nor a byte that is not text."""
-    return letter >= " " and not "\x7f" <= letter <= "\x9f" and letter != "\\" and not "\ud800" <= letter <= "\udfff"
+    """Whether a character is neither a control character, nor reserved, nor a byte that is not text."""
+    return (
+        letter >= " "
+        and not "\x7f" <= letter <= "\x9f"
+        and letter not in RESERVED
+        and not "\ud800" <= letter <= "\udfff"
+    )
+
+
+def is_part(part: str) -> bool:
+    """Whether a part of a name can be saved on every system."""
+    stem = part.partition(".")[0].rstrip().upper()
+    return not part.startswith(" ") and not part.endswith((" ", ".")) and stem not in DEVICES

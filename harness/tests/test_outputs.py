@@ -105,11 +105,21 @@ def test_the_files_together_have_a_limit(directory: Directory) -> None:
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("a\\b", "a\\b"), ("a\nb", "a\nb"), ("a\x7f", "a\x7f"), ("a\x85", "a\x85"), (b"a\xff", "a\udcff")],
+    [
+        ("a\\b", "a\\b"), ("a\nb", "a\nb"), ("a\x7f", "a\x7f"), ("a\x85", "a\x85"), (b"a\xff", "a\udcff"),
+        ("C:x", "C:x"), ("what?", "what?"), ("\u202egnp.exe", "\u202egnp.exe"), (" a", " a"), ("a ", "a "),
+        ("a.", "a."), ("...", "..."), ("NUL", "NUL"), ("con.txt", "con.txt"), ("aux .c", "aux .c"), ("Com1", "Com1"),
+    ],
 )
 def test_a_name_that_is_not_valid_everywhere_is_an_error(directory: Directory, name: Any, shown: str) -> None:
     os.close(os.open(os.path.join(b"outputs", os.fsencode(name)), os.O_CREAT | os.O_WRONLY))
     assert failure_of(directory) == ("not_json", f"outputs/{shown} has a name that cannot be returned")
+
+
+@pytest.mark.parametrize("name", [".hidden", "con1", "COM0", "x.nul", "a b", "é"])
+def test_a_name_that_every_system_can_write_is_returned(directory: Directory, name: str) -> None:
+    write(name)
+    assert collect(directory, LIMITS) == [(name.encode(), b"")]
 
 
 def test_a_name_has_a_limit_of_bytes(directory: Directory) -> None:

@@ -9,6 +9,8 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::text::{controls_terminal, quoted};
+
 /// The largest number of files in a request, and in a response.
 pub const MAX_FILES: usize = 100;
 /// The longest file name, bytes.
@@ -27,7 +29,7 @@ pub const OUTPUTS: &str = "outputs";
 pub enum FileError {
     /// The name could leave the directory, or is not valid on every system.
     #[error(
-        "invalid file name `{0}`: use a relative path of at most {MAX_NAME_BYTES} bytes and {MAX_NAME_PARTS} parts, without empty, `.` or `..` parts, control characters or backslashes"
+        "invalid file name `{0}`: use a relative path of at most {MAX_NAME_BYTES} bytes and {MAX_NAME_PARTS} parts that every system can write: no empty part, no space at the beginning or end of a part, no period at its end, no control character, none of \\ : < > \" | ? * and no device name such as NUL"
     )]
     Name(String),
     /// The name is taken, or would turn another file into a directory.
@@ -49,7 +51,7 @@ impl Files {
     /// See [`FileError`].
     pub fn insert(&mut self, name: String, content: Vec<u8>) -> Result<(), FileError> {
         if !is_name(&name) {
-            return Err(FileError::Name(name));
+            return Err(FileError::Name(quoted(&name).into_owned()));
         }
         if self.0.len() >= MAX_FILES {
             return Err(FileError::TooMany);
@@ -62,7 +64,7 @@ impl Files {
             || self.0.contains_key(&name)
             || above.any(|above| self.0.contains_key(above))
         {
-            return Err(FileError::Taken(name));
+            return Err(FileError::Taken(quoted(&name).into_owned()));
         }
         self.0.insert(name, content);
         Ok(())
@@ -94,14 +96,36 @@ impl Files {
     }
 }
 
-/// Returns whether a name stays inside the directory and can be saved on any system.
+/// Characters that Windows does not accept in a name.
+const RESERVED: [char; 8] = ['\\', ':', '<', '>', '"', '|', '?', '*'];
+/// Names that Windows takes for devices, whatever their extension:
+/// <https://learn.microsoft.com/en-us/windows/win32/fileio/naming-a-file>. A digit other than 0 follows the last two.
+const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "COM", "LPT"];
+
+/// Returns whether a name stays inside the directory and can be saved on any system. `outputs.py` has the same rule.
 fn is_name(name: &str) -> bool {
-    let is_part = |part: &str| !matches!(part, "" | "." | "..");
-    let is_letter = |letter: char| !letter.is_control() && letter != '\\';
+    let is_letter = |letter: char| !controls_terminal(letter) && !RESERVED.contains(&letter);
     name.len() <= MAX_NAME_BYTES
         && name.split('/').count() <= MAX_NAME_PARTS
         && name.split('/').all(is_part)
         && name.chars().all(is_letter)
+}
+
+/// Returns whether a part of a name can be saved on any system. `.` and `..` end with a period.
+fn is_part(part: &str) -> bool {
+    let has_edges = !part.starts_with(' ') && !part.ends_with([' ', '.']);
+    !part.is_empty() && has_edges && !is_device(part)
+}
+
+fn is_device(part: &str) -> bool {
+    let stem = part.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
+    match stem.get(3..) {
+        Some("") => DEVICES[..4].contains(&stem.as_str()),
+        Some("1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9" | "¹" | "²" | "³") => {
+            DEVICES[4..].contains(&&stem[..3])
+        }
+        _ => false,
+    }
 }
 
 /// UTF-8 content becomes a string, other content `{"base64": ...}`.
@@ -138,8 +162,10 @@ impl<'de> Visitor<'de> for FilesVisitor {
         let mut files = Files::default();
         while let Some(name) = object.next_key::<String>()? {
             let content = object.next_value::<Content>();
-            let Content(content) =
-                content.map_err(|error| A::Error::custom(format!("`{name}`: {error}")))?;
+            let Content(content) = content.map_err(|error| {
+                let error = error.to_string();
+                A::Error::custom(format!("`{}`: {}", quoted(&name), quoted(&error)))
+            })?;
             files.insert(name, content).map_err(A::Error::custom)?;
         }
         Ok(files)
@@ -202,8 +228,20 @@ mod tests {
     #[test]
     fn names_stay_inside_the_directory() {
         let longest = "x".repeat(MAX_NAME_BYTES);
-        for name in ["a", "a.csv", "a/b/c/d/e/f/g/h", "é ü.txt", "...", ".hidden", "-", &longest]
-        {
+        for name in [
+            "a",
+            "a.csv",
+            "a/b/c/d/e/f/g/h",
+            "é ü.txt",
+            ".hidden",
+            "-",
+            "con1",
+            "com",
+            "COM0",
+            "nul_",
+            "x.nul",
+            &longest,
+        ] {
             assert_eq!(files(&[name]).map(|_| ()), Ok(()), "{name}");
         }
         let longer = "x".repeat(MAX_NAME_BYTES + 1);
@@ -223,10 +261,28 @@ mod tests {
             "a\nb",
             "a\\b",
             "\u{9b}0m",
+            "\u{202e}gnp.exe",
+            "C:/Users/x.bat",
+            "C:x",
+            "what?",
+            "a*",
+            " a",
+            "a ",
+            "a/b /c",
+            "a.",
+            "...",
+            "NUL",
+            "nul.txt",
+            "a/Con.tar.gz",
+            "aux .c",
+            "com1",
+            "LPT9.x",
+            "COM¹",
             "a/b/c/d/e/f/g/h/i",
             &longer,
         ] {
-            assert_eq!(files(&[name]), Err(FileError::Name(String::from(name))), "{name}");
+            let refused = FileError::Name(quoted(name).into_owned());
+            assert_eq!(files(&[name]), Err(refused), "{name}");
         }
     }
 

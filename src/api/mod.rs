@@ -8,3 +8,4 @@ pub mod json_depth;
 pub mod limits;
 pub mod request;
 pub mod response;
+pub mod text;

@@ -11,9 +11,7 @@ use super::catalogue::{Failure, Kind};
 use super::files::{Files, OUTPUTS};
 use super::json_depth;
 use super::limits::{MAX_TIMEOUT_SECONDS, timeout_from_seconds};
-
-/// How much of a message that may quote the request is returned, bytes.
-const MAX_QUOTED_BYTES: usize = 1000;
+use super::text::quoted;
 
 /// A request to run a script.
 #[derive(Debug)]
@@ -73,7 +71,9 @@ fn read<'a, T: Deserialize<'a>>(
         // serde_json counts the position from the start of the field, which would mislead the caller.
         let text = error.to_string();
         let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
-        Failure::invalid_request(format!("{name}: {}", cut(text)))
+        // The errors of files quote names by themselves, and add the rule for names.
+        let text = if name == "files" { text.into() } else { quoted(text) };
+        Failure::invalid_request(format!("{name}: {text}"))
     })
 }
 
@@ -87,11 +87,6 @@ fn read_number<'a, T: Deserialize<'a>, U>(
     let Some(value) = value else { return Ok(None) };
     let accepted = serde_json::from_str(value.get()).ok().and_then(accept);
     accepted.map(Some).ok_or_else(|| Failure::invalid_request(format!("{name} must be {wanted}")))
-}
-
-/// The beginning of a message that may quote the request.
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MAX_QUOTED_BYTES)]
 }
 
 impl ExecuteRequest {
@@ -117,7 +112,7 @@ impl ExecuteRequest {
                 return not_json(&error);
             }
             let text = error.to_string();
-            Failure::invalid_request(format!("The request is not valid: {}", cut(&text)))
+            Failure::invalid_request(format!("The request is not valid: {}", quoted(&text)))
         })?;
         let script = read(body.script, "script", '"', "a string")?;
         let object = "an object that maps file names to contents";

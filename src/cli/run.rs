@@ -15,9 +15,10 @@ use tokio::sync::mpsc;
 
 use super::arguments::RunArguments;
 use super::error::CommandError;
-use super::output::{controls_terminal, print};
+use super::output::print;
 use super::terminal::{SPINNER_INTERVAL, Terminal};
 use crate::api::files::Files;
+use crate::api::text::escaped_json;
 use crate::executor::output_capture::OutputSink;
 use crate::handler::{Handler, Trusted};
 
@@ -67,26 +68,11 @@ pub(super) async fn run(handler: &Handler, arguments: RunArguments) -> Result<bo
     };
     let succeeded = response.status() == StatusCode::OK;
     let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    print(&escaped(&String::from_utf8_lossy(&body)))?;
+    print(&(escaped_json(&String::from_utf8_lossy(&body)) + "\n"))?;
     if let Some(outputs) = &arguments.outputs {
         write_outputs(outputs, &body)?;
     }
     Ok(succeeded)
-}
-
-/// JSON as one line of characters that do not control the terminal. It has the same meaning as `json`.
-fn escaped(json: &str) -> String {
-    let mut line = String::with_capacity(json.len() + 1);
-    for character in json.chars() {
-        match character {
-            // White space between values. Within strings, JSON escapes these already.
-            '\0'..='\x1f' => line.push(' '),
-            _ if controls_terminal(character) => line += &format!("\\u{:04x}", character as u32),
-            _ => line.push(character),
-        }
-    }
-    line.push('\n');
-    line
 }
 
 /// Handles `request` and shows the output of the script on stderr while it runs.
@@ -157,18 +143,4 @@ fn write_outputs(directory: &Path, body: &[u8]) -> Result<(), CommandError> {
             .map_err(|source| CommandError::Outputs { path: path.clone(), source })?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_printed_response_has_the_same_meaning_and_cannot_control_the_terminal() {
-        let json = "{\"a\":\n \"\u{7f}\u{9b}\u{61c}\u{200e}\u{2028}\u{202e}\u{2066}é\"}";
-        let line = escaped(json);
-        assert_eq!(line, concat!(r#"{"a":  "\u007f\u009b\u061c\u200e\u2028\u202e\u2066é"}"#, "\n"));
-        let value = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
-        assert_eq!(value(&line), value(json));
-    }
 }

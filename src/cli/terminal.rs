@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::output::controls_terminal;
+use crate::api::text::controls_terminal;
 
 /// How long a script runs before the spinner appears.
 const SPINNER_DELAY: Duration = Duration::from_secs(1);

@@ -47,7 +47,8 @@ pub(super) const HICCUP: Fork = Fork::Shell(
 /// Starts a fake zygote that is ready. Its process id is that of a process that can be killed.
 pub(super) fn start(fork: Fork) -> Arc<Zygote> {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let process = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().unwrap();
+    let mut process = Command::new("sleep");
+    let process = process.arg("60").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let pid = Pid::from_raw(process.id() as i32);
     let zygote = Zygote::connect(ours, pid).unwrap();
     std::thread::spawn(move || carry_out_orders(&theirs, fork, process));

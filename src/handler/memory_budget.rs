@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The budget is counted in units of this size, bytes.
 const UNIT_BYTES: usize = 1024;
-/// Text that outgrows what was expected gets this much more room at a time, bytes.
+/// Text that outgrows what was expected gets at most this much more room than it needs, bytes.
 const STEP_BYTES: usize = 64 * 1024;
 
 /// A number of bytes that may be held at a time. Cheap to clone.
@@ -106,8 +106,8 @@ impl BudgetedText {
         else {
             return Ok(());
         };
-        // In larger steps than single characters, if there is room for that.
-        let grown = [missing.max(STEP_BYTES), missing]
+        // First exactly what is expected, then in larger steps than single characters, if there is room for that.
+        let grown = [missing.max(capacity.min(STEP_BYTES)), missing]
             .into_iter()
             .find(|more| self.reservation.grow(*more));
         let Some(more) = grown else {

@@ -24,11 +24,12 @@ use tower_http::cors::CorsLayer;
 
 use self::memory_budget::MemoryBudget;
 use self::request_body::{MAX_BODY_BYTES, Media, media_type, read};
-use self::response::{Responses, document, json};
+use self::response::{Responses, document};
 use self::routes::{ENDPOINTS, Endpoint, Route};
 use crate::api::catalogue::{Failure, Kind};
 use crate::api::files::{Files, MAX_FILES};
 use crate::api::request::ExecuteRequest;
+use crate::api::text::quoted;
 use crate::callers::client_ip::ClientIp;
 use crate::callers::rate_limit::{Caller, RateLimit};
 use crate::config::Config;
@@ -108,8 +109,8 @@ impl Handler {
     {
         let path = request.uri().path();
         let Some(endpoint) = Endpoint::at(path) else {
-            let failure =
-                Failure::new(Kind::NotFound, format!("The endpoint {path} does not exist"));
+            let error = format!("The endpoint {} does not exist", quoted(path));
+            let failure = Failure::new(Kind::NotFound, error);
             return self.responses.failure(&failure);
         };
         let caller = match self.identify(&request, endpoint) {
@@ -212,18 +213,32 @@ impl Handler {
 
     fn root(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
         let is_browser = self.config().playground && playground::is_wanted(headers);
-        let mut response = if is_browser { playground::page() } else { index() };
+        let mut response = if is_browser { playground::page() } else { self.index() };
         response.headers_mut().insert(VARY, HeaderValue::from_name(ACCEPT));
         response
+    }
+
+    fn index(&self) -> Response<Full<Bytes>> {
+        let listed = ENDPOINTS.iter().filter(|endpoint| !endpoint.purpose.is_empty());
+        let endpoints: serde_json::Map<_, _> = listed
+            .map(|endpoint| {
+                (format!("{} {}", endpoint.method, endpoint.path), json!(endpoint.purpose))
+            })
+            .collect();
+        self.responses.json(
+        StatusCode::OK,
+        &json!({"name": "mainbox", "version": env!("CARGO_PKG_VERSION"), "endpoints": endpoints}),
+    )
     }
 
     fn health(&self) -> Response<Full<Bytes>> {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         match self.executor.health() {
-            Health::Healthy => json(StatusCode::OK, &json!({"status": "healthy"})),
-            Health::Starting => json(unavailable, &json!({"status": "starting"})),
+            Health::Healthy => self.responses.json(StatusCode::OK, &json!({"status": "healthy"})),
+            Health::Starting => self.responses.json(unavailable, &json!({"status": "starting"})),
             Health::Unhealthy(reason) => {
-                json(unavailable, &json!({"status": "unhealthy", "error": reason}))
+                let body = json!({"status": "unhealthy", "error": reason});
+                self.responses.json(unavailable, &body)
             }
         }
     }
@@ -231,8 +246,8 @@ impl Handler {
     /// A process that answers is alive, unless only a restart can help it.
     fn liveness(&self) -> Response<Full<Bytes>> {
         match self.executor.needs_restart() {
-            None => json(StatusCode::OK, &json!({"status": "alive"})),
-            Some(reason) => json(
+            None => self.responses.json(StatusCode::OK, &json!({"status": "alive"})),
+            Some(reason) => self.responses.json(
                 StatusCode::SERVICE_UNAVAILABLE,
                 &json!({"status": "unhealthy", "error": reason}),
             ),
@@ -243,7 +258,7 @@ impl Handler {
         let config = self.executor.config();
         let zygote = self.executor.zygote();
         let sandbox = self.executor.sandbox();
-        json(
+        self.responses.json(
             StatusCode::OK,
             &json!({
                 "version": env!("CARGO_PKG_VERSION"),
@@ -272,7 +287,7 @@ impl Handler {
 
     fn metrics(&self) -> Response<Full<Bytes>> {
         match self.executor.updated_metrics().text() {
-            Ok(text) => document(HeaderValue::from_static(prometheus::MEDIA_TYPE), text),
+            Ok(text) => self.responses.text(HeaderValue::from_static(prometheus::MEDIA_TYPE), text),
             Err(error) => {
                 tracing::error!(%error, "cannot encode the metrics");
                 let failure = Failure::new(Kind::Internal, "The metrics could not be encoded");
@@ -315,15 +330,4 @@ fn check_scratch_room(files: &Files, config: &Config) -> Result<(), Failure> {
     }
     let error = format!("The files need {needed} bytes; the scratch directory has {room}");
     Err(Failure::new(Kind::PayloadTooLarge, error))
-}
-
-fn index() -> Response<Full<Bytes>> {
-    let listed = ENDPOINTS.iter().filter(|endpoint| !endpoint.purpose.is_empty());
-    let endpoints: serde_json::Map<_, _> = listed
-        .map(|endpoint| (format!("{} {}", endpoint.method, endpoint.path), json!(endpoint.purpose)))
-        .collect();
-    json(
-        StatusCode::OK,
-        &json!({"name": "mainbox", "version": env!("CARGO_PKG_VERSION"), "endpoints": endpoints}),
-    )
 }

@@ -18,6 +18,13 @@ use crate::executor::outcome::Execution;
 use crate::executor::output_capture::Captured;
 use crate::telemetry::execution_record::{ExecutionRecord, milliseconds};
 
+/// The memory for small responses, bytes, beside that for all: an error must reach its caller although others read their
+/// responses slowly.
+const RESERVE_BYTES: usize = 4 << 20;
+/// The largest response that takes it, bytes.
+const SMALL_BYTES: usize = 64 << 10;
+/// The body of a response for which there is no memory at all.
+const FULL: &str = r#"{"error":"Too many responses are waiting to be read by their clients","kind":"busy","stdout":""}"#;
 /// The names, quotation marks and braces of a response, bytes.
 const FRAME_BYTES: usize = 256;
 
@@ -35,6 +42,8 @@ pub struct Responses {
     executor: Arc<Executor>,
     warning: Option<&'static str>,
     held: MemoryBudget,
+    /// For small responses, once `held` is full.
+    reserve: MemoryBudget,
 }
 
 impl Responses {
@@ -45,7 +54,9 @@ impl Responses {
             (None, None) => Some(UNSANDBOXED),
             (None, Some(_)) => Some(NO_FLOOR),
         };
-        Responses { executor, warning, held: MemoryBudget::new(RESPONSES_BYTES) }
+        let (held, reserve) =
+            (MemoryBudget::new(RESPONSES_BYTES), MemoryBudget::new(RESERVE_BYTES));
+        Responses { executor, warning, held, reserve }
     }
 
     /// The response to a request whose script ran.
@@ -86,10 +97,9 @@ impl Responses {
                 return self.recorded(self.failure(&failure), record);
             }
         };
-        let mut response = document(JSON, body);
-        if let Err(failure) = &execution.outcome {
-            *response.status_mut() = failure.kind.status();
-        }
+        let failure = execution.outcome.as_ref().err();
+        let status = failure.map_or(StatusCode::OK, |failure| failure.kind.status());
+        let mut response = held(status, body, reservation);
         let timing = format!(
             "queue;dur={:.3}, run;dur={:.3}, cpu;dur={:.3}",
             milliseconds(execution.queue),
@@ -102,8 +112,24 @@ impl Responses {
         }
         headers.insert(PEAK_MEMORY, HeaderValue::from(execution.peak_memory));
         headers.insert(ISOLATION, HeaderValue::from_static(self.executor.sandbox().tier_name()));
-        let response = response.map(|body| release_when_sent(body, reservation));
         self.recorded(response, execution.record())
+    }
+
+    /// A response with a JSON body, within the memory for responses.
+    pub(super) fn json(&self, status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
+        match self.budgeted(body, 0) {
+            Ok((body, reservation)) => held(status, body, reservation),
+            Err(_) => no_memory(),
+        }
+    }
+
+    /// A response with status 200 and a text of this media type, within the memory for responses.
+    pub(super) fn text(&self, media_type: HeaderValue, text: String) -> Response<Full<Bytes>> {
+        let mut reservation = self.held.reservation();
+        if !reservation.grow(text.len()) {
+            return no_memory();
+        }
+        document(media_type, text).map(|body| release_when_sent(body, reservation))
     }
 
     /// A JSON body of about `expected` bytes, within the memory for responses. Escaping can turn one byte into six.
@@ -112,7 +138,12 @@ impl Responses {
         body: &impl Serialize,
         expected: usize,
     ) -> Result<(Vec<u8>, Reservation), Failure> {
-        self.held.json(body, expected + FRAME_BYTES).map_err(|over| match over {
+        let expected = expected + FRAME_BYTES;
+        let written = match self.held.json(body, expected) {
+            Err(OverBudget::Now) if expected <= SMALL_BYTES => self.reserve.json(body, expected),
+            written => written,
+        };
+        written.map_err(|over| match over {
             OverBudget::Now => {
                 let error = "Too many responses are waiting to be read by their clients";
                 Failure::new(Kind::Busy, error)
@@ -131,7 +162,7 @@ impl Responses {
 
     /// The response to a request to any other endpoint that failed.
     pub fn failure(&self, failure: &Failure) -> Response<Full<Bytes>> {
-        let mut response = json(failure.kind.status(), &self.error_body(failure));
+        let mut response = self.json(failure.kind.status(), &self.error_body(failure));
         if let Some(seconds) = failure.retry_after {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -181,12 +212,19 @@ fn text(captured: &Captured) -> Cow<'_, str> {
     String::from_utf8_lossy(&captured.bytes)
 }
 
-/// A response with a JSON body.
-pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
-    let text = serde_json::to_vec(body).expect("BUG: response bodies are plain data");
-    let mut response = document(JSON, text);
-    *response.status_mut() = status;
+/// The response when there is no memory for any other.
+fn no_memory() -> Response<Full<Bytes>> {
+    let mut response = document(JSON, FULL);
+    *response.status_mut() = Kind::Busy.status();
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     response
+}
+
+/// A response with a JSON body that gives its reservation back once it is sent.
+fn held(status: StatusCode, body: Vec<u8>, reservation: Reservation) -> Response<Full<Bytes>> {
+    let mut response = document(JSON, body);
+    *response.status_mut() = status;
+    response.map(|body| release_when_sent(body, reservation))
 }
 
 /// A response with status 200 and a document of this media type.

@@ -19,6 +19,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::lossy_writer::LossyWriter;
+use crate::api::text::{controls_terminal, escaped_json};
 
 /// AWS Lambda sets this to the log level of the function:
 /// <https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html>.
@@ -69,7 +70,7 @@ fn own_level(level: Level) -> Targets {
 
 fn for_people(level: Level) {
     let fields = debug_fn(|writer, field, value| match field.name() {
-        "message" => write!(writer, "{value:?}"),
+        "message" => write!(writer, "{}", shown(&format!("{value:?}"))),
         // The only field of a span, in braces.
         "request_id" => write!(writer, "{value:?}"),
         name if FOR_PROGRAMS.iter().any(|prefix| name.starts_with(prefix)) => Ok(()),
@@ -81,6 +82,16 @@ fn for_people(level: Level) {
         .with_writer(|| LossyStderr);
     tracing_subscriber::registry().with(own_level(level)).with(lines).init();
     log_panics();
+}
+
+/// A message without characters that control the terminal. A path of a request can contain some; the values of fields are
+/// escaped anyway.
+fn shown(message: &str) -> String {
+    let shown = |character| match controls_terminal(character) {
+        true => character.escape_unicode().to_string(),
+        false => String::from(character),
+    };
+    message.chars().map(shown).collect()
 }
 
 fn for_programs(level_name: &'static str, filter: Targets) {
@@ -186,7 +197,7 @@ where
         }
         event.record(&mut Fields(&mut line));
         // One write per line, so that lines of several processes do not mix.
-        let text = format!("{}\n", Value::Object(line));
+        let text = escaped_json(&Value::Object(line).to_string()) + "\n";
         let _ = LossyStderr.write_all(text.as_bytes());
     }
 }

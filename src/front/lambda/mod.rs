@@ -20,6 +20,7 @@ use tracing::Instrument;
 
 use crate::api::catalogue::{Failure, Kind};
 use crate::api::response::REQUEST_ID;
+use crate::api::text::quoted;
 use crate::callers::client_ip::ClientIp;
 use crate::config::LAMBDA_RESPONSE_BYTES;
 use crate::config::choices::Metrics;
@@ -133,7 +134,10 @@ async fn respond(
             }
             handler.handle(request).await
         }
-        Err(error) => handler.responses().refusal(&Failure::invalid_request(error.to_string())),
+        Err(error) => {
+            let error = error.to_string();
+            handler.responses().refusal(&Failure::invalid_request(quoted(&error)))
+        }
     };
     if let Some(id) = RequestId::accept(&context.request_id) {
         response.headers_mut().insert(REQUEST_ID, id.header());
