@@ -165,8 +165,6 @@ fn a_zygote_inherits_no_descriptor_and_no_signal_setting() {
 /// Checks the zygote of a server that has inherited the settings of [`INHERITS`].
 fn inherits_nothing(server: &Server) {
     server.wait_for_metric("mainbox_spares{zygote=\"bare\"} 1");
-    let inherited = |process| format!("/proc/{process}/fd/5000");
-    assert!(std::fs::metadata(inherited(server.pid())).is_ok(), "the test opens descriptor 5000");
     let usr1_and_usr2 = (1 << (libc::SIGUSR1 - 1)) | (1 << (libc::SIGUSR2 - 1));
     let signals = |process, field| u64::from_str_radix(&status(process, field), 16).unwrap();
     assert_eq!(signals(server.pid(), "SigBlk") & usr1_and_usr2, usr1_and_usr2);
@@ -176,6 +174,9 @@ fn inherits_nothing(server: &Server) {
     let Ok(numbers) = std::fs::read_dir(format!("/proc/{zygote}/fd")) else {
         return not_run("only root may count the descriptors of a zygote");
     };
+    let inherited = format!("/proc/{}/fd/5000", server.pid());
+    // Others cannot see the descriptors of the supervisor.
+    assert!(!is_root() || std::fs::metadata(inherited).is_ok(), "the test opens descriptor 5000");
     let most = numbers.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<u32>());
     // 0 to 3, and the pipe that wakes it.
     assert_eq!(most.map(Result::unwrap).max(), Some(5));
@@ -289,7 +290,9 @@ fn a_scratch_root_that_something_removes_is_made_anew() {
     let server = Server::start(&[("MAINBOX_PRELOAD", "json")]);
     let write =
         "import os\ndef main():\n    with open('file', 'w') as file: return file.write('x')";
-    for (count, gone) in (1..).zip(["box/scratch", "box", ""]) {
+    // Only workers with a private root mount their directories, at `box/scratch`.
+    let first = if declared_tier() == "namespaces" { 0 } else { 1 };
+    for (count, gone) in (1..).zip(["box/scratch", "box", ""].into_iter().skip(first)) {
         std::fs::remove_dir_all(scratch_roots(server.pid())[0].join(gone)).unwrap();
         let started = Instant::now();
         let repaired = || server.log().matches("the scratch root was gone").count() == count;

@@ -271,7 +271,7 @@ impl Pool {
             let changed = self.changed.notified();
             let spare = self.spares().pop_front();
             match spare {
-                Some(worker) if worker.is_alive() => return Some(worker),
+                Some(worker) if worker.is_usable() => return Some(worker),
                 Some(_) => {}
                 None if self.is_failing() => return None,
                 None => {

@@ -125,8 +125,12 @@ impl Worker {
         Ok(Worker { process, channel, stdout, stderr, resident_bytes })
     }
 
-    /// Returns whether the worker can still be given a request. Reading from the channel of a dead worker does not
-    /// block.
+    /// Returns whether the worker can still be given a request: it lives, and nothing has removed its scratch directory.
+    pub(super) fn is_usable(&self) -> bool {
+        self.is_alive() && self.process.jail.as_ref().is_some_and(|jail| jail.scratch.exists())
+    }
+
+    /// Returns whether the worker lives. Reading from the channel of a dead worker does not block.
     pub(super) fn is_alive(&self) -> bool {
         let mut byte = [0];
         !self.process.zygote.is_gone()

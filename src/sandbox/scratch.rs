@@ -223,6 +223,14 @@ impl Scratch {
         }
     }
 
+    /// Returns whether it is still there. A worker's own mount always is.
+    pub fn exists(&self) -> bool {
+        match self {
+            Scratch::Directory { host, .. } => is_directory(host),
+            Scratch::Mount | Scratch::Nowhere => true,
+        }
+    }
+
     /// Removes the directory and its contents. The worker must already be dead, since it could create more files.
     ///
     /// # Errors
