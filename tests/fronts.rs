@@ -537,11 +537,8 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [head.as_slice(), payload].concat()
 }
 
-#[test]
-fn an_http_2_client_without_a_window_for_its_response_is_disconnected() {
-    const INITIAL_WINDOW_SIZE: [u8; 6] = [0, 4, 0, 0, 0, 0];
-    let server = Server::start(QUICK);
-    let body = json!({"script": "def main(): return 'x' * 100_000"}).to_string();
+/// Returns the head of a request to run a script, for a frame of HTTP/2.
+fn http2_head() -> Vec<u8> {
     let fields = [
         (":method", "POST"),
         (":scheme", "http"),
@@ -556,10 +553,86 @@ fn an_http_2_client_without_a_window_for_its_response_is_disconnected() {
         head.push(value.len() as u8);
         head.extend(value.bytes());
     }
+    head
+}
+
+#[test]
+fn a_head_has_a_limit_of_bytes_and_of_fields() {
+    for (fields, status) in [
+        ("x-long: ".to_owned() + &"x".repeat(20_000) + "\r\n", "200 OK"),
+        (
+            "x-long: ".to_owned() + &"x".repeat(40_000) + "\r\n",
+            "431 Request Header Fields Too Large",
+        ),
+        ("x-many: 1\r\n".repeat(60), "200 OK"),
+        ("x-many: 1\r\n".repeat(70), "431 Request Header Fields Too Large"),
+    ] {
+        let mut stream = server().connect();
+        let head = format!("GET /livez HTTP/1.1\r\nhost: x\r\n{fields}connection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let answer = read_to_end(stream);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
+    }
+}
+
+#[test]
+fn a_thousand_connections_with_unfinished_requests_take_little_memory() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(4096), hard).unwrap();
+    let head = format!("POST /execute HTTP/1.1\r\nhost: x\r\nx-long: {}", "x".repeat(300_000));
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut open = [&preface[..], &frame(4, 0, 0, &[]), &frame(1, 4, 1, &http2_head())].concat();
+    open.extend(frame(0, 0, 1, &[b' '; 16_000]));
+    for begin in [head.as_bytes(), &open] {
+        let server = Server::start(QUICK);
+        let before = status_kib(server.pid(), "VmRSS");
+        let clients: Vec<TcpStream> = (0..990)
+            .map(|_| {
+                let mut client = server.connect();
+                // Fails once the server has refused the head.
+                let _ = client.write_all(begin);
+                client
+            })
+            .collect();
+        // The last ones are read when this one is.
+        assert_eq!(server.get("/livez").status, 200);
+        std::thread::sleep(Duration::from_millis(500));
+        let grown = status_kib(server.pid(), "VmRSS").saturating_sub(before);
+        assert!(grown < 64 << 10, "{grown} KiB for {} connections", clients.len());
+    }
+}
+
+#[test]
+fn an_idle_http_2_connection_makes_room_although_its_client_does_not_answer() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(4096), hard).unwrap();
+    let server = Server::start(QUICK);
+    let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat();
+    let idle: Vec<TcpStream> = (0..1010)
+        .map(|_| {
+            let mut client = server.connect();
+            client.write_all(&preface).unwrap();
+            client
+        })
+        .collect();
+    let started = Instant::now();
+    assert_eq!(server.run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
+    // Without an answer to its pings, the server would end it after 50 seconds.
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    drop(idle);
+}
+
+#[test]
+fn an_http_2_client_without_a_window_for_its_response_is_disconnected() {
+    const INITIAL_WINDOW_SIZE: [u8; 6] = [0, 4, 0, 0, 0, 0];
+    let server = Server::start(QUICK);
+    let body = json!({"script": "def main(): return 'x' * 100_000"}).to_string();
     let mut stream = server.connect();
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
     stream.write_all(&frame(4, 0, 0, &INITIAL_WINDOW_SIZE)).unwrap();
-    stream.write_all(&frame(1, 4, 1, &head)).unwrap();
+    stream.write_all(&frame(1, 4, 1, &http2_head())).unwrap();
     stream.write_all(&frame(0, 1, 1, body.as_bytes())).unwrap();
     let started = Instant::now();
     stream.set_read_timeout(Some(Duration::from_secs(50))).unwrap();

@@ -118,6 +118,8 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, shared: Arc<Shared<S>>)
                 closing = true;
                 connection.as_mut().graceful_shutdown();
             }
+            // A client of HTTP/2 that does not answer would keep its place.
+            () = state.closing_timeout(), if closing => return,
         }
     }
 }
@@ -166,6 +168,7 @@ mod tests {
         head: Duration::from_millis(300),
         idle: Duration::from_millis(600),
         last_request: Duration::from_millis(50),
+        closing: Duration::from_millis(100),
         pace: Pace { grace: Duration::from_millis(300), min_bytes_per_second: 1 << 30 },
     };
 

@@ -29,8 +29,19 @@ const RESERVED_DESCRIPTORS: u64 = 256;
 /// How long requests in flight may take once a shutdown has begun. Cloud Run kills the process after 10 seconds:
 /// <https://cloud.google.com/run/docs/container-contract#instance-shutdown>.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+/// The largest head of a request, bytes, and the most fields in it. A larger one gets 431.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
+const MAX_FIELDS: usize = 64;
+/// The most requests that an HTTP/2 client may send at the same time on one connection.
+const MAX_STREAMS: u32 = 32;
+/// How much of their bodies an HTTP/2 client may send before the service has read it, bytes: for each request and for all
+/// of a connection. A thousand connections can fill it.
+const STREAM_WINDOW_BYTES: u32 = 32 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 - 1;
 /// The interval of pings to an HTTP/2 client.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How many idle connections are asked to close when there is no place for another. One of HTTP/2 may take its time.
+const CLOSED_AT_ONCE: usize = 8;
 /// The pause after a failed accept, until closing connections have freed descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -91,8 +102,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     tracing::info!(address = listener.local_addr()?.to_string(), "serving");
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http2().timer(TokioTimer::new()).keep_alive_interval(Some(PING_INTERVAL));
+    let server = protocols();
     let shared = Shared::new(server, handler, Timeouts::default());
     let max_connections = max_connections()?;
     let places = Arc::new(Semaphore::new(max_connections));
@@ -118,6 +128,21 @@ pub async fn serve(
     Ok(())
 }
 
+/// HTTP/1.1 and HTTP/2, with limits on what a connection can hold before a request is handled.
+fn protocols() -> auto::Builder<TokioExecutor> {
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().max_buf_size(MAX_HEAD_BYTES).max_headers(MAX_FIELDS);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Some(PING_INTERVAL))
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(2 * MAX_HEAD_BYTES as u32)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    server
+}
+
 /// Raises the descriptor limit, and returns how many connections it allows.
 fn max_connections() -> io::Result<usize> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -139,7 +164,7 @@ async fn next_connection(
 ) -> (TcpStream, OwnedSemaphorePermit) {
     loop {
         if places.available_permits() == 0 {
-            crowded.notify_one();
+            (0..CLOSED_AT_ONCE).for_each(|_| crowded.notify_one());
         }
         let Ok(place) = Arc::clone(places).acquire_owned().await else {
             return std::future::pending().await;

@@ -35,6 +35,8 @@ pub(super) struct Timeouts {
     pub(super) idle: Duration,
     /// To send a request when the server shuts down. The client may be sending one at that moment.
     pub(super) last_request: Duration,
+    /// To close the connection once it was told to.
+    pub(super) closing: Duration,
 }
 
 impl Default for Timeouts {
@@ -47,6 +49,7 @@ impl Default for Timeouts {
             // <https://cloud.google.com/load-balancing/docs/https#timeout-keepalive-backends>.
             idle: Duration::from_secs(620),
             last_request: Duration::from_millis(300),
+            closing: Duration::from_secs(1),
         }
     }
 }
@@ -154,6 +157,11 @@ impl State {
     /// down.
     pub(super) async fn last_request_timeout(&self) {
         self.idle_until(|| tokio::time::sleep(self.timeouts.last_request)).await;
+    }
+
+    /// Returns when the connection has been idle for `closing`, the time that a client gets to close it.
+    pub(super) async fn closing_timeout(&self) {
+        self.idle_until(|| tokio::time::sleep(self.timeouts.closing)).await;
     }
 
     /// Returns when a future made by `event` completes while the connection stays idle. Starts a new one each time the
