@@ -185,9 +185,40 @@ fn only_pages_of_configured_origins_can_call() {
 fn without_configured_origins_no_page_can_call() {
     let server = Server::start(&[("MAINBOX_PRELOAD", "")]);
     let head = preflight(&server, "https://a.example");
-    assert!(head.starts_with("http/1.1 405 method not allowed\r\n"), "{head}");
-    let (head, _) = run(&server, "origin: https://a.example\r\n");
+    assert!(head.starts_with("http/1.1 403 forbidden\r\n"), "{head}");
+    let (head, body) = run(&server, "origin: https://a.example\r\n");
+    assert!(head.to_ascii_lowercase().starts_with("http/1.1 403 forbidden\r\n"), "{head}");
     assert!(!head.contains("access-control"), "{head}");
+    let error = "Pages of https://a.example may not call this service; MAINBOX_CORS can allow it";
+    let expected = json!({"error": error, "kind": "forbidden_origin", "stdout": ""});
+    assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), expected);
+    let (_, body) = run(&server, "origin: null\r\n");
+    assert!(body.contains("forbidden_origin"), "{body}");
+    // `run` sends the host `x`.
+    assert_eq!(run(&server, "origin: http://x\r\n").1, ANSWER);
+}
+
+#[test]
+fn a_service_on_loopback_answers_under_its_own_names_only() {
+    let server = Server::start(&[
+        ("MAINBOX_PRELOAD", ""),
+        ("MAINBOX_HOST", "127.0.0.1"),
+        ("MAINBOX_HOSTS", "box.example"),
+    ]);
+    let status = |host: &str| {
+        let mut stream = server.connect();
+        write!(stream, "GET /health HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")
+            .unwrap();
+        read_to_end(stream)
+    };
+    for host in ["localhost", "127.0.0.1:8080", "[::1]", "Box.Example:80"] {
+        assert!(status(host).starts_with("HTTP/1.1 200 OK\r\n"), "{host}");
+    }
+    for host in ["evil.example", "evil.example:8080", "10.0.0.1", "localhost.evil.example"] {
+        let answer = status(host);
+        assert!(answer.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{host}: {answer}");
+        assert!(answer.contains("is not a name of this service"), "{answer}");
+    }
 }
 
 // Request ids.

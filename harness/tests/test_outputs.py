@@ -106,9 +106,22 @@ def test_the_files_together_have_a_limit(directory: Directory) -> None:
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("a\\b", "a\\b"), ("a\nb", "a\nb"), ("a\x7f", "a\x7f"), ("a\x85", "a\x85"), (b"a\xff", "a\udcff"),
-        ("C:x", "C:x"), ("what?", "what?"), ("\u202egnp.exe", "\u202egnp.exe"), (" a", " a"), ("a ", "a "),
-        ("a.", "a."), ("...", "..."), ("NUL", "NUL"), ("con.txt", "con.txt"), ("aux .c", "aux .c"), ("Com1", "Com1"),
+        ("a\\b", "a\\b"),
+        ("a\nb", "a\nb"),
+        ("a\x7f", "a\x7f"),
+        ("a\x85", "a\x85"),
+        (b"a\xff", "a\udcff"),
+        ("C:x", "C:x"),
+        ("what?", "what?"),
+        ("\u202egnp.exe", "\u202egnp.exe"),
+        (" a", " a"),
+        ("a ", "a "),
+        ("a.", "a."),
+        ("...", "..."),
+        ("NUL", "NUL"),
+        ("con.txt", "con.txt"),
+        ("aux .c", "aux .c"),
+        ("Com1", "Com1"),
     ],
 )
 def test_a_name_that_is_not_valid_everywhere_is_an_error(directory: Directory, name: Any, shown: str) -> None:

@@ -32,6 +32,8 @@ pub enum Kind {
     Crashed,
     /// The API key is missing or unknown.
     Unauthorized,
+    /// The request comes from a web page that may not call the service.
+    ForbiddenOrigin,
     /// The endpoint does not exist.
     NotFound,
     /// The endpoint does not accept this HTTP method.
@@ -52,7 +54,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 21] = [
         Kind::InvalidRequest,
         Kind::SyntaxError,
         Kind::MissingMain,
@@ -65,6 +67,7 @@ impl Kind {
         Kind::MemoryLimit,
         Kind::Crashed,
         Kind::Unauthorized,
+        Kind::ForbiddenOrigin,
         Kind::NotFound,
         Kind::MethodNotAllowed,
         Kind::RequestTimeout,
@@ -90,6 +93,7 @@ impl Kind {
             Kind::MemoryLimit => "memory_limit",
             Kind::Crashed => "crashed",
             Kind::Unauthorized => "unauthorized",
+            Kind::ForbiddenOrigin => "forbidden_origin",
             Kind::NotFound => "not_found",
             Kind::MethodNotAllowed => "method_not_allowed",
             Kind::RequestTimeout => "request_timeout",
@@ -116,6 +120,7 @@ impl Kind {
             | Kind::MemoryLimit
             | Kind::Crashed => StatusCode::BAD_REQUEST,
             Kind::Unauthorized => StatusCode::UNAUTHORIZED,
+            Kind::ForbiddenOrigin => StatusCode::FORBIDDEN,
             Kind::NotFound => StatusCode::NOT_FOUND,
             Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Kind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -189,6 +194,7 @@ mod tests {
                 "memory_limit 400",
                 "crashed 400",
                 "unauthorized 401",
+                "forbidden_origin 403",
                 "not_found 404",
                 "method_not_allowed 405",
                 "request_timeout 408",

@@ -29,6 +29,8 @@ pub struct Config {
     pub proxies: usize,
     /// Which pages may call the service from a browser; `None` allows none.
     pub cors: Option<Origins>,
+    /// The host names under which a service that listens on loopback answers, besides those of loopback.
+    pub hosts: Vec<String>,
     /// Whether browsers get the playground page.
     pub playground: bool,
     /// The modules that the preloaded zygote imports.
@@ -80,6 +82,7 @@ impl Config {
             rate: None,
             proxies: 0,
             cors: None,
+            hosts: vec![],
             playground: false,
             preload: vec![],
             archive: None,

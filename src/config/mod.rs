@@ -247,6 +247,7 @@ mod tests {
             ("MAINBOX_RATE", "60"),
             ("MAINBOX_PROXIES", "11"),
             ("MAINBOX_CORS", "example.com"),
+            ("MAINBOX_HOSTS", "box.example:80"),
             ("MAINBOX_PAGE", "yes"),
             ("MAINBOX_PYTHON", ""),
             ("MAINBOX_PRELOAD", "numpy;pandas"),

@@ -154,7 +154,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_CORS",
         value: "ORIGINS",
         default: DefaultValue::Absent("none"),
-        meaning: "origins whose pages may call the service from a browser",
+        meaning: "origins whose pages may call the service from a browser; without API keys, requests from other pages get 403 `forbidden_origin`",
         reader: Reader::Text(
             "`*`, or origins such as `https://example.com`, without a path, separated by commas",
             |config, value| {
@@ -162,6 +162,17 @@ pub const SETTINGS: &[Setting] = &[
                 Some(())
             },
         ),
+    },
+    Setting {
+        name: "MAINBOX_HOSTS",
+        value: "NAMES",
+        default: DefaultValue::Absent("none"),
+        meaning: "host names, besides those of loopback, under which a service that listens on loopback only answers; other names in `Host` get 403 `forbidden_origin`",
+        reader: Reader::Text("host names separated by commas, without ports", |config, value| {
+            config.hosts =
+                value.split(',').map(|name| host_name(name.trim())).collect::<Option<_>>()?;
+            Some(())
+        }),
     },
     Setting {
         name: "MAINBOX_PAGE",
@@ -385,6 +396,12 @@ fn choose<T>(value: &str, choices: impl IntoIterator<Item = (&'static str, T)>) 
 fn modules(value: &str) -> Option<Vec<String>> {
     let names = value.split(',').map(str::trim).filter(|name| !name.is_empty());
     names.map(|name| is_module(name).then(|| name.to_owned())).collect()
+}
+
+/// A host name, in lower case.
+fn host_name(name: &str) -> Option<String> {
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b".-".contains(&byte);
+    (!name.is_empty() && name.bytes().all(is_letter)).then(|| name.to_ascii_lowercase())
 }
 
 fn is_module(name: &str) -> bool {

@@ -1,18 +1,61 @@
-//! CORS: which pages may call from a browser.
+//! Which web pages may call from a browser: CORS, and the check for those that send requests without it.
 
 use std::time::Duration;
 
-use http::Method;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, ORIGIN, RETRY_AFTER};
+use http::{HeaderValue, Method, Request};
 use tower_http::cors::{Any, CorsLayer};
 
+use crate::api::catalogue::{Failure, Kind};
 use crate::api::response::{ISOLATION, PEAK_MEMORY, REQUEST_ID, SERVER_TIMING};
+use crate::api::text::quoted;
+use crate::callers::web_page;
+use crate::config::Config;
 use crate::config::choices::Origins;
 
 /// The headers of a response that a page may read.
 const EXPOSED: [HeaderName; 5] = [SERVER_TIMING, PEAK_MEMORY, ISOLATION, REQUEST_ID, RETRY_AFTER];
 /// How long a browser may cache the answer to a preflight request.
 const MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// Checks that a request does not come from a web page of a stranger. Only browsers send `Origin`, and only a page can make
+/// one send a request that its user does not know of. A service with API keys needs no check: a page does not know them.
+///
+/// # Errors
+/// `forbidden_origin`.
+pub(super) fn check_page<B>(request: &Request<B>, config: &Config) -> Result<(), Failure> {
+    let headers = request.headers();
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    // HTTP/2 has the host in the URI.
+    let host = request.uri().authority().map(|authority| authority.as_str().to_owned());
+    let host = host.or_else(|| headers.get(HOST).map(text));
+    if let (Some(host), true) = (&host, config.host.is_some_and(|host| host.is_loopback())) {
+        let name = web_page::without_port(host).to_ascii_lowercase();
+        if !web_page::is_loopback(host) && !config.hosts.contains(&name) {
+            let name = quoted(&name);
+            let error =
+                format!("`{name}` is not a name of this service; MAINBOX_HOSTS can allow it");
+            return Err(Failure::new(Kind::ForbiddenOrigin, error));
+        }
+    }
+    let Some(origin) = headers.get(ORIGIN).filter(|_| config.api_keys.is_none()) else {
+        return Ok(());
+    };
+    let is_listed = match &config.cors {
+        Some(Origins::Any) => true,
+        Some(Origins::Only(origins)) => origins.contains(origin),
+        None => false,
+    };
+    let origin = text(origin);
+    if is_listed || host.is_some_and(|host| web_page::is_same_origin(&origin, &host)) {
+        return Ok(());
+    }
+    let error = format!(
+        "Pages of {} may not call this service; MAINBOX_CORS can allow it",
+        quoted(&origin)
+    );
+    Err(Failure::new(Kind::ForbiddenOrigin, error))
+}
 
 /// The layer that adds CORS headers for pages of `origins`.
 pub(super) fn layer(origins: &Origins) -> CorsLayer {

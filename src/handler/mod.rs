@@ -137,7 +137,7 @@ impl Handler {
         }
     }
 
-    /// Checks the API key and returns the caller to count the request for; `None` for a trusted request.
+    /// Checks the web page and the API key, and returns the caller to count the request for; `None` for a trusted request.
     fn identify<B>(
         &self,
         request: &Request<B>,
@@ -146,6 +146,7 @@ impl Handler {
         if request.extensions().get::<Trusted>().is_some() {
             return Ok(None);
         }
+        cors::check_page(request, self.config())?;
         let keys = self.config().api_keys.as_ref().filter(|_| endpoint.needs_key);
         if let Some(keys) = keys {
             let authorization = request.headers().get(AUTHORIZATION);
@@ -225,10 +226,8 @@ impl Handler {
                 (format!("{} {}", endpoint.method, endpoint.path), json!(endpoint.purpose))
             })
             .collect();
-        self.responses.json(
-        StatusCode::OK,
-        &json!({"name": "mainbox", "version": env!("CARGO_PKG_VERSION"), "endpoints": endpoints}),
-    )
+        let body = json!({"name": "mainbox", "version": env!("CARGO_PKG_VERSION"), "endpoints": endpoints});
+        self.responses.json(StatusCode::OK, &body)
     }
 
     fn health(&self) -> Response<Full<Bytes>> {
