@@ -694,21 +694,25 @@ fn errors_that_are_not_read_hold_little_memory_however_long_the_requests_were() 
     assert!(grown < 40 << 10, "{grown} KiB for {} errors", held.len());
 }
 
-#[test]
-fn all_bodies_together_are_limited() {
-    let server = Server::start(QUICK);
+/// Connects from this address of loopback, which makes the client another caller.
+fn connect_from(server: &Server, last: u8) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, last], 0)).into()).unwrap();
+    socket.connect(&std::net::SocketAddr::from(([127, 0, 0, 1], server.port())).into()).unwrap();
+    socket.into()
+}
+
+/// Sends a body of 7 MB but for its last byte.
+fn send_most_of_a_body(mut stream: TcpStream) -> TcpStream {
     let head = "POST /execute HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 7340033\r\n\r\n";
-    let part = vec![b' '; 7 << 20];
-    let streams: Vec<TcpStream> = (0..12)
-        .map(|_| {
-            let mut stream = server.connect();
-            stream.write_all(head.as_bytes()).unwrap();
-            // Fails if the server refuses the request meanwhile.
-            let _ = stream.write_all(&part);
-            stream
-        })
-        .collect();
-    assert_eq!(server.run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
+    stream.write_all(head.as_bytes()).unwrap();
+    // Fails if the server refuses the request meanwhile.
+    let _ = stream.write_all(&vec![b' '; 7 << 20]);
+    stream
+}
+
+/// Ends the bodies, and counts the requests that were refused.
+fn refused(streams: Vec<TcpStream>) -> usize {
     let mut refused = 0;
     for mut stream in streams {
         let _ = stream.write_all(b"x");
@@ -721,8 +725,27 @@ fn all_bodies_together_are_limited() {
             assert!(answer.contains("\"kind\":\"invalid_request\""), "{answer}");
         }
     }
+    refused
+}
+
+#[test]
+fn all_bodies_together_are_limited() {
+    let server = Server::start(QUICK);
+    let streams: Vec<TcpStream> =
+        (2..14).map(|last| send_most_of_a_body(connect_from(&server, last))).collect();
+    assert_eq!(server.run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
     // 64 MB hold nine bodies of 7 MB. Two that arrive at the same time may refuse each other.
+    let refused = refused(streams);
     assert!((3..6).contains(&refused), "{refused} of 12 refused");
+}
+
+#[test]
+fn a_caller_can_hold_a_quarter_of_the_memory_for_bodies() {
+    let server = Server::start(QUICK);
+    let streams: Vec<TcpStream> =
+        (0..9).map(|_| send_most_of_a_body(connect_from(&server, 2))).collect();
+    let other = send_most_of_a_body(connect_from(&server, 3));
+    assert_eq!((refused(streams), refused(vec![other])), (7, 0));
 }
 
 #[test]

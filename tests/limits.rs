@@ -379,14 +379,14 @@ fn a_full_queue_gets_busy_and_a_retry_time() {
 }
 
 #[test]
-fn a_response_that_escaping_makes_larger_than_the_memory_for_responses_is_too_large() {
+fn a_response_that_escaping_makes_larger_than_the_memory_of_its_caller_is_too_large() {
     let server =
         Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_MAX_STDOUT_BYTES", "16777216")]);
-    // Each of these characters takes six bytes in JSON.
+    // Each of these characters takes six bytes in JSON. A caller has the size of the largest response without escaping.
     let response = server.run("def main(): print(end='\\1' * (1 << 24))");
-    has_failed(&response, "result_too_large", "The response is larger than 67108864 bytes");
-    let response = server.run("def main(): print(end='\\1' * (1 << 23))").json();
-    assert_eq!(response["stdout"].as_str().map(str::len), Some(1 << 23));
+    has_failed(&response, "result_too_large", "The response is larger than 43340800 bytes");
+    let response = server.run("def main(): print(end='\\1' * (1 << 22))").json();
+    assert_eq!(response["stdout"].as_str().map(str::len), Some(1 << 22));
 }
 
 #[test]

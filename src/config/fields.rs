@@ -105,7 +105,7 @@ impl Config {
     }
 
     /// The largest response body that the limits allow, without the growth of escaping, bytes.
-    pub(super) fn response_bytes(&self) -> usize {
+    pub fn response_bytes(&self) -> usize {
         self.max_result_bytes + 2 * self.max_stdout_bytes + (self.max_files_bytes * 4).div_ceil(3)
     }
 }

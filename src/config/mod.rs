@@ -31,9 +31,6 @@ const KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
 /// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
 pub const LAMBDA_RESPONSE_BYTES: usize = 6 << 20;
 
-/// The limit on the size of all responses to `/execute` in memory together, bytes. Further responses become `busy`.
-pub const RESPONSES_BYTES: usize = 64 << 20;
-
 /// Why the configuration was refused: one sentence that names the setting.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
@@ -52,11 +49,6 @@ pub enum ConfigError {
         "MAINBOX_MAX_RESULT_BYTES, twice MAINBOX_MAX_STDOUT_BYTES and MAINBOX_MAX_FILES_BYTES in base64 must be at most {LAMBDA_RESPONSE_BYTES} together on AWS Lambda"
     )]
     OverLambdaLimit,
-    /// The limits allow a response that does not fit into the memory for responses.
-    #[error(
-        "MAINBOX_MAX_RESULT_BYTES, twice MAINBOX_MAX_STDOUT_BYTES and MAINBOX_MAX_FILES_BYTES in base64 must be at most {RESPONSES_BYTES} together"
-    )]
-    OverResponseLimit,
     /// A secret value that is not accepted. The message never repeats it.
     #[error("{name} {problem}")]
     BadSecret {
@@ -135,9 +127,6 @@ impl Config {
         }
         if platform == Platform::Lambda && config.response_bytes() > LAMBDA_RESPONSE_BYTES {
             return Err(ConfigError::OverLambdaLimit);
-        }
-        if config.response_bytes() > RESPONSES_BYTES {
-            return Err(ConfigError::OverResponseLimit);
         }
         Ok(config)
     }
@@ -225,16 +214,6 @@ mod tests {
             error.unwrap_err().to_string(),
             "MAINBOX_MAX_RESULT_BYTES, twice MAINBOX_MAX_STDOUT_BYTES and MAINBOX_MAX_FILES_BYTES in base64 must be at most 6291456 together on AWS Lambda"
         );
-    }
-
-    #[test]
-    fn limits_that_allow_a_response_larger_than_the_memory_for_responses_are_refused() {
-        let error = read(&[("MAINBOX_MAX_FILES_BYTES", "60000000")]);
-        assert_eq!(
-            error.unwrap_err().to_string(),
-            "MAINBOX_MAX_RESULT_BYTES, twice MAINBOX_MAX_STDOUT_BYTES and MAINBOX_MAX_FILES_BYTES in base64 must be at most 67108864 together"
-        );
-        assert!(read(&[("MAINBOX_MAX_FILES_BYTES", "40000000")]).is_ok());
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl Handler {
         }
         match endpoint.route {
             Route::Execute => match self.execute(request, caller).await {
-                Ok(execution) => self.responses.execution(&execution),
+                Ok(execution) => self.responses.execution(&execution, caller),
                 Err(failure) => self.responses.refusal(&failure),
             },
             Route::Root => self.root(request.headers()),
@@ -175,10 +175,10 @@ impl Handler {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (Some(rate_limit), Some(caller)) = (&self.rate_limit, caller) else {
-            return self.execute_now(request).await;
+            return self.execute_now(request, caller).await;
         };
         let token = rate_limit.take(caller).map_err(rate_limited)?;
-        let execution = self.execute_now(request).await;
+        let execution = self.execute_now(request, Some(caller)).await;
         if execution.as_ref().is_err_and(|failure| failure.kind == Kind::Busy) {
             rate_limit.give_back(token);
         }
@@ -186,7 +186,11 @@ impl Handler {
     }
 
     /// Runs a script.
-    async fn execute_now<B>(&self, request: Request<B>) -> Result<Execution, Failure>
+    async fn execute_now<B>(
+        &self,
+        request: Request<B>,
+        caller: Option<Caller>,
+    ) -> Result<Execution, Failure>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -197,7 +201,7 @@ impl Handler {
         let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
         let output_sink = request.extensions().get::<OutputSink>().cloned();
         let progress = request.extensions().get::<Progress>().cloned().unwrap_or_default();
-        let mut reservation = self.requests.reservation();
+        let mut reservation = self.requests.reservation(caller);
         let body = read(request.into_body(), expects_continue, &mut reservation).await?;
         let request = match media {
             Media::Json => ExecuteRequest::from_json(&body, config.max_script_bytes)?,

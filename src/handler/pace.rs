@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// A grace period and the lowest average speed after it.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -16,9 +18,16 @@ pub struct Pace {
 pub const CLIENT: Pace = Pace { grace: Duration::from_secs(20), min_bytes_per_second: 64 * 1024 };
 
 impl Pace {
-    /// How long `bytes` bytes may take.
-    pub fn time_for(&self, bytes: u64) -> Duration {
-        self.grace + Duration::from_secs_f64(bytes as f64 / self.min_bytes_per_second as f64)
+    /// When a client that begins now must have sent or read something.
+    pub fn begin(&self) -> Instant {
+        Instant::now() + self.grace
+    }
+
+    /// When a client must have sent or read more, if that was `due` before it did so with `bytes`. Fast bytes buy no more
+    /// than the grace: a client that sends all but the last one at once must send that one too.
+    pub fn after(&self, due: Instant, bytes: u64) -> Instant {
+        let time = Duration::from_secs_f64(bytes as f64 / self.min_bytes_per_second as f64);
+        (due + time).min(self.begin())
     }
 }
 
@@ -26,10 +35,28 @@ impl Pace {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_client_gets_the_grace_and_the_time_for_its_bytes() {
-        assert_eq!(CLIENT.time_for(0), Duration::from_secs(20));
-        assert_eq!(CLIENT.time_for(8 << 20), Duration::from_secs(20 + 128));
-        assert_eq!(CLIENT.time_for(32 * 1024), Duration::from_millis(20_500));
+    #[tokio::test(start_paused = true)]
+    async fn a_client_at_the_lowest_speed_keeps_its_grace_and_a_slower_one_loses_it() {
+        let pace = Pace { grace: Duration::from_secs(20), min_bytes_per_second: 1000 };
+        for (bytes, seconds) in [(1000, None), (900, Some(191)), (1, Some(20))] {
+            let (began, mut due) = (Instant::now(), pace.begin());
+            let mut ended = None;
+            for _ in 0..1000 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                if Instant::now() > due {
+                    ended = Some(began.elapsed().as_secs());
+                    break;
+                }
+                due = pace.after(due, bytes);
+            }
+            let is_near = |(seconds, ended): (u64, u64)| ended.abs_diff(seconds) <= 1;
+            assert!(seconds.zip(ended).map_or(seconds == ended, is_near), "{bytes} {ended:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fast_bytes_buy_no_more_than_the_grace() {
+        let due = CLIENT.after(CLIENT.begin(), 8 << 20);
+        assert_eq!(due, Instant::now() + Duration::from_secs(20));
     }
 }

@@ -77,10 +77,9 @@ where
     }
     let mut body = std::pin::pin!(body);
     let (mut kept, mut length) = (Vec::new(), 0);
-    let began = Instant::now();
+    let (began, mut due) = (Instant::now(), pace::CLIENT.begin());
     loop {
-        let deadline = began + pace::CLIENT.time_for(length as u64);
-        let frame = match timeout_at(deadline, body.frame()).await {
+        let frame = match timeout_at(due, body.frame()).await {
             Ok(Some(frame)) => frame,
             Ok(None) => break,
             Err(_) => {
@@ -96,9 +95,11 @@ where
         })?;
         let Ok(data) = frame.into_data() else { continue };
         length += data.len();
+        due = pace::CLIENT.after(due, data.len() as u64);
         if length <= MAX_BODY_BYTES {
             if !reservation.grow(data.len()) {
-                let error = "The service holds too many requests in memory";
+                let error =
+                    "The service holds too many requests in memory, or too many of this caller";
                 return Err(Failure::new(Kind::Busy, error));
             }
             kept.extend_from_slice(&data);

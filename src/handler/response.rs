@@ -9,15 +9,18 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
 
-use super::memory_budget::{MemoryBudget, OverBudget, Reservation, release_when_sent};
+use super::memory_budget::{MemoryBudget, OverBudget, Reservation, SHARES, release_when_sent};
 use crate::api::catalogue::{Failure, Kind};
 use crate::api::response::{Error, ISOLATION, PEAK_MEMORY, SERVER_TIMING, Success};
-use crate::config::RESPONSES_BYTES;
+use crate::callers::rate_limit::Caller;
 use crate::executor::Executor;
 use crate::executor::outcome::Execution;
 use crate::executor::output_capture::Captured;
 use crate::telemetry::execution_record::{ExecutionRecord, milliseconds};
 
+/// The limit on the size of all responses in memory together, bytes, unless the settings allow larger ones. Further responses
+/// become `busy`.
+const RESPONSES_BYTES: usize = 64 << 20;
 /// The memory for small responses, bytes, beside that for all: an error must reach its caller although others read their
 /// responses slowly.
 const RESERVE_BYTES: usize = 4 << 20;
@@ -54,13 +57,18 @@ impl Responses {
             (None, None) => Some(UNSANDBOXED),
             (None, Some(_)) => Some(NO_FLOOR),
         };
-        let (held, reserve) =
-            (MemoryBudget::new(RESPONSES_BYTES), MemoryBudget::new(RESERVE_BYTES));
+        // Each caller gets a share, and the largest response must fit into it.
+        let bytes = RESPONSES_BYTES.max(SHARES * executor.config().response_bytes());
+        let (held, reserve) = (MemoryBudget::new(bytes), MemoryBudget::new(RESERVE_BYTES));
         Responses { executor, warning, held, reserve }
     }
 
-    /// The response to a request whose script ran.
-    pub fn execution(&self, execution: &Execution) -> Response<Full<Bytes>> {
+    /// The response to a request of `caller` whose script ran.
+    pub fn execution(
+        &self,
+        execution: &Execution,
+        caller: Option<Caller>,
+    ) -> Response<Full<Bytes>> {
         let truncated = [("stdout", &execution.stdout), ("stderr", &execution.stderr)]
             .into_iter()
             .filter(|(_, captured)| captured.truncated)
@@ -78,6 +86,7 @@ impl Responses {
                     warning: self.warning,
                 },
                 expected,
+                caller,
             ),
             Err(failure) => self.budgeted(
                 &Error {
@@ -87,6 +96,7 @@ impl Responses {
                     ..self.error_body(failure)
                 },
                 expected,
+                caller,
             ),
         };
         let (body, reservation) = match built {
@@ -117,7 +127,7 @@ impl Responses {
 
     /// A response with a JSON body, within the memory for responses.
     pub(super) fn json(&self, status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
-        match self.budgeted(body, 0) {
+        match self.budgeted(body, 0, None) {
             Ok((body, reservation)) => held(status, body, reservation),
             Err(_) => no_memory(),
         }
@@ -125,7 +135,7 @@ impl Responses {
 
     /// A response with status 200 and a text of this media type, within the memory for responses.
     pub(super) fn text(&self, media_type: HeaderValue, text: String) -> Response<Full<Bytes>> {
-        let mut reservation = self.held.reservation();
+        let mut reservation = self.held.reservation(None);
         if !reservation.grow(text.len()) {
             return no_memory();
         }
@@ -137,10 +147,13 @@ impl Responses {
         &self,
         body: &impl Serialize,
         expected: usize,
+        caller: Option<Caller>,
     ) -> Result<(Vec<u8>, Reservation), Failure> {
         let expected = expected + FRAME_BYTES;
-        let written = match self.held.json(body, expected) {
-            Err(OverBudget::Now) if expected <= SMALL_BYTES => self.reserve.json(body, expected),
+        let written = match self.held.json(body, expected, caller) {
+            Err(OverBudget::Now) if expected <= SMALL_BYTES => {
+                self.reserve.json(body, expected, caller)
+            }
             written => written,
         };
         written.map_err(|over| match over {
@@ -148,8 +161,8 @@ impl Responses {
                 let error = "Too many responses are waiting to be read by their clients";
                 Failure::new(Kind::Busy, error)
             }
-            OverBudget::Ever => {
-                let error = format!("The response is larger than {RESPONSES_BYTES} bytes");
+            OverBudget::Ever(most) => {
+                let error = format!("The response is larger than {most} bytes");
                 Failure::new(Kind::ResultTooLarge, error)
             }
         })

@@ -1,6 +1,6 @@
 //! The phases of a connection and the timeout of each.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::io;
 use std::pin::Pin;
@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
-use http_body::Body;
 use http_body_util::Full;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -71,8 +70,11 @@ pub(super) enum Phase {
 pub(super) struct State {
     timeouts: Timeouts,
     phase: watch::Sender<Phase>,
-    /// The time by which each response must be read, the earliest first.
-    response_deadlines: watch::Sender<BTreeSet<(Instant, u64)>>,
+    /// The responses that are being read, by the time when the client must have read more, and what it had taken when that
+    /// was found, bytes.
+    response_deadlines: watch::Sender<BTreeMap<(Instant, u64), u64>>,
+    /// What the client has taken so far, bytes.
+    taken: AtomicU64,
     responses: AtomicU64,
     http2: AtomicBool,
     /// Whether nothing has been read yet, so that the next bytes identify the protocol.
@@ -85,6 +87,7 @@ impl State {
             timeouts,
             phase: watch::Sender::new(Phase::Idle),
             response_deadlines: watch::Sender::default(),
+            taken: AtomicU64::new(0),
             responses: AtomicU64::new(0),
             http2: AtomicBool::new(false),
             unread: AtomicBool::new(true),
@@ -112,13 +115,12 @@ impl State {
         self: &Arc<State>,
         response: Response<Full<Bytes>>,
     ) -> Response<Full<Bytes>> {
-        let length = response.body().size_hint().exact().unwrap_or_default();
         let number = self.responses.fetch_add(1, Ordering::Relaxed);
-        let key = (Instant::now() + self.timeouts.pace.time_for(length), number);
+        let (due, taken) = (self.timeouts.pace.begin(), self.taken.load(Ordering::Relaxed));
         self.response_deadlines.send_modify(|deadlines| {
-            deadlines.insert(key);
+            deadlines.insert((due, number), taken);
         });
-        let guard = ResponseGuard { key, state: Arc::clone(self) };
+        let guard = ResponseGuard { number, state: Arc::clone(self) };
         response.map(|body| release_when_sent(body, guard))
     }
 
@@ -138,18 +140,31 @@ impl State {
         }
     }
 
-    /// Returns when a response has not been read by its deadline.
+    /// Returns when a response is read more slowly than the pace allows.
     pub(super) async fn response_timeout(&self) {
         let mut deadlines = self.response_deadlines.subscribe();
         loop {
-            let earliest = deadlines.borrow_and_update().first().map(|(end, _)| *end);
-            let changed_in_time = match earliest {
-                Some(end) => tokio::time::timeout_at(end, deadlines.changed()).await.is_ok(),
-                None => deadlines.changed().await.is_ok(),
+            let copy = |(key, before): (&(Instant, u64), &u64)| (*key, *before);
+            let earliest = deadlines.borrow_and_update().first_key_value().map(copy);
+            let Some(((due, number), before)) = earliest else {
+                if deadlines.changed().await.is_err() {
+                    return;
+                }
+                continue;
             };
-            if !changed_in_time {
+            if tokio::time::timeout_at(due, deadlines.changed()).await.is_ok() {
+                continue;
+            }
+            let taken = self.taken.load(Ordering::Relaxed);
+            let next = self.timeouts.pace.after(due, taken - before);
+            if next <= Instant::now() {
                 return;
             }
+            self.response_deadlines.send_modify(|deadlines| {
+                if deadlines.remove(&(due, number)).is_some() {
+                    deadlines.insert((next, number), taken);
+                }
+            });
         }
     }
 
@@ -218,14 +233,14 @@ impl Drop for RequestGuard {
 
 /// A response that the client has not read yet.
 struct ResponseGuard {
-    key: (Instant, u64),
+    number: u64,
     state: Arc<State>,
 }
 
 impl Drop for ResponseGuard {
     fn drop(&mut self) {
         self.state.response_deadlines.send_modify(|deadlines| {
-            deadlines.remove(&self.key);
+            deadlines.retain(|(_, number), _| *number != self.number);
         });
     }
 }
@@ -242,6 +257,9 @@ impl ObservedStream {
     }
 
     fn on_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(taken)) = &written {
+            self.state.taken.fetch_add(*taken as u64, Ordering::Relaxed);
+        }
         match written {
             Poll::Pending => self.state.change(Phase::Idle, Phase::WriteBlocked),
             Poll::Ready(_) => self.state.change(Phase::WriteBlocked, Phase::Idle),
