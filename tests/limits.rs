@@ -232,7 +232,7 @@ fn output_over_the_limit_is_cut_and_the_script_continues() {
     let response = server.run(indoc! {r#"
         import sys
         def main():
-            for _ in range(100_000):
+            for _ in range(10_000):
                 print('x' * 79)
             print('y' * 999, file=sys.stderr)
             return 'done'

@@ -16,6 +16,7 @@ from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHOTS = REPOSITORY / "target" / "page"
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 KEY = "0123456789abcdef"
 # Without the last three flags, Chromium sends requests to hosts of its vendor.
 FLAGS = [
@@ -38,7 +39,7 @@ class Server:
         )
         self.url = ""
         for line in self.process.stderr:
-            if address := re.search(r'"address":"(?:\[::\]|0\.0\.0\.0):(\d+)"', line):
+            if address := re.search(r'"address":"(?:\[::\]|0\.0\.0\.0|127\.0\.0\.1):(\d+)"', line):
                 self.url = f"http://127.0.0.1:{address[1]}/"
                 break
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
@@ -73,8 +74,7 @@ class PageTest(unittest.TestCase):
         cls.server = Server()
         cls.addClassCleanup(cls.server.end)
         cls.playwright = cls.enterClassContext(sync_playwright())
-        path = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-        cls.browser = cls.playwright.chromium.launch(executable_path=path, args=FLAGS)
+        cls.browser = cls.playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         cls.addClassCleanup(cls.browser.close)
 
     @contextmanager
@@ -223,14 +223,14 @@ def main(n):
         """Names, pictures and text that a script returns never run in the page."""
         script = """def main():
     open("outputs/x.svg", "w").write('<svg xmlns="http://www.w3.org/2000/svg" onload="parent.hurt = 1"><script>parent.hurt = 1</script></svg>')
-    open("outputs/<b>.html", "w").write("<script>opener.hurt = 1</script>")
+    open("outputs/&lt;b&gt;.html", "w").write("<script>opener.hurt = 1</script>")
     print("<script>hurt = 1</script>")
     return {"</script><script>hurt = 1</script>": 1, "__proto__": {"hurt": 1}}
 """
         with self.page() as page:
             self.run_script(page, script)
             expect(page.locator("#status")).to_contain_text("ok")
-            expect(page.locator("#blocks")).to_contain_text("<b>.html")
+            expect(page.locator("#blocks")).to_contain_text("&lt;b&gt;.html")
             expect(page.locator("#blocks script, #blocks b")).to_have_count(0)
             self.assertIsNone(page.evaluate("window.hurt ?? {}.hurt ?? null"))
 
@@ -242,6 +242,18 @@ def main(n):
             self.assertEqual(page.evaluate(f"async () => {{ {snippet} return {call} }}"), 42)
             call = "execute('def main(x): raise ValueError', 21, 'execute').catch((error) => error.kind)"
             self.assertEqual(page.evaluate(f"async () => {{ {snippet} return {call} }}"), "exception")
+
+    def test_a_service_on_loopback_refuses_a_name_that_a_stranger_points_at_it(self) -> None:
+        """Opens it under a foreign name, as after DNS rebinding."""
+        server = Server(MAINBOX_HOST="127.0.0.1", MAINBOX_PRELOAD="")
+        self.addCleanup(server.end)
+        rebound = [*FLAGS, "--host-resolver-rules=MAP evil.example 127.0.0.1"]
+        browser = self.playwright.chromium.launch(executable_path=CHROMIUM, args=rebound)
+        self.addCleanup(browser.close)
+        page = browser.new_page()
+        answer = page.goto(server.url.replace("127.0.0.1", "evil.example"))
+        self.assertEqual((answer.status, answer.json()["kind"]), (403, "forbidden_origin"))
+        self.assertEqual(page.goto(server.url).status, 200)
 
     def test_an_api_key_is_requested_and_kept_for_the_tab(self) -> None:
         """Without the key no script runs."""
