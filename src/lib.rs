@@ -17,8 +17,8 @@
 //!
 //! | module | contains | imports |
 //! |---|---|---|
-//! | [`api`] | wire types, error catalogue, file names, JSON depth | nothing |
-//! | [`callers`] | API keys, rate limit, client address | nothing |
+//! | [`api`] | wire types, error catalogue, file names, JSON depth, text from strangers | nothing |
+//! | [`callers`] | API keys, rate limit, client address, web pages | nothing |
 //! | [`python`] | the interpreter, the bytecode archive | nothing |
 //! | [`telemetry`] | log, metrics, execution record, request id | `api` |
 //! | [`config`] | the table of settings | `api`, `callers` |

@@ -98,7 +98,9 @@ fn two_thousand_requests_on_one_cpu_get_a_result_or_busy() {
                     if busy {
                         std::thread::sleep(Duration::from_millis(100));
                         assert_eq!(response.failure().1, "busy");
-                        assert_eq!(response.header("retry-after"), "1");
+                        // From the queue and the time of recent runs.
+                        let retry: u64 = response.header("retry-after").parse().unwrap();
+                        assert!((1..=30).contains(&retry), "{retry}");
                     } else {
                         assert_eq!(response.body, r#"{"result":4950,"stdout":""}"#);
                     }

@@ -14,6 +14,8 @@ pub use super::program::{Program, SpawnError, SpawnStep};
 
 /// The descriptor of a zygote's control socket, in the zygote.
 const CONTROL_FD: RawFd = 3;
+/// The most descriptors of a process, unless an administrator has raised the limit (fs.nr_open).
+const MOST_DESCRIPTORS: u64 = 1 << 20;
 /// The number of signals on Linux.
 const SIGNALS: i32 = 64;
 
@@ -248,7 +250,7 @@ fn close_range(first: RawFd, last: RawFd) -> bool {
         if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) != 0 {
             return false;
         }
-        for descriptor in first..=last.min(limit.rlim_max.min(RawFd::MAX as u64) as libc::c_uint) {
+        for descriptor in first..=last.min(limit.rlim_max.min(MOST_DESCRIPTORS) as libc::c_uint) {
             // Fails for most numbers, since they are not open.
             libc::close(descriptor as RawFd);
         }
