@@ -131,4 +131,8 @@ async fn a_sandbox_that_allowed_something_stays_broken() {
     using.await.unwrap();
     let refused = pool.take().await.err().unwrap();
     assert_eq!(refused.error, "The sandbox did not pass its self-test");
+    // Nor does a self-test that does not run and then passes change that.
+    pool.set_proof(Proof::not_run("no"));
+    pool.set_proof(Proof::of(vec![]));
+    assert!(matches!(pool.proof(), Proof::Broken(_)));
 }

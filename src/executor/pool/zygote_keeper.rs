@@ -15,7 +15,7 @@ use crate::python::interpreter::Python;
 
 /// The interval of warnings while a zygote starts.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
-/// The number of self-tests in a row that do not run before the service is unhealthy. It tries on.
+/// The number of self-tests in a row that do not run before the service is unhealthy. It keeps trying.
 const SELF_TESTS_IN_A_ROW: u32 = 3;
 /// The longest pause between two of them.
 const MAX_SELF_TEST_PAUSE: Duration = Duration::from_secs(10);
@@ -71,26 +71,16 @@ impl Pool {
         };
         self.warn_about(&info);
         self.forked_once.store(false, Ordering::Release);
-        let zygote_in_use = Arc::clone(&zygote);
-        self.current.send_replace(Some(Current {
-            zygote: zygote_in_use,
-            info,
-            scratch_generation,
-        }));
+        let current = Current { zygote: Arc::clone(&zygote), info, scratch_generation };
+        self.current.send_replace(Some(current));
         // The self-test waits for the first worker.
         self.refill(true);
         tokio::select! {
             () = zygote.gone() => {}
             () = self.prove() => zygote.gone().await,
         }
-        // The next zygote is proved anew. A sandbox that allowed something stays broken.
-        self.proof.send_if_modified(|proof| {
-            let is_final = matches!(proof, Proof::Broken(_));
-            if !is_final {
-                *proof = Proof::Pending;
-            }
-            !is_final
-        });
+        // The next zygote is proved anew.
+        self.set_proof(Proof::Pending);
         let error = "the zygote died";
         if self.forked_once.load(Ordering::Acquire) {
             tracing::error!("{error}");
@@ -181,20 +171,28 @@ impl Pool {
                         let (promise, answer) = (finding.promise, &finding.answer);
                         tracing::error!(promise, answer, "self-test failed");
                     }
-                    if !matches!(self.proof(), Proof::Broken(_)) {
-                        self.proof.send_replace(Proof::of(findings));
-                    }
-                    return;
+                    return self.set_proof(Proof::of(findings));
                 }
                 Err(error) => {
                     tracing::warn!(error, attempt, "the self-test did not run; trying again");
                     if attempt >= SELF_TESTS_IN_A_ROW {
-                        self.proof.send_replace(Proof::not_run(&error));
+                        self.set_proof(Proof::not_run(&error));
                     }
                 }
             }
             tokio::time::sleep((RETRY_INTERVAL * attempt).min(MAX_SELF_TEST_PAUSE)).await;
         }
+    }
+
+    /// Replaces what is known about the sandbox. One that allowed something stays broken, whatever follows.
+    pub(super) fn set_proof(&self, new: Proof) {
+        self.proof.send_if_modified(|proof| {
+            let is_final = matches!(proof, Proof::Broken(_));
+            if !is_final {
+                *proof = new;
+            }
+            !is_final
+        });
     }
 
     /// Runs the self-test in a worker. The error says why it did not run.
