@@ -1,10 +1,11 @@
 """Messages between supervisor and zygote: JSON, each after its length in four bytes (little-endian)."""
 
 import json
-import os
 import socket
 import struct
 from typing import Any
+
+from .frames import ChannelClosed, read_exactly
 
 LENGTH = struct.Struct("<I")
 MAX_DESCRIPTORS = 8
@@ -29,9 +30,9 @@ class Control:
         try:
             # The descriptors come with the first byte.
             begin, descriptors, _, _ = socket.recv_fds(self.socket, LENGTH.size, MAX_DESCRIPTORS)
-            begin += self._read(LENGTH.size - len(begin))
-            return json.loads(self._read(*LENGTH.unpack(begin))), descriptors
-        except ConnectionError as error:
+            begin += read_exactly(self.fileno(), LENGTH.size - len(begin))
+            return json.loads(read_exactly(self.fileno(), *LENGTH.unpack(begin))), descriptors
+        except (ChannelClosed, ConnectionError) as error:
             raise SupervisorGone from error
 
     def send(self, message: dict[str, Any]) -> None:
@@ -45,12 +46,3 @@ class Control:
     def detach(self) -> None:
         """Forgets the descriptor without closing it."""
         self.socket.detach()
-
-    def _read(self, length: int) -> bytes:
-        data = bytearray()
-        while len(data) < length:
-            received = os.read(self.socket.fileno(), length - len(data))
-            if not received:
-                raise SupervisorGone
-            data += received
-        return bytes(data)

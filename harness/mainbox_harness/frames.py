@@ -18,8 +18,8 @@ class Channel:
 
     def receive(self) -> tuple[bytes, bytearray]:
         """Waits for the next frame. Returns its type and payload."""
-        kind, length = HEADER.unpack(self._read(HEADER.size))
-        return bytes([kind]), self._read(length)
+        kind, length = HEADER.unpack(read_exactly(self.descriptor, HEADER.size))
+        return bytes([kind]), read_exactly(self.descriptor, length)
 
     def send(self, kind: bytes, *payload: bytes) -> None:
         """Sends a frame. The payload may be given in parts, which are not copied."""
@@ -31,12 +31,14 @@ class Channel:
             if rest:
                 rest[0] = rest[0][sent:]
 
-    def _read(self, length: int) -> bytearray:
-        data = bytearray(length)
-        rest = memoryview(data)
-        while rest:
-            received = os.readv(self.descriptor, [rest])
-            if not received:
-                raise ChannelClosed
-            rest = rest[received:]
-        return data
+
+def read_exactly(descriptor: int, length: int) -> bytearray:
+    """Reads `length` bytes, or raises ChannelClosed if there are not that many."""
+    data = bytearray(length)
+    rest = memoryview(data)
+    while rest:
+        received = os.readv(descriptor, [rest])
+        if not received:
+            raise ChannelClosed
+        rest = rest[received:]
+    return data

@@ -99,8 +99,10 @@ impl Files {
 /// Characters that Windows does not accept in a name.
 const RESERVED: [char; 8] = ['\\', ':', '<', '>', '"', '|', '?', '*'];
 /// Names that Windows takes for devices, whatever their extension:
-/// <https://learn.microsoft.com/en-us/windows/win32/fileio/naming-a-file>. A digit other than 0 follows the last two.
-const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "COM", "LPT"];
+/// <https://learn.microsoft.com/en-us/windows/win32/fileio/naming-a-file>.
+const DEVICES: [&str; 4] = ["CON", "PRN", "AUX", "NUL"];
+/// The same, with a digit other than 0 behind them.
+const NUMBERED_DEVICES: [&str; 2] = ["COM", "LPT"];
 
 /// Returns whether a name stays inside the directory and can be saved on any system. `outputs.py` has the same rule.
 fn is_name(name: &str) -> bool {
@@ -119,13 +121,10 @@ fn is_part(part: &str) -> bool {
 
 fn is_device(part: &str) -> bool {
     let stem = part.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
-    match stem.get(3..) {
-        Some("") => DEVICES[..4].contains(&stem.as_str()),
-        Some("1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9" | "¹" | "²" | "³") => {
-            DEVICES[4..].contains(&&stem[..3])
-        }
-        _ => false,
-    }
+    let is_numbered = stem
+        .strip_suffix(['1', '2', '3', '4', '5', '6', '7', '8', '9', '¹', '²', '³'])
+        .is_some_and(|device| NUMBERED_DEVICES.contains(&device));
+    is_numbered || DEVICES.contains(&stem.as_str())
 }
 
 /// UTF-8 content becomes a string, other content `{"base64": ...}`.

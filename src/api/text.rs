@@ -30,7 +30,10 @@ pub fn controls_terminal(character: char) -> bool {
 }
 
 /// JSON with every character that controls a terminal as an escape sequence. It has the same meaning as `json`.
-pub fn escaped_json(json: &str) -> String {
+pub fn escaped_json(json: &str) -> Cow<'_, str> {
+    if json.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return Cow::Borrowed(json);
+    }
     let mut text = String::with_capacity(json.len());
     for character in json.chars() {
         match character {
@@ -40,7 +43,7 @@ pub fn escaped_json(json: &str) -> String {
             _ => text.push(character),
         }
     }
-    text
+    Cow::Owned(text)
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ pub(super) async fn run(handler: &Handler, arguments: RunArguments) -> Result<bo
     };
     let succeeded = response.status() == StatusCode::OK;
     let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    print(&(escaped_json(&String::from_utf8_lossy(&body)) + "\n"))?;
+    print(&format!("{}\n", escaped_json(&String::from_utf8_lossy(&body))))?;
     if let Some(outputs) = &arguments.outputs {
         write_outputs(outputs, &body)?;
     }

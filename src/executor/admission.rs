@@ -12,7 +12,7 @@ use crate::api::catalogue::{Failure, Kind};
 
 /// The weight of the latest run in the mean of recent run times: one eighth, as in the round-trip time of TCP (RFC 6298).
 const WEIGHT: u32 = 8;
-/// How long a mean without a new run counts. An older one says nothing about the scripts of now.
+/// How long a mean without a new run counts. An older one says nothing about current scripts.
 const RECENT: Duration = Duration::from_secs(60);
 /// The longest `Retry-After`, seconds.
 const MAX_RETRY_SECONDS: u64 = 300;
@@ -136,7 +136,7 @@ impl Admission {
     /// When the last request in the queue is expected to run, at the speed of recent runs.
     fn expected_wait(&self) -> Duration {
         let waiting = u32::try_from(self.waiting().max(1)).unwrap_or(u32::MAX);
-        self.recent.mean().saturating_mul(waiting) / self.slots as u32
+        self.recent.mean().unwrap_or_default().saturating_mul(waiting) / self.slots as u32
     }
 
     fn busy(&self, error: impl Into<String>) -> Failure {
@@ -181,20 +181,15 @@ fn not_started() -> Failure {
 
 impl RecentRuns {
     fn add(&self, duration: Duration) {
-        let updated = Instant::now();
-        let mut mean = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let duration = match mean.filter(|mean| mean.updated.elapsed() < RECENT) {
-            Some(mean) => (mean.duration * (WEIGHT - 1) + duration) / WEIGHT,
-            None => duration,
-        };
-        *mean = Some(Mean { duration, updated });
+        let mean = self.mean().map_or(duration, |mean| (mean * (WEIGHT - 1) + duration) / WEIGHT);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Mean { duration: mean, updated: Instant::now() });
     }
 
-    /// The mean of recent runs; 0 if there are none.
-    fn mean(&self) -> Duration {
+    /// The mean of recent runs; `None` if there are none.
+    fn mean(&self) -> Option<Duration> {
         let mean = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        mean.filter(|mean| mean.updated.elapsed() < RECENT)
-            .map_or(Duration::ZERO, |mean| mean.duration)
+        mean.filter(|mean| mean.updated.elapsed() < RECENT).map(|mean| mean.duration)
     }
 }
 

@@ -81,12 +81,8 @@ pub async fn receive(
 ) -> Result<Frame, FrameError> {
     let mut header = Vec::with_capacity(HEADER_BYTES);
     read_up_to(channel, &mut header, HEADER_BYTES).await?;
-    let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
-    if length > limit(header[0]) {
-        return Err(FrameError::TooLong(length));
-    }
-    let mut payload = Vec::new();
-    read_up_to(channel, &mut payload, length).await?;
+    let length = [header[1], header[2], header[3], header[4]];
+    let payload = read_payload(channel, length, limit(header[0])).await?;
     Ok(Frame { kind: header[0], payload })
 }
 
@@ -108,13 +104,22 @@ pub fn message(text: &[u8]) -> Vec<u8> {
 pub async fn receive_message(control: &UnixStream, most: usize) -> Result<Vec<u8>, FrameError> {
     let mut length = Vec::with_capacity(MESSAGE_LENGTH_BYTES);
     read_up_to(control, &mut length, MESSAGE_LENGTH_BYTES).await?;
-    let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
+    read_payload(control, [length[0], length[1], length[2], length[3]], most).await
+}
+
+/// Reads what follows its length (little-endian), if that is at most `most` bytes.
+async fn read_payload(
+    channel: &UnixStream,
+    length: [u8; 4],
+    most: usize,
+) -> Result<Vec<u8>, FrameError> {
+    let length = u32::from_le_bytes(length) as usize;
     if length > most {
         return Err(FrameError::TooLong(length));
     }
-    let mut text = Vec::new();
-    read_up_to(control, &mut text, length).await?;
-    Ok(text)
+    let mut payload = Vec::new();
+    read_up_to(channel, &mut payload, length).await?;
+    Ok(payload)
 }
 
 async fn read_up_to(

@@ -182,8 +182,9 @@ impl Executor {
             });
             let worker = worker.await.map_err(|_| no_worker_in_time())??;
             self.check_contamination()?;
-            job.progress.begin_run(arrived.elapsed());
-            let run = worker.run(job, &self.config, arrived.elapsed(), is_last_try);
+            let queue = arrived.elapsed();
+            job.progress.begin_run(queue);
+            let run = worker.run(job, &self.config, queue, is_last_try);
             let Some((execution, process)) = run.await else { continue };
             if !one_at_a_time && !self.admission.has_waiters() {
                 tokio::spawn(process.end_after(pool::RESPONSE_FIRST));

@@ -78,7 +78,7 @@ impl Worker {
         let mut descriptors = vec![their_channel, their_stdout, their_stderr];
         descriptors.extend(jail.ruleset.take());
         // RLIMIT_AS counts what the worker shares with its zygote, so that comes on top of the script's own limit.
-        let mapped_bytes = procfs::memory(zygote.pid).map_or(0, |memory| memory.mapped_bytes);
+        let mapped_bytes = procfs::memory(zygote.pid()).map_or(0, |memory| memory.mapped_bytes);
         let order = Order::Fork {
             worker,
             uid: jail.uid(),

@@ -50,8 +50,6 @@ pub(super) struct Exit {
 
 /// A running zygote.
 pub(super) struct Zygote {
-    /// The id of the process.
-    pub(super) pid: Pid,
     process: Arc<ProcessHandle>,
     outbox: mpsc::UnboundedSender<Message>,
     shared: Arc<Shared>,
@@ -120,7 +118,12 @@ impl Zygote {
         let (outbox, orders) = mpsc::unbounded_channel();
         spawn_essential(send_orders(Arc::clone(&control), orders, Arc::clone(&process)));
         spawn_essential(receive_reports(control, Arc::clone(&shared), Arc::clone(&process)));
-        Ok(Zygote { pid, process, outbox, shared })
+        Ok(Zygote { process, outbox, shared })
+    }
+
+    /// The id of the process.
+    pub(super) fn pid(&self) -> Pid {
+        self.process.pid
     }
 
     /// The state, as a channel to watch.

@@ -18,16 +18,22 @@ use crate::executor::outcome::Execution;
 use crate::executor::output_capture::Captured;
 use crate::telemetry::execution_record::{ExecutionRecord, milliseconds};
 
-/// The limit on the size of all responses in memory together, bytes, unless the settings allow larger ones. Further responses
-/// become `busy`.
+/// The limit on the size of all responses in memory together, bytes, unless the settings allow larger ones. Further
+/// responses become `busy`.
 const RESPONSES_BYTES: usize = 64 << 20;
 /// The memory for small responses, bytes, beside that for all: an error must reach its caller although others read their
 /// responses slowly.
 const RESERVE_BYTES: usize = 4 << 20;
 /// The largest response that takes it, bytes.
 const SMALL_BYTES: usize = 64 << 10;
-/// The body of a response for which there is no memory at all.
-const FULL: &str = r#"{"error":"Too many responses are waiting to be read by their clients","kind":"busy","stdout":""}"#;
+/// The error of a response for which there is no memory.
+macro_rules! full {
+    () => {
+        "Too many responses are waiting to be read by their clients"
+    };
+}
+/// The same as a body, for when there is no memory for that either.
+const FULL: &str = concat!(r#"{"error":""#, full!(), r#"","kind":"busy","stdout":""}"#);
 /// The names, quotation marks and braces of a response, bytes.
 const FRAME_BYTES: usize = 256;
 
@@ -157,10 +163,7 @@ impl Responses {
             written => written,
         };
         written.map_err(|over| match over {
-            OverBudget::Now => {
-                let error = "Too many responses are waiting to be read by their clients";
-                Failure::new(Kind::Busy, error)
-            }
+            OverBudget::Now => Failure::new(Kind::Busy, full!()),
             OverBudget::Ever(most) => {
                 let error = format!("The response is larger than {most} bytes");
                 Failure::new(Kind::ResultTooLarge, error)

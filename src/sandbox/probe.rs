@@ -281,7 +281,8 @@ fn layer(name: &'static str, outcome: io::Result<i32>) -> Layer {
     Layer { name, works, detail }
 }
 
-/// Changes to `uid`, one of the worker uids, and checks that it can reach every readable path, since it could import nothing otherwise.
+/// Changes to `uid`, one of the worker uids, and checks that it can reach every readable path, since it could import
+/// nothing otherwise.
 /// In a private root all of them can be reached. A user namespace maps the uid of the service only, so workers in it
 /// get no uid of their own.
 fn own_uids(uid: u32, readable: &[PathBuf], plan: Option<&Plan>) -> Layer {

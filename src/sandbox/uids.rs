@@ -9,8 +9,10 @@ use super::{policy, procfs};
 
 /// Chooses the worker uids of this process: a random block of a range that its user namespace maps.
 pub(super) fn choose() -> Range<u32> {
-    let random = RandomState::new().hash_one(std::process::id());
-    let mapped = procfs::mapped_ids();
+    choose_from(&procfs::mapped_ids(), RandomState::new().hash_one(std::process::id()))
+}
+
+fn choose_from(mapped: &[Range<u32>], random: u64) -> Range<u32> {
     let usable = |range: &&Range<u32>| {
         mapped.iter().any(|mapped| mapped.start <= range.start && range.end <= mapped.end)
     };
@@ -94,12 +96,16 @@ mod tests {
     }
 
     #[test]
-    fn the_chosen_uids_are_mapped() {
-        let chosen = choose();
-        let mapped = procfs::mapped_ids();
-        assert!(
-            mapped.iter().any(|mapped| mapped.contains(&chosen.start)) || mapped.len() == 1,
-            "{chosen:?} {mapped:?}"
-        );
+    fn the_chosen_uids_are_of_the_first_range_that_is_mapped() {
+        let [first, second] = policy::WORKER_UID_RANGES;
+        let one = |range: Range<u32>| vec![range];
+        for (mapped, start) in [
+            (one(0..u32::MAX), first.start),
+            (vec![0..1, 1..65_537], second.start),
+            (one(1000..1001), first.start),
+        ] {
+            assert_eq!(choose_from(&mapped, 0).start, start, "{mapped:?}");
+        }
+        assert!(procfs::mapped_ids().iter().all(|mapped| !mapped.is_empty()));
     }
 }

@@ -197,7 +197,7 @@ where
         }
         event.record(&mut Fields(&mut line));
         // One write per line, so that lines of several processes do not mix.
-        let text = escaped_json(&Value::Object(line).to_string()) + "\n";
+        let text = format!("{}\n", escaped_json(&Value::Object(line).to_string()));
         let _ = LossyStderr.write_all(text.as_bytes());
     }
 }

@@ -18,6 +18,8 @@ use crate::telemetry::progress::Progress;
 const MAX_TEXT_LENGTH: usize = 200;
 /// The environment variable with the Google Cloud project that traces belong to.
 const PROJECT: &str = "GOOGLE_CLOUD_PROJECT";
+/// The status that nginx gives a request whose client has left, and that log tools know.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// What is known about a request when it arrives.
 pub(super) struct AccessLogEntry {
@@ -54,14 +56,12 @@ impl AccessLogEntry {
     /// Writes the line once the response is known.
     pub(super) fn log(mut self, response: &Response<Full<Bytes>>) {
         let record = response.extensions().get::<ExecutionRecord>();
-        let times = record.map(|record| (record.queue, record.run));
         self.logged = true;
         self.write(Line {
-            status: response.status(),
+            status: response.status().as_u16(),
             size: response.body().size_hint().exact(),
             kind: record.map(ExecutionRecord::outcome),
-            queue: times.map(|(queue, _)| queue),
-            run: times.map(|(_, run)| run),
+            times: record.map(|record| (record.queue, record.run)),
             cpu: record.map(|record| record.cpu),
             peak_memory: record.map(|record| record.peak_memory),
         });
@@ -75,7 +75,7 @@ impl AccessLogEntry {
                 tracing::$level!(
                     httpRequest.requestMethod = self.method.as_str(),
                     httpRequest.requestUrl = self.path,
-                    httpRequest.status = line.status.as_u16(),
+                    httpRequest.status = line.status,
                     httpRequest.responseSize = line.size,
                     httpRequest.userAgent = self.agent,
                     httpRequest.remoteIp = self.client,
@@ -83,19 +83,19 @@ impl AccessLogEntry {
                     "logging.googleapis.com/trace" = trace.map(|trace| trace.name.as_str()),
                     "logging.googleapis.com/spanId" = trace.and_then(|trace| trace.span.as_deref()),
                     kind = line.kind,
-                    queue_ms = line.queue.map(milliseconds),
-                    run_ms = line.run.map(milliseconds),
+                    queue_ms = line.times.map(|(queue, _)| milliseconds(queue)),
+                    run_ms = line.times.map(|(_, run)| milliseconds(run)),
                     cpu_ms = line.cpu.map(milliseconds),
                     peak_memory_bytes = line.peak_memory,
                     "{} {} {}",
                     self.method,
                     self.path,
-                    line.kind.unwrap_or(line.status.as_str()),
+                    line.kind.map_or_else(|| line.status.to_string(), String::from),
                 )
             };
         }
         // A 503 `busy` is not an error of the service; a 500 `internal` is.
-        if line.status == StatusCode::INTERNAL_SERVER_ERROR {
+        if line.status == StatusCode::INTERNAL_SERVER_ERROR.as_u16() {
             line!(error);
         } else {
             line!(info);
@@ -105,11 +105,11 @@ impl AccessLogEntry {
 
 /// What is known about a request when it ends.
 struct Line {
-    status: StatusCode,
+    status: u16,
     size: Option<u64>,
     kind: Option<&'static str>,
-    queue: Option<Duration>,
-    run: Option<Duration>,
+    /// In the queue and of the run.
+    times: Option<(Duration, Duration)>,
     cpu: Option<Duration>,
     peak_memory: Option<u64>,
 }
@@ -121,22 +121,15 @@ impl Drop for AccessLogEntry {
         if self.logged || std::thread::panicking() {
             return;
         }
-        let times = self.progress.times();
         self.write(Line {
-            status: client_closed_request(),
+            status: CLIENT_CLOSED_REQUEST,
             size: None,
             kind: Some(LEFT),
-            queue: times.map(|(queue, _)| queue),
-            run: times.map(|(_, run)| run),
+            times: self.progress.times(),
             cpu: None,
             peak_memory: None,
         });
     }
-}
-
-/// The status that nginx gave a request whose client has left, and that log tools know: 499.
-fn client_closed_request() -> StatusCode {
-    StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT)
 }
 
 /// The place of a request in a distributed trace.
