@@ -530,6 +530,16 @@ fn a_client_that_does_not_read_its_response_is_disconnected() {
     );
 }
 
+/// What a client of HTTP/2 sends first.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Raises the descriptor limit of this process, for more than a thousand clients.
+fn allow_many_connections() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(4096), hard).unwrap();
+}
+
 /// Returns a frame of HTTP/2.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
@@ -577,12 +587,9 @@ fn a_head_has_a_limit_of_bytes_and_of_fields() {
 
 #[test]
 fn a_thousand_connections_with_unfinished_requests_take_little_memory() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, hard.min(4096), hard).unwrap();
+    allow_many_connections();
     let head = format!("POST /execute HTTP/1.1\r\nhost: x\r\nx-long: {}", "x".repeat(300_000));
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let mut open = [&preface[..], &frame(4, 0, 0, &[]), &frame(1, 4, 1, &http2_head())].concat();
+    let mut open = [HTTP2_PREFACE, &frame(4, 0, 0, &[]), &frame(1, 4, 1, &http2_head())].concat();
     open.extend(frame(0, 0, 1, &[b' '; 16_000]));
     for begin in [head.as_bytes(), &open] {
         let server = Server::start(QUICK);
@@ -605,11 +612,9 @@ fn a_thousand_connections_with_unfinished_requests_take_little_memory() {
 
 #[test]
 fn an_idle_http_2_connection_makes_room_although_its_client_does_not_answer() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, hard.min(4096), hard).unwrap();
+    allow_many_connections();
     let server = Server::start(QUICK);
-    let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat();
+    let preface = [HTTP2_PREFACE, &frame(4, 0, 0, &[])].concat();
     let idle: Vec<TcpStream> = (0..1010)
         .map(|_| {
             let mut client = server.connect();
@@ -630,7 +635,7 @@ fn an_http_2_client_without_a_window_for_its_response_is_disconnected() {
     let server = Server::start(QUICK);
     let body = json!({"script": "def main(): return 'x' * 100_000"}).to_string();
     let mut stream = server.connect();
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    stream.write_all(HTTP2_PREFACE).unwrap();
     stream.write_all(&frame(4, 0, 0, &INITIAL_WINDOW_SIZE)).unwrap();
     stream.write_all(&frame(1, 4, 1, &http2_head())).unwrap();
     stream.write_all(&frame(0, 1, 1, body.as_bytes())).unwrap();
@@ -653,9 +658,7 @@ fn an_http_2_client_without_a_window_for_its_response_is_disconnected() {
 
 #[test]
 fn an_idle_connection_makes_room_when_all_places_are_taken() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, hard.min(4096), hard).unwrap();
+    allow_many_connections();
     let server = Server::start(QUICK);
     let idle: Vec<TcpStream> = (0..1100).map(|_| server.connect()).collect();
     let started = Instant::now();
