@@ -9,8 +9,12 @@ use common::offender::Offender;
 use common::{declared_tier, is_root, not_run};
 
 /// Offences that only root can commit in a plain interpreter. Some need it only where the interpreter is root's.
-const NEED_ROOT: [&str; 8] = [
+const NEED_ROOT: [&str; 12] = [
     "becomes_root",
+    "changes_the_mode_of_a_library",
+    "changes_the_mode_of_a_library_through_a_descriptor",
+    "changes_the_times_of_a_library",
+    "truncates_a_library",
     "changes_its_root",
     "hardlinks_a_library_into_its_directory",
     "joins_a_namespace",

@@ -48,7 +48,17 @@ fn promised(offender: &Offender) -> bool {
 
 /// Returns whether a twin needs file descriptors or files, which a worker in the tier rlimits cannot create.
 fn twin_is_declared_missing(name: &str) -> bool {
-    const NEEDS_FILES: [&str; 6] = [
+    const NEEDS_FILES: [&str; 16] = [
+        "asks_its_channel_for_a_pidfd",
+        "changes_the_mode_of_a_library",
+        "changes_the_mode_of_a_library_through_a_descriptor",
+        "changes_the_times_of_a_library",
+        "exchanges_two_files",
+        "makes_a_file_set_user_id",
+        "moves_pages_within_the_kernel",
+        "punches_a_hole_into_a_file",
+        "sends_out_of_band_data",
+        "truncates_a_library",
         "writes_outside_its_scratch_directory",
         "fills_its_scratch_directory_with_bytes",
         "fills_its_scratch_directory_with_files",
@@ -71,10 +81,14 @@ macro_rules! offenders {
 }
 
 offenders! {
+    asks_its_channel_for_a_pidfd
     becomes_root
     changes_its_personality
     changes_its_root
+    changes_the_mode_of_a_library
+    changes_the_mode_of_a_library_through_a_descriptor
     changes_the_priority_of_another_process
+    changes_the_times_of_a_library
     connects_over_loopback
     connects_to_a_unix_socket
     connects_to_the_runtime_api_and_the_metadata_servers
@@ -86,6 +100,7 @@ offenders! {
     creates_shared_memory
     enlarges_a_pipe
     enters_a_new_namespace
+    exchanges_two_files
     executes_a_program
     executes_a_program_from_memory
     fills_its_scratch_directory_with_bytes
@@ -97,6 +112,7 @@ offenders! {
     forks_with_clone3
     hardlinks_a_library_into_its_directory
     installs_a_filter_of_its_own
+    interrupts_every_cpu
     joins_a_namespace
     keeps_a_key_in_a_keyring
     leaves_a_daemon
@@ -105,9 +121,12 @@ offenders! {
     lists_the_root_directory
     loads_a_bpf_program
     loads_a_kernel_module
+    locks_with_priority_inheritance
     makes_a_32_bit_system_call
+    makes_a_file_set_user_id
     maps_memory_writable_and_executable
     mounts_a_file_system
+    moves_pages_within_the_kernel
     opens_a_performance_counter
     opens_a_pidfd_of_another_process
     opens_a_socket_of_any_family
@@ -115,16 +134,19 @@ offenders! {
     opens_the_memory_of_its_parent
     overwrites_a_library
     poisons_the_bytecode_of_a_library
+    punches_a_hole_into_a_file
     queues_a_signal_to_another_process
     raises_its_own_limits
     reads_outside_through_a_symlink
     reads_the_binary_of_the_service
+    reads_the_clock_of_another_process
     reads_the_command_line_of_others
     reads_the_environment_of_others
     reads_the_memory_map_of_others
     reads_the_memory_of_its_parent
     reads_the_password_file
     resolves_a_name
+    sends_out_of_band_data
     sends_through_a_socket_pair_to_an_address
     signals_a_thread_of_another_process
     signals_every_process
@@ -136,8 +158,10 @@ offenders! {
     takes_a_descriptor_of_another_process
     takes_capabilities
     traces_its_parent
+    truncates_a_library
     uses_io_uring
     uses_userfaultfd
+    watches_descriptors_with_epoll
     writes_outside_its_scratch_directory
 }
 

@@ -5,7 +5,6 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,20 +15,33 @@ use common::{
     scratch_roots, status,
 };
 use indoc::{formatdoc, indoc};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use mainbox::sandbox::sys;
 use serde_json::json;
 
-/// Makes these system calls fail with EPERM in the child, which then runs `then`.
+/// Makes these system calls fail with EPERM in the child, which then runs `then`. Without seccomp(2), no filter can be
+/// installed by prctl(2) either.
 fn refuse(command: &mut Command, calls: &[i64], then: fn() -> nix::Result<()>) {
-    let rules = calls.iter().map(|call| (*call, vec![])).collect::<BTreeMap<_, _>>();
-    let refuse = SeccompAction::Errno(libc::EPERM as u32);
-    let arch = std::env::consts::ARCH.try_into().unwrap();
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).unwrap();
-    let filter: BpfProgram = filter.try_into().unwrap();
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let (load, jump_if_equal, returns) = (0x20, 0x15, 0x06);
+    let eperm = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    let mut filter = vec![step(load, 0, 0, 0)];
+    for call in calls {
+        filter.extend([step(jump_if_equal, 0, 1, *call as u32), step(returns, 0, 0, eperm)]);
+    }
+    if calls.contains(&libc::SYS_seccomp) {
+        filter.extend([
+            step(jump_if_equal, 0, 3, libc::SYS_prctl as u32),
+            step(load, 0, 0, 16), // the lower half of the first argument
+            step(jump_if_equal, 0, 1, libc::PR_SET_SECCOMP as u32),
+            step(returns, 0, 0, eperm),
+        ]);
+    }
+    filter.push(step(returns, 0, 0, libc::SECCOMP_RET_ALLOW));
     // SAFETY: between fork and exec, the child only makes system calls.
     unsafe {
         command.pre_exec(move || {
-            seccompiler::apply_filter(&filter).map_err(std::io::Error::other)?;
+            sys::set_no_new_privileges()?;
+            sys::install_filter(&filter)?;
             Ok(then()?)
         });
     }

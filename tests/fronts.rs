@@ -220,12 +220,12 @@ fn forty_preload_modules_that_fail_loudly_are_all_named() {
 #[test]
 fn a_worker_that_fails_after_its_lockdown_names_the_step_in_the_log() {
     let breaks = indoc! {r#"
-        import json, os
+        import math, os
 
         def broken(*_, **__):
             raise RuntimeError("broken in the child")
 
-        os.register_at_fork(after_in_child=lambda: setattr(json, "loads", broken))
+        os.register_at_fork(after_in_child=lambda: setattr(math, "sqrt", broken))
     "#};
     let python = OwnPython::with(&[("breaks.py", breaks)]);
     let settings = [("MAINBOX_PRELOAD", "breaks"), ("MAINBOX_PYTHON", python.python.as_str())];

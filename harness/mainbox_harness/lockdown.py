@@ -80,7 +80,7 @@ class LockdownError(Exception):
         self.error = f"{type(error).__name__}: {error}"
 
 
-def lock_down(lockdown: dict[str, Any], order: dict[str, Any], zygote: int) -> None:
+def lock_down(lockdown: dict[str, Any], start: dict[str, Any], zygote: int) -> None:
     """Takes every step, or raises LockdownError. The descriptors of the worker are in place already."""
     steps: list[tuple[str, Callable[[], None]]] = []
 
@@ -89,19 +89,19 @@ def lock_down(lockdown: dict[str, Any], order: dict[str, Any], zygote: int) -> N
     steps.append(("session", os.setsid))
     # A file system in memory that only this worker sees, with limits on bytes and files that the kernel enforces. Needs
     # CAP_SYS_ADMIN in the zygote's user namespace, so it comes before everything that gives up privileges.
-    if order["mount"] is not None:
-        steps.append(("mount", lambda: mount_scratch(order["scratch"], order["mount"])))
+    if start["mount"] is not None:
+        steps.append(("mount", lambda: mount_scratch(start["scratch"], start["mount"])))
     # The kernel counts threads for each user namespace and uid. Workers that share a uid need a namespace each, or one
     # could use up the threads of all. After the mount, so that the new namespace has no rights over it.
     if lockdown["user_namespace"]:
         steps.append(("user_namespace", lambda: unshare(CLONE_NEWUSER)))
     # Bounds memory, CPU time, descriptors, threads and file size. After the user namespace, in which the threads of
     # this worker are counted alone; before the uid, so that nothing runs with that uid and the limits of the service.
-    steps.append(("limits", lambda: set_limits(order["limits"])))
+    steps.append(("limits", lambda: set_limits(start["limits"])))
     # Keeps the worker from files, processes and memory of the service and of other workers. Needs CAP_SETUID.
-    steps.append(("uid", lambda: change_uid(order["uid"])))
+    steps.append(("uid", lambda: change_uid(start["uid"])))
     # After the uid, so that it fails now if the worker cannot enter its scratch directory.
-    steps.append(("scratch", lambda: os.chdir(order["scratch"])))
+    steps.append(("scratch", lambda: os.chdir(start["scratch"])))
     if lockdown["prctl"]:
         # A worker that stays root or is in a new user namespace still has capabilities. After the uid, which needs one.
         steps.append(("capabilities", drop_capabilities))
@@ -115,11 +115,12 @@ def lock_down(lockdown: dict[str, Any], order: dict[str, Any], zygote: int) -> N
         steps.append(("no_new_privs", lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)))
     # Confines the worker to the files of the interpreter and its scratch directory, even if its uid may read more.
     # Before seccomp, which refuses the system call.
-    if order["ruleset"]:
+    if start["ruleset"]:
         steps.append(("landlock", enter_ruleset))
-    # Refuses every system call that scripts do not need, among them those of the steps above, so it is the last. The
-    # last filter refuses further filters.
-    steps += [("seccomp", seccomp_filter.install) for seccomp_filter in lockdown["filters"]]
+    # Refuses every system call that scripts do not need, among them those of the steps above and further filters, so it
+    # is the last.
+    if lockdown["filter"]:
+        steps.append(("seccomp", lockdown["filter"].install))
 
     for step, act in steps:
         try:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .outputs import WorkDir
 
 # Types of frames to a worker.
-SCRIPT, INPUT, FILE, RUN = b"S", b"I", b"D", b"R"
+START, SCRIPT, INPUT, FILE, RUN = b"B", b"S", b"I", b"D", b"R"
 # Types of frames from a worker. Files have the type FILE in both directions.
 READY, LOCKDOWN, VALUE, FAILURE = b"R", b"L", b"V", b"F"
 NAME_LENGTH = struct.Struct("<H")
@@ -33,11 +33,7 @@ MAX_REASON = 2000
 
 
 def live(
-    order: dict[str, Any],
-    descriptors: list[int],
-    lockdown: dict[str, Any],
-    late_limits: LateLimits | None,
-    zygote: int,
+    descriptors: list[int], lockdown: dict[str, Any], late_limits: LateLimits | None, zygote: int
 ) -> NoReturn:
     """Runs in the child of the fork. `descriptors` are channel, stdout, stderr and, if there is one, the ruleset."""
     channel = Channel(descriptors[0])
@@ -45,18 +41,23 @@ def live(
     try:
         place_descriptors(descriptors)
         channel = Channel(CHANNEL)
-        order["ruleset"] = len(descriptors) > RULESET - 1
-        lock_down(lockdown, order, zygote)
+        kind, payload = channel.receive()
+        assert kind == START
+        start = json.loads(payload)
+        start["ruleset"] = len(descriptors) > RULESET - 1
+        lock_down(lockdown, start, zygote)
         step = "process_state"
-        reset_process_state(order["scratch"])
+        reset_process_state(start["scratch"])
         step = "work_dir"
-        work_dir = Directory(order["scratch"]) if late_limits is None else late_limits.work_dir()
-        if order["warm_up"]:
+        work_dir = Directory(start["scratch"]) if late_limits is None else late_limits.work_dir()
+        if start["warm_up"]:
             step = "warm_up"
             warm_up(work_dir)
         step = "audit_hook"
         install_audit_hook()
         channel.send(READY)
+    except ChannelClosed:
+        os._exit(0)
     except BaseException as error:
         try:
             report_failure(channel, step, error)

@@ -11,7 +11,7 @@ import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import worker
+from . import substitutes, worker
 from .control import Control, SupervisorGone
 from .failure import cut, type_and_message
 from .import_home import import_home
@@ -50,9 +50,9 @@ class Zygote:
         self.preload: list[str] = boot["preload"]
         self.late_limits = load_late_limits(lockdown["late_limits"])
         self.archive = open_archive(boot["archive"])
-        self.lockdown = lockdown | {
-            "filters": [Filter(program, lockdown["own_process"]) for program in lockdown["filters"]]
-        }
+        substitutes.install(lockdown["by_descriptor"])
+        program = lockdown["filter"]
+        self.lockdown = lockdown | {"filter": program and Filter(program, lockdown["own_process"])}
         self.control = Control(CONTROL)
         self.children: dict[int, int] = {}
         self.released: dict[int, int] = {}
@@ -112,30 +112,30 @@ class Zygote:
         """Receives one order and carries it out."""
         order, descriptors = self.control.receive()
         if order["order"] == "fork":
-            self.fork(order, descriptors)
+            self.fork(order["worker"], descriptors)
         elif (child := self.children.pop(order["worker"], None)) is not None:
             self.released[child] = order["worker"]
             self.reap()
         else:  # the fork had failed
             self.report("reaped", worker=order["worker"], status=0, cpu_us=0, peak_bytes=0)
 
-    def fork(self, order: dict[str, Any], descriptors: list[int]) -> None:
+    def fork(self, number: int, descriptors: list[int]) -> None:
         """Forks a worker. In the child this does not return."""
         zygote = os.getpid()
         try:
             child = os.fork()
         except OSError as error:
-            self.report("fork_failed", worker=order["worker"], errno=error.errno)
+            self.report("fork_failed", worker=number, errno=error.errno)
             child = -1
         if child == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self.control.detach()
-            worker.live(order, descriptors, self.lockdown, self.late_limits, zygote)
+            worker.live(descriptors, self.lockdown, self.late_limits, zygote)
         for descriptor in descriptors:
             os.close(descriptor)
         if child > 0:
-            self.children[order["worker"]] = child
+            self.children[number] = child
 
     def reap(self) -> None:
         """Reaps dead workers that the supervisor has released. Until then, their process ids stay in use."""

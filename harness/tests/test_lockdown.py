@@ -43,12 +43,12 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return taken
 
 
-ORDER = {"mount": "size=1m", "scratch": "/box", "limits": [], "uid": 61000, "ruleset": True}
+START = {"mount": "size=1m", "scratch": "/box", "limits": [], "uid": 61000, "ruleset": True}
 
 
 def test_the_steps_have_a_fixed_order(steps: list[tuple[Any, ...]]) -> None:
-    filters = [Filter("", OWN_PROCESS), Filter("", OWN_PROCESS)]
-    lock_down({"prctl": True, "user_namespace": True, "filters": filters}, ORDER, zygote=10)
+    seccomp_filter = Filter("", OWN_PROCESS)
+    lock_down({"prctl": True, "user_namespace": True, "filter": seccomp_filter}, START, zygote=10)
     assert steps == [
         ("setsid",),
         ("mount_scratch", "/box", "size=1m"),
@@ -61,14 +61,13 @@ def test_the_steps_have_a_fixed_order(steps: list[tuple[Any, ...]]) -> None:
         ("prctl", 4, 0),
         ("prctl", 38, 1),
         ("enter_ruleset",),
-        ("install", filters[0]),
-        ("install", filters[1]),
+        ("install", seccomp_filter),
     ]
 
 
 def test_steps_that_the_host_lacks_are_left_out(steps: list[tuple[Any, ...]]) -> None:
-    order = ORDER | {"mount": None, "uid": None, "ruleset": False}
-    lock_down({"prctl": False, "user_namespace": False, "filters": []}, order, zygote=10)
+    start = START | {"mount": None, "uid": None, "ruleset": False}
+    lock_down({"prctl": False, "user_namespace": False, "filter": None}, start, zygote=10)
     assert steps == [("setsid",), ("set_limits", []), ("change_uid", None), ("chdir", "/box")]
 
 
@@ -80,7 +79,7 @@ def test_a_step_that_fails_is_named_and_ends_the_lock_down(
 
     monkeypatch.setattr(lockdown, "change_uid", refuse)
     with pytest.raises(LockdownError) as caught:
-        lock_down({"prctl": True, "user_namespace": False, "filters": []}, ORDER, zygote=10)
+        lock_down({"prctl": True, "user_namespace": False, "filter": None}, START, zygote=10)
     assert caught.value.step == "uid"
     assert caught.value.error == "PermissionError: [Errno 1] Operation not permitted"
     assert [name for name, *_ in steps] == ["setsid", "mount_scratch", "set_limits"]

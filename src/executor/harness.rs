@@ -22,6 +22,7 @@ pub(super) const MODULES: &[(&str, &str)] = &[
     module!("memory_imports"),
     module!("outputs"),
     module!("script"),
+    module!("substitutes"),
     module!("to_json"),
     module!("validation"),
     module!("warmup"),

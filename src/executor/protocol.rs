@@ -11,6 +11,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::frames::push_frame;
 use crate::sandbox::Lockdown;
 use crate::sandbox::policy::Refused;
 use crate::sandbox::rlimits::Limit;
@@ -31,27 +32,44 @@ pub struct Boot<'a> {
 /// An order to a zygote.
 #[derive(Serialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
-pub enum Order<'a> {
-    /// Fork a worker. Attached are its channel, stdout, stderr, and its Landlock ruleset, if any.
+pub enum Order {
+    /// Fork a worker. Attached are its channel, stdout, stderr, and its Landlock ruleset, if any. How it starts is the
+    /// first frame on its channel, [`Start`].
     Fork {
         /// The number of the worker, never used twice.
         worker: u64,
-        /// The uid to change to, if the worker gets its own.
-        uid: Option<u32>,
-        /// Its working directory.
-        scratch: &'a str,
-        /// The options of the tmpfs to mount there first, if any.
-        mount: Option<String>,
-        /// The resource limits to set.
-        limits: &'a [Limit],
-        /// Whether to run the warm-up scripts first, so that the request finds caches filled and pages copied.
-        warm_up: bool,
     },
     /// Wait for a worker that was killed, and report its end.
     Reap {
         /// The worker.
         worker: u64,
     },
+}
+
+/// How a worker starts: the first frame that it receives. It does not pass through the zygote, since later workers are
+/// copies of the zygote's memory and could find the names of other scratch directories there.
+#[derive(Serialize)]
+pub struct Start<'a> {
+    /// The uid to change to, if the worker gets its own.
+    pub uid: Option<u32>,
+    /// Its working directory.
+    pub scratch: &'a str,
+    /// The options of the tmpfs to mount there first, if any.
+    pub mount: Option<String>,
+    /// The resource limits to set.
+    pub limits: &'a [Limit],
+    /// Whether to run the warm-up scripts first, so that the request finds caches filled and pages copied.
+    pub warm_up: bool,
+}
+
+impl Start<'_> {
+    /// The frame with it.
+    pub fn frame(&self) -> Vec<u8> {
+        let text = serde_json::to_vec(self).expect("BUG: the start of a worker is plain data");
+        let mut frame = Vec::new();
+        push_frame(&mut frame, to_worker::START, &text);
+        frame
+    }
 }
 
 /// A report of a zygote.
@@ -132,6 +150,8 @@ pub struct OutputLimits {
 
 /// Types of frames to a worker.
 pub mod to_worker {
+    /// [`super::Start`], JSON. Only the first frame.
+    pub const START: u8 = b'B';
     /// The script, UTF-8.
     pub const SCRIPT: u8 = b'S';
     /// The argument of `main`, JSON.
@@ -185,7 +205,7 @@ pub enum LockdownStep {
     NoNewPrivs,
     /// The Landlock ruleset.
     Landlock,
-    /// The system call filters.
+    /// The system call filter.
     Seccomp,
     /// Streams, environment and random numbers for the script.
     ProcessState,

@@ -16,10 +16,8 @@ use super::exchange::{ExchangeEnd, exchange};
 use super::job::Job;
 use super::outcome::{self, Execution, Returned};
 use super::output_capture::OutputCapture;
-use super::protocol::Order;
-use super::worker_start::{
-    StartError, discard_early_output, fork_error, greeting, pipe, socket_pair,
-};
+use super::protocol::Start;
+use super::worker_start::{self, StartError, discard_early_output, fork_error, greeting, pipe};
 use super::zygote::{Exit, Zygote};
 use crate::api::catalogue::{Failure, Kind};
 use crate::config::Config;
@@ -72,15 +70,9 @@ impl Worker {
         warm_up: bool,
     ) -> Result<Worker, StartError> {
         let mut jail = sandbox.jail()?;
-        let (channel, their_channel) = socket_pair().map_err(StartError::Descriptors)?;
-        let (stdout, their_stdout) = pipe().map_err(StartError::Descriptors)?;
-        let (stderr, their_stderr) = pipe().map_err(StartError::Descriptors)?;
-        let mut descriptors = vec![their_channel, their_stdout, their_stderr];
-        descriptors.extend(jail.ruleset.take());
         // RLIMIT_AS counts what the worker shares with its zygote, so that comes on top of the script's own limit.
         let mapped_bytes = procfs::memory(zygote.pid()).map_or(0, |memory| memory.mapped_bytes);
-        let order = Order::Fork {
-            worker,
+        let start = Start {
             uid: jail.uid(),
             scratch: &jail.scratch.path().to_string_lossy(),
             mount: matches!(jail.scratch, Scratch::Mount)
@@ -88,7 +80,13 @@ impl Worker {
             limits: &rlimits::limits(config, config.timeout, mapped_bytes + config.memory_bytes),
             warm_up,
         };
-        let fork = zygote.fork(&order, worker, descriptors);
+        let (channel, their_channel) =
+            worker_start::channel(&start.frame()).map_err(StartError::Descriptors)?;
+        let (stdout, their_stdout) = pipe().map_err(StartError::Descriptors)?;
+        let (stderr, their_stderr) = pipe().map_err(StartError::Descriptors)?;
+        let mut descriptors = vec![their_channel, their_stdout, their_stderr];
+        descriptors.extend(jail.ruleset.take());
+        let fork = zygote.fork(worker, descriptors);
         // Completes only with a failure: the sender is dropped when the zygote dies, which is noticed by its state.
         let mut failed_fork = pin!(async {
             match fork.await {

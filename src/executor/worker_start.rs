@@ -1,6 +1,6 @@
 //! The start of a worker: its descriptors, its first frame, and why it may fail.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSliceMut, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::fcntl::OFlag;
@@ -71,7 +71,11 @@ pub(super) async fn greeting(channel: &UnixStream) -> Result<Pid, StartError> {
             Ok((message.bytes, sender))
         })
         .await
-        .map_err(StartError::Descriptors)?;
+        .map_err(|error| match error.kind() {
+            // It died before it had read its first frame.
+            io::ErrorKind::ConnectionReset => StartError::Died,
+            _ => StartError::Descriptors(error),
+        })?;
     match (length, header[0], pid) {
         (5, from_worker::READY, Some(pid)) if pid.as_raw() > 0 => Ok(pid),
         (5, from_worker::LOCKDOWN, _) => Err(lockdown_failure(channel, header).await),
@@ -109,8 +113,10 @@ pub(super) fn discard_early_output(worker: u64, stdout: &pipe::Receiver, stderr:
     }
 }
 
-pub(super) fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+/// A channel, and the worker's end of it, in which `first` waits. `first` must fit into the buffer of a socket.
+pub(super) fn channel(first: &[u8]) -> io::Result<(UnixStream, OwnedFd)> {
+    let (mut ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    ours.write_all(first)?;
     setsockopt(&ours, sockopt::PassCred, &true)?;
     ours.set_nonblocking(true)?;
     Ok((UnixStream::from_std(ours)?, theirs.into()))

@@ -144,15 +144,10 @@ impl Zygote {
 
     /// Orders a fork with the worker's descriptors. The worker reports on its own channel when it is ready. Only a failed
     /// fork is received here, as an errno.
-    pub(super) fn fork(
-        &self,
-        order: &Order<'_>,
-        worker: u64,
-        descriptors: Vec<OwnedFd>,
-    ) -> oneshot::Receiver<i32> {
+    pub(super) fn fork(&self, worker: u64, descriptors: Vec<OwnedFd>) -> oneshot::Receiver<i32> {
         let (sender, receiver) = oneshot::channel();
         self.awaited().forks.insert(worker, sender);
-        self.post(order, descriptors);
+        self.post(&Order::Fork { worker }, descriptors);
         receiver
     }
 

@@ -15,6 +15,7 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::landlock::empty_ruleset;
 use super::rlimits::Limit;
+use super::system_calls::For;
 use super::{rlimits, seccomp, sys};
 
 /// Creates the namespace of `flag`, in a new user namespace if `user` is set.
@@ -59,19 +60,13 @@ pub(super) fn try_own_uid(uid: u32) -> i32 {
     errno_of_nix(change())
 }
 
-/// Installs the filters of a worker, then checks that they refuse one call and allow another.
+/// Installs the filter of a worker, then checks that it refuses one call and allows another.
 pub(super) fn try_seccomp() -> i32 {
-    let Ok(filters) = seccomp::filters(true) else {
-        return libc::EINVAL;
-    };
-    for filter in filters {
-        match seccompiler::apply_filter(&filter) {
-            Ok(()) => {}
-            Err(seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error)) => {
-                return error.raw_os_error().unwrap_or(libc::EIO);
-            }
-            Err(_) => return libc::EINVAL,
-        }
+    let installed = sys::set_no_new_privileges()
+        .and_then(|()| sys::install_filter(&seccomp::filter(For::OwnUid)));
+    match errno_of(installed) {
+        0 => {}
+        errno => return errno,
     }
     let refused = nix::sys::socket::socket(
         nix::sys::socket::AddressFamily::Inet,

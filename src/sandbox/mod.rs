@@ -6,6 +6,7 @@ mod janitor;
 pub mod landlock;
 pub mod layer;
 pub mod namespaces;
+mod ownership;
 pub mod policy;
 pub mod probe;
 pub mod process;
@@ -17,6 +18,7 @@ pub mod scratch;
 pub mod seccomp;
 pub mod sweep;
 pub mod sys;
+pub mod system_calls;
 mod uids;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -33,6 +35,7 @@ use self::probe::Probe;
 use self::rlimits::Limit;
 use self::scratch::{Scratch, ScratchError, ScratchRoot};
 use self::sweep::Sweeper;
+use self::system_calls::For;
 use self::uids::{OwnUid, Uids};
 use crate::config::Config;
 use crate::config::choices::{Platform, Tier};
@@ -51,9 +54,6 @@ pub enum SandboxError {
         /// The reason why the layer does not work.
         detail: String,
     },
-    /// A seccomp filter could not be compiled.
-    #[error("cannot compile the seccomp filter: {0}")]
-    Seccomp(#[from] seccompiler::Error),
     /// The scratch root, or a scratch directory in it, could not be created.
     #[error(transparent)]
     Scratch(#[from] ScratchError),
@@ -91,7 +91,8 @@ pub struct Sandbox {
     janitor: Janitor,
     scratch: ScratchRoot,
     scratch_generation: AtomicU64,
-    filters: Vec<Vec<u8>>,
+    /// The workers for which the filter is made; `None` if they install none.
+    workers: Option<For>,
     plan: Plan,
     prctl: bool,
     sweeper: Option<Sweeper>,
@@ -101,10 +102,12 @@ pub struct Sandbox {
 /// The parts of the lockdown that are the same for all workers. A zygote receives them once, when it starts.
 #[derive(Clone, Debug, Serialize)]
 pub struct Lockdown {
-    /// seccomp BPF programs in hexadecimal, in the order in which a worker installs them.
-    pub filters: Vec<String>,
-    /// The number in the filters that stands for the worker's own process id: [`policy::OWN_PROCESS`].
+    /// The seccomp BPF program in hexadecimal; `None` if workers install none.
+    pub filter: Option<String>,
+    /// The number in the filter that stands for the worker's own process id: [`policy::OWN_PROCESS`].
     pub own_process: u32,
+    /// Whether the filter refuses to change the mode, the times or the size of a file by its path.
+    pub by_descriptor: bool,
     /// Whether prctl(2) works, so that workers can set no_new_privs, become non-dumpable and drop capabilities.
     pub prctl: bool,
     /// Whether workers enter a user namespace of their own.
@@ -120,7 +123,7 @@ impl Sandbox {
     /// leftovers of earlier processes.
     ///
     /// # Errors
-    /// When that tier is below the configured floor, a filter cannot be compiled, or leftovers cannot be removed.
+    /// When that tier is below the configured floor, or leftovers cannot be removed.
     pub fn establish(config: &Config, probe: Probe) -> Result<Sandbox, SandboxError> {
         let tier = probe.tier();
         if let Some(floor) = config.floor
@@ -134,10 +137,17 @@ impl Sandbox {
             });
         }
         let own_uids = probe.own_uids();
-        let filters = match tier {
-            Some(Tier::Namespaces) => seccomp::filters(true)?,
-            Some(Tier::Seccomp) => seccomp::filters(own_uids)?,
-            Some(Tier::Rlimits) | None => vec![],
+        let workers = match tier {
+            Some(Tier::Namespaces) => Some(For::OwnUid),
+            Some(Tier::Seccomp) if own_uids => Some(For::OwnUid),
+            // Without Landlock, a worker can open whatever the service owns.
+            Some(Tier::Seccomp)
+                if probe.landlock.is_some() && !ownership::owns_any(&probe.readable) =>
+            {
+                Some(For::NotOwners)
+            }
+            Some(Tier::Seccomp) => Some(For::All),
+            Some(Tier::Rlimits) | None => None,
         };
         let prctl = probe.has(probe::PRCTL);
         // The tier namespaces, and seccomp with Landlock, let a worker write only to its scratch directory and create no
@@ -168,7 +178,7 @@ impl Sandbox {
             scratch: probe.scratch,
             scratch_generation: AtomicU64::new(0),
             plan,
-            filters: filters.iter().map(seccomp::to_bytes).collect(),
+            workers,
             prctl,
             sweeper,
             contamination: Contamination::default(),
@@ -206,7 +216,8 @@ impl Sandbox {
     /// The parts of the lockdown that are the same for all workers.
     pub fn lockdown(&self) -> Lockdown {
         Lockdown {
-            filters: self.filters.iter().map(|bytes| hexadecimal(bytes)).collect(),
+            filter: self.workers.map(|workers| seccomp::to_hexadecimal(&seccomp::filter(workers))),
+            by_descriptor: self.workers.is_some_and(|workers| workers != For::OwnUid),
             own_process: policy::OWN_PROCESS,
             prctl: self.prctl,
             user_namespace: self.plan.has_user_namespace(),
@@ -297,15 +308,11 @@ impl Sandbox {
             janitor: Janitor::start().unwrap(),
             scratch: ScratchRoot::create().unwrap(),
             scratch_generation: AtomicU64::new(0),
-            filters: vec![],
+            workers: None,
             plan: Plan::default(),
             prctl: false,
             sweeper: None,
             contamination: Contamination::default(),
         }
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

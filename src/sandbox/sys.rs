@@ -339,6 +339,21 @@ fn prctl(option: i32, value: libc::c_ulong) -> io::Result<()> {
     }
 }
 
+/// Installs a seccomp filter in this thread.
+///
+/// # Errors
+/// When prctl(2) refuses it.
+pub fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
+    let length = libc::c_ushort::try_from(program.len()).map_err(io::Error::other)?;
+    let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
+    // SAFETY: `filter` and the instructions that it points to outlive the call, which copies them and writes to neither.
+    let status = unsafe {
+        let (option, mode) = (libc::PR_SET_SECCOMP, libc::c_ulong::from(libc::SECCOMP_MODE_FILTER));
+        libc::prctl(option, mode, &raw const filter)
+    };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The CPU time that all threads of a process have used so far. Returns `None` if the process is gone.
 pub fn cpu_time(process: Pid) -> Option<Duration> {
     // The clock id of clock_getcpuclockid(3), without its system call that checks the process: the complement of the

@@ -4,7 +4,7 @@
 def offence():
     import socket
 
-    a, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    a, _ = socket.socketpair()
     address = (ctypes.c_ushort * 8)(1)  # AF_UNIX
     try:
         return call("sendto", a.fileno(), b"x", 1, 0, address, 16)

@@ -41,7 +41,7 @@ async fn an_order_that_cannot_be_sent_ends_the_zygote() {
     let null = std::fs::File::open("/dev/null").unwrap();
     // More descriptors than one message can carry.
     let many = (0..300).map(|_| null.try_clone().unwrap().into()).collect();
-    let fork = zygote.fork(&Order::Reap { worker: 1 }, 1, many);
+    let fork = zygote.fork(1, many);
     tokio::task::spawn_blocking(move || process.wait()).await.unwrap().unwrap();
     // The kernel closes the socket of a zygote that dies.
     drop(theirs);
@@ -57,4 +57,20 @@ async fn a_report_that_is_malformed_or_too_long_ends_the_zygote() {
         tokio::time::timeout(Duration::from_secs(5), zygote.gone()).await.unwrap();
         process.wait().unwrap();
     }
+}
+
+/// Later workers are copies of the zygote's memory, in which they could find what it was told about others.
+#[tokio::test]
+async fn an_order_to_fork_says_nothing_about_the_worker_but_its_number() {
+    let (zygote, mut theirs, mut process) = silent_zygote();
+    let _fork = zygote.fork(7, vec![]);
+    let expected = br#"{"order":"fork","worker":7}"#;
+    let received = tokio::task::spawn_blocking(move || {
+        let mut received = vec![0; 4 + expected.len()];
+        theirs.read_exact(&mut received).unwrap();
+        received
+    });
+    assert_eq!(received.await.unwrap()[4..], *expected);
+    drop(zygote);
+    process.wait().unwrap();
 }
