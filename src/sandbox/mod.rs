@@ -12,6 +12,7 @@ pub mod probe;
 pub mod process;
 pub mod procfs;
 mod program;
+mod public;
 mod removal;
 pub mod rlimits;
 pub mod scratch;
@@ -154,14 +155,20 @@ impl Sandbox {
         // IPC object, so there is nothing to sweep.
         let open = matches!(tier, Some(Tier::Seccomp | Tier::Rlimits)) && probe.landlock.is_none();
         let files = tier != Some(Tier::Rlimits);
-        let sweeper = (open && probe.sweeps()).then(|| Sweeper::new(&probe.scratch, files));
+        // What a worker leaves is known by its uid only, so it must have one that no other process has. The environment of
+        // AWS Lambda belongs to this process alone.
+        let on_lambda = config.platform == Platform::Lambda;
+        let keep = files.then(|| probe.scratch.path().to_owned());
+        let (sweeper, sweeping) = match open {
+            true => sweep::prepare(own_uids || on_lambda, own_uids, keep),
+            false => (None, sweep::layer("works", true)),
+        };
         // Workers that cannot open files need no scratch root. Since they have the uid of the service, a script could
         // only leave something in it.
         if !files {
             removal::remove(probe.scratch.path()).map_err(SandboxError::Leftovers)?;
         }
-        // AWS Lambda reuses the environment of a process that died; no other process shares it.
-        let on_lambda = config.platform == Platform::Lambda;
+        // AWS Lambda reuses the environment of a process that died.
         if let (true, Some(Tier::Rlimits), Some(sweeper)) = (on_lambda, tier, &sweeper) {
             sweeper.clear().map_err(SandboxError::Leftovers)?;
         }
@@ -172,7 +179,7 @@ impl Sandbox {
             landlock: probe.landlock,
             shares_files: open && !own_uids,
             uids: own_uids.then(|| Uids::new(probe.worker_uids)),
-            layers: probe.layers,
+            layers: probe.layers.into_iter().chain([sweeping]).collect(),
             readable: probe.readable,
             janitor: Janitor::start().map_err(SandboxError::Janitor)?,
             scratch: probe.scratch,

@@ -20,7 +20,7 @@ use super::scratch::{ScratchError, ScratchRoot};
 use super::sys::{SpawnError, SpawnStep};
 use super::{policy, rlimits, sys, uids};
 use crate::config::Config;
-use crate::config::choices::{Platform, Tier};
+use crate::config::choices::Tier;
 use crate::python::interpreter::Python;
 
 const USER_NAMESPACE: &str = "user namespace";
@@ -35,7 +35,6 @@ const ZERO_RLIMITS: &str = "rlimits of zero";
 const UNREADABLE: &str = "unreadable binaries";
 const FILE_RULES: &str = "file access control";
 const OWN_UIDS: &str = "own uid per worker";
-const SWEEPING: &str = "removal of leftovers";
 
 /// The layers that the tier `namespaces` demands. Every tier also uses Landlock and own uids if they work.
 const NAMESPACES_TIER: [&str; 11] = [
@@ -132,7 +131,6 @@ impl Probe {
             ),
             layer(ZERO_RLIMITS, sys::in_child(try_rlimits_of_zero)),
             unreadable_binaries(python),
-            sweeping(config.platform, landlock.is_some(), plan.is_some(), &own_uids),
         ]);
         Ok(Probe {
             layers,
@@ -175,11 +173,6 @@ impl Probe {
         self.layers.iter().any(|layer| layer.name == name && layer.works)
     }
 
-    /// Returns whether everything that a script leaves can be removed.
-    pub fn sweeps(&self) -> bool {
-        self.has(SWEEPING)
-    }
-
     /// Returns whether each worker gets its own uid.
     pub fn own_uids(&self) -> bool {
         self.has(OWN_UIDS)
@@ -196,19 +189,6 @@ fn file_rules(landlock: bool, own_uids: &Layer) -> Layer {
         format!("workers would run as root without Landlock: {}", own_uids.detail)
     };
     Layer { name: FILE_RULES, works, detail }
-}
-
-/// Whether everything that a script leaves can be removed. A worker that can write outside its scratch directory leaves
-/// files that are known by their uid only, so it must have a uid that no other process has. The environment of AWS Lambda
-/// belongs to this process alone.
-fn sweeping(platform: Platform, landlock: bool, private_root: bool, own_uids: &Layer) -> Layer {
-    let works = landlock || private_root || own_uids.works || platform == Platform::Lambda;
-    let detail = if works {
-        "works"
-    } else {
-        "workers share the uid of the service, so files that a script leaves in /tmp, /var/tmp or /dev/shm stay there"
-    };
-    Layer { name: SWEEPING, works, detail: String::from(detail) }
 }
 
 /// The kernel makes a process non-dumpable, without prctl(2), if its user can execute but not read its binary.

@@ -1,22 +1,20 @@
-//! Sweeping: if no mechanism stops a worker from writing to world-writable directories or from creating System V IPC
-//! objects, its leftovers there are removed when it ends. What existed before the worker is never touched.
+//! Sweeping: if no mechanism stops a worker from writing to public directories or from creating System V IPC objects, its
+//! leftovers there are removed when it ends. What existed before the worker is never touched.
 
 use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
+use super::layer::Layer;
 use super::procfs;
+use super::public::{self, Public};
 use super::removal::remove;
-use super::scratch::ScratchRoot;
 use super::sys::{self, IpcKind};
-
-/// World-writable directories.
-const PUBLIC: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 
 /// How long the workers of an earlier process may take to die of SIGKILL.
 const CLEAR_TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,15 +34,34 @@ pub struct Before {
     objects: HashSet<(IpcKind, i32)>,
 }
 
-impl Sweeper {
-    /// Creates a sweeper for the world-writable directories and the directory that holds the scratch root. It keeps the
-    /// scratch root itself if that is `in_use`.
-    pub fn new(root: &ScratchRoot, in_use: bool) -> Sweeper {
-        let mut directories: Vec<PathBuf> = PUBLIC.map(PathBuf::from).to_vec();
-        directories.extend(root.path().parent().map(Path::to_owned));
-        Sweeper { directories, keep: in_use.then(|| root.path().to_owned()) }
+/// Prepares the removal of leftovers where nothing confines a worker, and tells whether all of them can be removed. `None`
+/// if they are not known (`are_known`), since files of the service have the same uid. It keeps `keep`, the scratch root if
+/// that is in use.
+pub(super) fn prepare(
+    are_known: bool,
+    own_uids: bool,
+    keep: Option<PathBuf>,
+) -> (Option<Sweeper>, Layer) {
+    if !are_known {
+        let detail = "workers share the uid of the service, so files that a script leaves in public directories stay there";
+        return (None, layer(detail, false));
     }
+    let Public { directories, complete } = public::find(own_uids);
+    let detail = match complete {
+        true => "works",
+        false => {
+            "this host has too many directories to find all public ones; files that a script leaves in the others stay"
+        }
+    };
+    (Some(Sweeper { directories, keep }), layer(detail, complete))
+}
 
+/// The layer of the sandbox that is the removal of leftovers.
+pub(super) fn layer(detail: &str, works: bool) -> Layer {
+    Layer { name: "removal of leftovers", works, detail: String::from(detail) }
+}
+
+impl Sweeper {
     /// Records what belongs to `uid` before a script runs under it. `None` stands for the uid of the service.
     pub fn look(&self, uid: Option<u32>) -> Before {
         let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
