@@ -345,6 +345,49 @@ fn a_killed_zygote_fails_its_request_and_a_new_runtime_serves_the_next() {
     function.log_line("mainbox: this environment ends: the zygote died", 1);
 }
 
+/// In the tier `rlimits` a script can change the limits and the priority of its parent, from which later workers inherit
+/// them.
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn a_script_that_changes_the_limits_of_the_zygote_poisons_no_later_request() {
+    let function = function(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_POLICY", "off")]);
+    let look = indoc! {r#"
+        import os, resource
+        def main():
+            limits = [resource.getrlimit(name)[0] for name in (resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE)]
+            return [limits, os.getpriority(os.PRIO_PROCESS, 0), len(os.sched_getaffinity(0))]
+    "#};
+    let (_, unchanged) = run(&function, look);
+    for act in [
+        "libc.prlimit(os.getppid(), 9, (ctypes.c_ulong * 2)(180 << 20, 180 << 20), None)",
+        "libc.setpriority(0, os.getppid(), 10)",
+        "os.sched_setscheduler(os.getppid(), os.SCHED_IDLE, os.sched_param(0))",
+    ] {
+        let before = Tree::of(&function);
+        let script = formatdoc! {r#"
+            import ctypes, os
+            def main():
+                libc = ctypes.CDLL(None)
+                try:
+                    return ({act}) in (0, None)
+                except PermissionError:
+                    return False
+        "#};
+        let (_, response) = run(&function, &script);
+        // The memory limit of the zygote itself would show here.
+        let (_, after) =
+            run(&function, &look.replace("    limits", "    bytes(100 << 20)\n    limits"));
+        assert_eq!(after, unchanged, "{act}");
+        if response["result"] == true {
+            assert_ne!(Tree::of(&function).supervisor, before.supervisor, "{act}");
+            function.log_line("a script changed the limits or the priority of the service", 1);
+        } else {
+            assert_eq!(response, json!({"result": false, "stdout": ""}), "{act}");
+        }
+    }
+    assert!(declared_tier() != "rlimits" || function.log().contains("a script changed the limits"));
+}
+
 #[test]
 #[ignore = "needs the emulator: make lambda"]
 fn a_stopped_zygote_ends_the_runtime() {

@@ -44,9 +44,9 @@ use crate::sandbox::jail::Kept;
 use crate::telemetry::log;
 use crate::telemetry::prometheus::Metrics;
 
-/// The error of every request after the leftovers of a script could not be removed.
+/// The error of every request after a script left something that could not be removed or undone.
 const CONTAMINATED: &str =
-    "The leftovers of a script could not be removed; the service must be restarted";
+    "A script left something that cannot be removed or undone; the service must be restarted";
 
 /// Whether scripts can run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -70,8 +70,9 @@ pub enum Unsettled {
     /// The zygote died; on AWS Lambda only a script can have killed it.
     #[error("the zygote died")]
     ZygoteDied,
-    /// The leftovers of a script could not be removed, so the next request could meet them.
-    #[error("the leftovers of a script could not be removed")]
+    /// A script left something that could not be removed, or changed the limits or the priority of this process or the
+    /// zygote, so the next request could meet it.
+    #[error("a script left something that cannot be removed or undone")]
     Contaminated,
     /// No worker became ready in time; a script may have stopped the zygote.
     #[error("the next worker was not ready in time")]

@@ -164,7 +164,8 @@ impl Worker {
     /// Marks the worker as used. It keeps `kept`, if given, until it is gone and its leftovers are removed.
     pub(super) async fn begin_use(&mut self, kept: Option<Kept>) {
         if let Some(jail) = &mut self.process.jail {
-            jail.begin_use(kept).await;
+            let processes = [nix::unistd::getpid(), self.process.zygote.pid()];
+            jail.begin_use(kept, &processes).await;
         }
     }
 

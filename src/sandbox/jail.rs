@@ -4,8 +4,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::unistd::Pid;
+
 use super::janitor::Bin;
 use super::scratch::Scratch;
+use super::standing::Standing;
 use super::sweep::{Before, Sweeper};
 use super::uids::OwnUid;
 
@@ -21,6 +24,8 @@ pub struct Jail {
     pub ruleset: Option<OwnedFd>,
     sweeper: Option<Sweeper>,
     before: Option<Before>,
+    reaches_processes: bool,
+    standing: Option<Standing>,
     contamination: Contamination,
     uid: Option<OwnUid>,
     kept: Option<Kept>,
@@ -28,17 +33,30 @@ pub struct Jail {
 }
 
 impl Jail {
-    /// Creates the jail of a worker that no script uses yet.
+    /// Creates the jail of a worker that no script uses yet. `reaches_processes` tells whether the worker can change the
+    /// standing of other processes.
     pub(super) fn new(
         scratch: Scratch,
         ruleset: Option<OwnedFd>,
         uid: Option<OwnUid>,
         sweeper: Option<Sweeper>,
+        reaches_processes: bool,
         contamination: Contamination,
         bin: Bin,
     ) -> Jail {
-        let (before, kept) = (None, None);
-        Jail { scratch, ruleset, sweeper, before, contamination, uid, kept, bin }
+        let (before, standing, kept) = (None, None, None);
+        Jail {
+            scratch,
+            ruleset,
+            sweeper,
+            before,
+            reaches_processes,
+            standing,
+            contamination,
+            uid,
+            kept,
+            bin,
+        }
     }
 
     /// The worker's own uid; `None` if workers run under the uid of the service.
@@ -48,8 +66,11 @@ impl Jail {
 
     /// Prepares the jail for a script that is about to run in it: takes stock of the files that exist before. Keeps
     /// `kept`, if given, until the worker is gone and its leftovers are removed.
-    pub async fn begin_use(&mut self, kept: Option<Kept>) {
+    ///
+    /// `processes` are those of the service that outlive the worker.
+    pub async fn begin_use(&mut self, kept: Option<Kept>, processes: &[Pid]) {
         self.kept = kept;
+        self.standing = self.reaches_processes.then(|| Standing::of(processes));
         let Some(sweeper) = self.sweeper.clone() else { return };
         let uid = self.uid();
         // On another thread, since scripts decide how many files there are.
@@ -67,6 +88,7 @@ impl Drop for Jail {
             scratch: std::mem::replace(&mut self.scratch, Scratch::Nowhere),
             sweeper: self.sweeper.take(),
             before: self.before.take(),
+            standing: self.standing.take(),
             contamination: self.contamination.clone(),
             _uid: self.uid.take(),
             _kept: self.kept.take(),
@@ -79,6 +101,7 @@ pub(super) struct Leftovers {
     scratch: Scratch,
     sweeper: Option<Sweeper>,
     before: Option<Before>,
+    standing: Option<Standing>,
     contamination: Contamination,
     // These fields must be the last, in this order: fields are dropped in the order of their declaration, and all
     // leftovers must be removed before another worker gets the uid or what is kept.
@@ -97,6 +120,10 @@ impl Leftovers {
         };
         if let Err(error) = self.scratch.remove().and(swept) {
             tracing::error!(%error, "cannot remove the leftovers of a worker");
+            self.contamination.set();
+        }
+        if self.standing.is_some_and(|standing| standing.has_changed()) {
+            tracing::error!("a script changed the limits or the priority of the service");
             self.contamination.set();
         }
     }

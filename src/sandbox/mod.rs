@@ -17,6 +17,7 @@ mod removal;
 pub mod rlimits;
 pub mod scratch;
 pub mod seccomp;
+mod standing;
 pub mod sweep;
 pub mod sys;
 pub mod system_calls;
@@ -264,7 +265,9 @@ impl Sandbox {
             (Some(abi), Scratch::Mount | Scratch::Nowhere) => Some(self.common_ruleset(abi)?),
         };
         let (sweeper, contamination) = (self.sweeper.clone(), self.contamination.clone());
-        Ok(Jail::new(scratch, ruleset, uid, sweeper, contamination, self.janitor.bin()))
+        let reaches_processes = self.tier == Some(Tier::Rlimits);
+        let bin = self.janitor.bin();
+        Ok(Jail::new(scratch, ruleset, uid, sweeper, reaches_processes, contamination, bin))
     }
 
     /// Returns the ruleset of workers that mount their scratch directory or have none. A rule on the mount point would

@@ -47,6 +47,34 @@ pub fn memory(process: Pid) -> Option<Memory> {
     })
 }
 
+/// What processes with the same uid can change of a process, as the kernel reports it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// `/proc/PID/limits`.
+    limits: String,
+    /// Priority, nice value, real-time priority and scheduling policy, from `/proc/PID/stat`.
+    scheduling: Vec<String>,
+    /// The lines of `/proc/PID/status` about CPUs, memory nodes, and signals that are ignored or caught.
+    status: Vec<String>,
+}
+
+/// The standing of `process`; `None` if it is gone.
+pub fn standing(process: Pid) -> Option<Standing> {
+    let read = |name: &str| fs::read(format!("/proc/{process}/{name}")).ok();
+    let stat = String::from_utf8_lossy(&read("stat")?).into_owned();
+    // The name of the program, in parentheses, can contain anything. The state follows, as field 3 of proc_pid_stat(5).
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let scheduling = [18, 19, 40, 41].iter().filter_map(|number| fields.get(number - 3));
+    let status = String::from_utf8_lossy(&read("status")?).into_owned();
+    let kept = ["Cpus_allowed:", "Mems_allowed:", "SigIgn:", "SigCgt:"];
+    let status = status.lines().filter(|line| kept.iter().any(|name| line.starts_with(name)));
+    Some(Standing {
+        limits: String::from_utf8_lossy(&read("limits")?).into_owned(),
+        scheduling: scheduling.map(|field| (*field).to_owned()).collect(),
+        status: status.map(str::to_owned).collect(),
+    })
+}
+
 /// The uids that the user namespace of this process maps. All of them, if that cannot be read.
 pub fn mapped_ids() -> Vec<Range<u32>> {
     let text = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -115,9 +143,11 @@ impl Status {
         Some(Status(text))
     }
 
+    /// The value of a line. The others may be no UTF-8: a script chooses the name of its threads.
     fn field(&self, name: &str) -> Option<&str> {
-        let text = std::str::from_utf8(&self.0).ok()?;
-        text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+        let mut lines = self.0.split(|byte| *byte == b'\n');
+        let value = lines.find_map(|line| line.strip_prefix(name.as_bytes()))?;
+        std::str::from_utf8(value).ok().map(str::trim)
     }
 }
 

@@ -367,6 +367,16 @@ pub fn cpu_time(process: Pid) -> Option<Duration> {
     (status == 0).then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
+/// The input and output priority of a process: <https://man7.org/linux/man-pages/man2/ioprio_set.2.html>. `None` if the
+/// kernel does not tell it.
+pub fn io_priority(process: Pid) -> Option<i32> {
+    // IOPRIO_WHO_PROCESS of linux/ioprio.h.
+    let (whose, id) = (1 as libc::c_long, libc::c_long::from(process.as_raw()));
+    // SAFETY: ioprio_get takes integers only.
+    let priority = unsafe { libc::syscall(libc::SYS_ioprio_get, whose, id) };
+    i32::try_from(priority).ok().filter(|priority| *priority >= 0)
+}
+
 /// A kind of System V IPC object: <https://man7.org/linux/man-pages/man7/sysvipc.7.html>.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IpcKind {
