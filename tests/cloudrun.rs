@@ -180,6 +180,92 @@ fn memory_and_fork_bombs_do_not_affect_other_requests() {
     assert_eq!(container.inspect(".RestartCount"), "0");
 }
 
+/// Uses all memory that RLIMIT_AS allows, then maps more over the read-only data of the loaded libraries, which the limit
+/// does not count.
+const MAPS_OVER_LIBRARIES: &str = indoc! {r#"
+    import ctypes, mmap, numpy, pandas
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+
+    class Segment(ctypes.Structure):
+        _fields_ = [("type", ctypes.c_uint32), ("flags", ctypes.c_uint32)] + [
+            (name, ctypes.c_uint64) for name in ("offset", "address", "physical", "in_file", "size", "alignment")
+        ]
+
+    class Library(ctypes.Structure):
+        _fields_ = [
+            ("base", ctypes.c_uint64), ("name", ctypes.c_char_p),
+            ("segments", ctypes.POINTER(Segment)), ("count", ctypes.c_uint16),
+        ]
+
+    VISIT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Library), ctypes.c_size_t, ctypes.c_void_p)
+
+    def main():
+        found = []
+        def visit(library, size, data):
+            library = library.contents
+            if b"site-packages" in (library.name or b""):
+                for segment in library.segments[:library.count]:
+                    if segment.type == 1 and not segment.flags & 2:
+                        start = (library.base + segment.address + 4095) & ~4095
+                        found.append((start, (library.base + segment.address + segment.size & ~4095) - start))
+            return 0
+        libc.dl_iterate_phdr(VISIT(visit), None)
+        blocks = []
+        size = 1 << 20
+        while size >= 4096:
+            try:
+                block = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            except (OSError, MemoryError):
+                size //= 2
+                continue
+            for page in range(0, size, 4096):
+                block[page] = 1
+            blocks.append(block)
+        for start, length in found:
+            if length > 0 and libc.mmap(start, length, 3, 0x32, -1, 0) == start:
+                ctypes.memset(start, 1, length)
+        while True:
+            pass
+"#};
+
+#[test]
+#[ignore = "needs Docker and the image: make cloudrun"]
+fn four_scripts_that_use_all_memory_they_can_fit_into_a_container_of_the_documented_size() {
+    // MAINBOX_CONCURRENCY x (MAINBOX_MEMORY_MB + MAINBOX_SCRATCH_MB + 100) plus 300 MB, in MiB.
+    let memory = format!("{}m", 4 * (256 + 64 + 100) + 300);
+    let since = stdout_of(Command::new("date").arg("+%s"));
+    let container = Container::start(&[
+        "--memory",
+        &memory,
+        "--memory-swap",
+        &memory,
+        "--env",
+        "MAINBOX_CONCURRENCY=4",
+        "--env",
+        "MAINBOX_TIMEOUT_SECONDS=8",
+    ]);
+    for _ in 0..3 {
+        let answers: Vec<(u16, String, String)> = std::thread::scope(|scope| {
+            let ends: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| container.run(MAPS_OVER_LIBRARIES).unwrap().failure()))
+                .collect();
+            ends.into_iter().map(|end| end.join().unwrap()).collect()
+        });
+        for (status, kind, error) in answers {
+            // Some run out of time before they have mapped enough over libraries.
+            let ended = ["memory_limit", "timeout"].contains(&kind.as_str());
+            assert!(status == 400 && ended, "{kind}: {error}");
+        }
+    }
+    let mut events = Command::new("docker");
+    events.args(["events", "--since", &since, "--until", "0s", "--format", "{{.Action}}"]);
+    events.args(["--filter", &format!("container={}", container.id)]);
+    let events = stdout_of(&mut events);
+    assert!(events.contains("start") && !events.contains("oom"), "{events}");
+}
+
 #[test]
 #[ignore = "needs Docker and the image: make cloudrun"]
 fn the_image_reports_its_health_to_the_engine() {

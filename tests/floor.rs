@@ -362,16 +362,13 @@ fn a_worker_whose_lock_down_fails_gets_no_request() {
 fn requests_are_answered_while_the_leftovers_of_a_script_are_removed() {
     let settings = [("MAINBOX_FLOOR", "seccomp"), ("MAINBOX_PRELOAD", "")];
     let server = Server::direct(&mut without(&[libc::SYS_unshare, libc::SYS_mount], &settings));
-    let litter = |end: &str| {
+    let litter = |count: u32, end: &str| {
         formatdoc! {r#"
-            import os, time
+            import os
 
             def main():
-                end, number = time.monotonic() + 3, 0
-                while time.monotonic() < end:
-                    for number in range(number, number + 100):
-                        os.mkdir(f"d{{number}}")
-                    number += 1
+                for number in range({count}):
+                    os.mkdir(f"d{{number}}")
                 {end}
         "#}
     };
@@ -387,11 +384,16 @@ fn requests_are_answered_while_the_leftovers_of_a_script_are_removed() {
             }
             slowest
         });
-        assert_eq!(server.run(&litter("os._exit(0)")).failure().1, "exit");
-        assert_eq!(server.run(&litter("return 1")).status, 200);
-        assert_eq!(server.run("def main(): return 1").status, 200);
+        let outcomes = [
+            server.run(&litter(4000, "os._exit(0)")).failure().1,
+            server.run(&litter(1_000_000, "return 1")).failure().1,
+            server.run(&litter(4000, "return 1")).body,
+            server.run("def main(): return 1").body,
+        ];
         std::thread::sleep(Duration::from_secs(1));
         done.store(true, Ordering::Relaxed);
+        let right = r#"{"result":1,"stdout":""}"#;
+        assert_eq!(outcomes, ["exit", "scratch_limit", right, right]);
         probe.join().unwrap()
     });
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");

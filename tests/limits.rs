@@ -415,6 +415,34 @@ fn sixteen_busy_loops_on_two_workers_end_with_timeout_or_busy_in_time() {
     assert!((1..=8).contains(&retry_after), "{retry_after}");
 }
 
+#[test]
+fn a_script_with_many_threads_uses_one_cpu_on_average() {
+    if lacks("threads") {
+        return not_run("workers have no threads here");
+    }
+    let server = common::server();
+    let script = indoc! {r#"
+        import hashlib, threading, time
+
+        def main():
+            began, end = time.monotonic(), time.monotonic() + 1.5
+            def work():
+                while time.monotonic() < end:
+                    hashlib.pbkdf2_hmac("sha256", b"a", b"b", 20_000)
+            threads = [threading.Thread(target=work) for _ in range(31)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            return [time.process_time(), time.monotonic() - began]
+    "#};
+    let answer = server.run(script);
+    let used = answer.json()["result"][0].as_f64().unwrap();
+    let wall = answer.json()["result"][1].as_f64().unwrap();
+    // Beyond its share, a script may use 100 ms at once and what two CPUs do between two looks.
+    assert!(used < wall + 0.4, "{used} s of CPU time in {wall} s");
+}
+
 /// The kernel counts the threads of a uid, also across containers.
 #[test]
 fn the_workers_of_two_services_have_different_uids() {

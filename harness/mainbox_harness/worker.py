@@ -32,9 +32,7 @@ NAME_LENGTH = struct.Struct("<H")
 MAX_REASON = 2000
 
 
-def live(
-    descriptors: list[int], lockdown: dict[str, Any], late_limits: LateLimits | None, zygote: int
-) -> NoReturn:
+def live(descriptors: list[int], lockdown: dict[str, Any], late_limits: LateLimits | None, zygote: int) -> NoReturn:
     """Runs in the child of the fork. `descriptors` are channel, stdout, stderr and, if there is one, the ruleset."""
     channel = Channel(descriptors[0])
     step = "descriptors"

@@ -28,6 +28,8 @@ pub enum Kind {
     Timeout,
     /// The memory limit was reached.
     MemoryLimit,
+    /// The scratch directory exceeds its limit.
+    ScratchLimit,
     /// A signal killed the worker, or the script broke the worker's protocol.
     Crashed,
     /// The API key is missing or unknown.
@@ -54,7 +56,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 22] = [
         Kind::InvalidRequest,
         Kind::SyntaxError,
         Kind::MissingMain,
@@ -65,6 +67,7 @@ impl Kind {
         Kind::ResultTooLarge,
         Kind::Timeout,
         Kind::MemoryLimit,
+        Kind::ScratchLimit,
         Kind::Crashed,
         Kind::Unauthorized,
         Kind::ForbiddenOrigin,
@@ -91,6 +94,7 @@ impl Kind {
             Kind::ResultTooLarge => "result_too_large",
             Kind::Timeout => "timeout",
             Kind::MemoryLimit => "memory_limit",
+            Kind::ScratchLimit => "scratch_limit",
             Kind::Crashed => "crashed",
             Kind::Unauthorized => "unauthorized",
             Kind::ForbiddenOrigin => "forbidden_origin",
@@ -118,6 +122,7 @@ impl Kind {
             | Kind::ResultTooLarge
             | Kind::Timeout
             | Kind::MemoryLimit
+            | Kind::ScratchLimit
             | Kind::Crashed => StatusCode::BAD_REQUEST,
             Kind::Unauthorized => StatusCode::UNAUTHORIZED,
             Kind::ForbiddenOrigin => StatusCode::FORBIDDEN,
@@ -192,6 +197,7 @@ mod tests {
                 "result_too_large 400",
                 "timeout 400",
                 "memory_limit 400",
+                "scratch_limit 400",
                 "crashed 400",
                 "unauthorized 401",
                 "forbidden_origin 403",

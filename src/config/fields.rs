@@ -43,6 +43,8 @@ pub struct Config {
     pub memory_bytes: u64,
     /// Scripts that run at once.
     pub concurrency: usize,
+    /// CPUs that a script with several threads may use on average.
+    pub cpus_per_script: usize,
     /// Requests that may wait for a worker.
     pub queue: usize,
     /// How long each of them may wait.
@@ -57,7 +59,7 @@ pub struct Config {
     pub max_result_bytes: usize,
     /// Largest total size of the returned files, bytes.
     pub max_files_bytes: usize,
-    /// Largest file in the scratch directory, bytes.
+    /// Size of the scratch directory, and of the largest file in it, bytes.
     pub scratch_bytes: u64,
     /// Where execution metrics are printed.
     pub metrics: Metrics,
@@ -89,6 +91,7 @@ impl Config {
             timeout: Duration::ZERO,
             memory_bytes: 0,
             concurrency: 0,
+            cpus_per_script: 0,
             queue: 0,
             queue_timeout: Duration::ZERO,
             idle_after: Duration::ZERO,

@@ -239,6 +239,7 @@ mod tests {
             ("MAINBOX_MEMORY_MB", "-1"),
             ("MAINBOX_CONCURRENCY", "0"),
             ("MAINBOX_CONCURRENCY", "+2"),
+            ("MAINBOX_CPUS_PER_SCRIPT", "0"),
             ("MAINBOX_ARCHIVE", "mainbox.archive"),
             ("MAINBOX_ARCHIVE", "/nowhere/mainbox.archive"),
             ("MAINBOX_QUEUE", "many"),

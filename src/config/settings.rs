@@ -262,6 +262,15 @@ pub const SETTINGS: &[Setting] = &[
         }),
     },
     Setting {
+        name: "MAINBOX_CPUS_PER_SCRIPT",
+        value: "COUNT",
+        default: DefaultValue::Is("1"),
+        meaning: "CPUs that a script with several threads may use on average; if more scripts run than there are CPUs, each gets an equal part",
+        reader: Reader::Number(1..=MAX_CPUS, |config, value| {
+            config.cpus_per_script = value as usize;
+        }),
+    },
+    Setting {
         name: "MAINBOX_QUEUE",
         value: "COUNT",
         default: DefaultValue::Is("64"),
@@ -326,7 +335,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_SCRATCH_MB",
         value: "MB",
         default: DefaultValue::Is("64"),
-        meaning: "largest file in the scratch directory, MB; in the tier `namespaces` also the size of that directory",
+        meaning: "size of the scratch directory, and of the largest file in it, MB",
         reader: Reader::Number(0..=4096, |config, value| config.scratch_bytes = value * MIB),
     },
     Setting {
@@ -383,6 +392,7 @@ pub const SETTINGS: &[Setting] = &[
 
 /// The largest number of scripts that can run at once.
 const MAX_CONCURRENCY: u64 = 256;
+const MAX_CPUS: u64 = 1024;
 
 fn available_cpus() -> u64 {
     std::thread::available_parallelism().map_or(1, usize::from).min(MAX_CONCURRENCY as usize) as u64

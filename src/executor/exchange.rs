@@ -11,6 +11,7 @@ use super::frames::{
 use super::job::Job;
 use super::outcome::{self, Returned};
 use super::protocol::{OutputLimits, RunOptions, from_worker, to_worker};
+use super::watch::Breach;
 use crate::api::catalogue::Failure;
 use crate::api::files::{Files, MAX_FILES, MAX_NAME_BYTES, MAX_NAME_PARTS};
 use crate::api::json_depth;
@@ -37,6 +38,8 @@ pub(super) enum ExchangeEnd {
     Timeout,
     /// The zygote died, and the worker with it.
     ZygoteGone,
+    /// The script passed a limit that the kernel does not enforce.
+    Breached(Breach),
 }
 
 /// Sends the request and receives the frames of the answer: files first, then the frame that ends the answer.

@@ -11,6 +11,7 @@ mod exchange;
 mod fake_zygote;
 pub mod frames;
 mod harness;
+mod health;
 mod import_scan;
 mod job;
 pub mod outcome;
@@ -19,18 +20,20 @@ mod pool;
 pub mod protocol;
 mod reaper;
 pub mod self_test;
+mod watch;
 mod worker;
 mod worker_start;
 mod zygote;
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use tokio::time::{Instant as Deadline, timeout_at};
 
 use self::admission::{Admission, RunPermit};
 use self::essential::spawn_essential;
+pub use self::health::{Health, Unsettled};
 pub use self::job::Job;
 use self::outcome::Execution;
 use self::pool::Pool;
@@ -48,36 +51,8 @@ use crate::telemetry::prometheus::Metrics;
 const CONTAMINATED: &str =
     "A script left something that cannot be removed or undone; the service must be restarted";
 
-/// Whether scripts can run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Health {
-    /// Not yet: Python is starting, or the self-test is running.
-    Starting,
-    /// Yes.
-    Healthy,
-    /// No, for this reason.
-    Unhealthy(String),
-}
-
 /// How long [`Executor::settle`] waits for a worker to be gone and the next one to be ready. It usually takes 20 ms.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Why the process must not serve another request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Unsettled {
-    /// The zygote died; on AWS Lambda only a script can have killed it.
-    #[error("the zygote died")]
-    ZygoteDied,
-    /// A script left something that could not be removed, or changed the limits or the priority of this process or the
-    /// zygote, so the next request could meet it.
-    #[error("a script left something that cannot be removed or undone")]
-    Contaminated,
-    /// No worker became ready in time; a script may have stopped the zygote.
-    #[error("the next worker was not ready in time")]
-    TooSlow,
-}
 
 /// Runs scripts, each in a worker of its own.
 pub struct Executor {
@@ -90,6 +65,8 @@ pub struct Executor {
     preloaded: Arc<Pool>,
     admission: Admission,
     metrics: Arc<Metrics>,
+    /// The CPUs of this process.
+    cpus: usize,
 }
 
 impl Executor {
@@ -111,6 +88,7 @@ impl Executor {
             metrics,
             config,
             sandbox,
+            cpus: std::thread::available_parallelism().map_or(1, NonZero::get),
         });
         spawn_essential(reaper::reap_children());
         for pool in executor.pools() {
@@ -185,7 +163,8 @@ impl Executor {
             self.check_contamination()?;
             let queue = arrived.elapsed();
             job.progress.begin_run(queue);
-            let run = worker.run(job, &self.config, queue, is_last_try);
+            let cpus = || self.cpus_for_each();
+            let run = worker.run(job, &self.config, queue, is_last_try, &cpus);
             let Some((execution, process)) = run.await else { continue };
             if !one_at_a_time && !self.admission.has_waiters() {
                 tokio::spawn(process.end_after(pool::RESPONSE_FIRST));
@@ -193,6 +172,12 @@ impl Executor {
             return Ok(execution);
         }
         Err(worker::lost())
+    }
+
+    /// The CPUs that each running script may use now.
+    fn cpus_for_each(&self) -> f64 {
+        let share = self.cpus as f64 / self.admission.running().max(1) as f64;
+        share.min(self.config.cpus_per_script as f64)
     }
 
     fn check_contamination(&self) -> Result<(), Failure> {

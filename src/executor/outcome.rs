@@ -8,9 +8,12 @@ use serde_json::value::RawValue;
 use super::frames::{Frame, file_of};
 use super::output_capture::Captured;
 use super::protocol::{ScriptFailure, from_worker};
+use super::watch::Breach;
 use crate::api::catalogue::{Failure, Kind};
 use crate::api::files::Files;
 use crate::api::json_depth;
+use crate::sandbox::policy::{MAX_SCRATCH_DEPTH, MAX_SCRATCH_FILES};
+use crate::sandbox::usage::Excess;
 use crate::telemetry::execution_record::ExecutionRecord;
 
 /// Everything that is known about a run.
@@ -137,6 +140,21 @@ pub fn protocol_violation() -> Failure {
         Kind::Crashed,
         "The script broke the worker process before it could send the result",
     )
+}
+
+/// The script passed a limit that the supervisor watches. `memory_mb` and `scratch_bytes` are the limits of the run.
+pub(super) fn of_breach(breach: Breach, memory_mb: u64, scratch_bytes: u64) -> Failure {
+    let error = match breach {
+        Breach::Memory => return memory_limit(memory_mb),
+        Breach::Scratch(Excess::Bytes) => {
+            let limit = scratch_bytes >> 20;
+            format!("The script wrote more than its limit of {limit} MB to its scratch directory")
+        }
+        Breach::Scratch(Excess::Files) => format!(
+            "The script created more than {MAX_SCRATCH_FILES} files, or directories more than {MAX_SCRATCH_DEPTH} levels deep"
+        ),
+    };
+    Failure::new(Kind::ScratchLimit, error)
 }
 
 /// The wall time limit was reached.

@@ -1,59 +1,47 @@
 //! A worker as the supervisor sees it: forked ahead of time, locked down, and used for one request.
 
+mod process;
+
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::unistd::Pid;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::Instrument;
 
+pub(super) use self::process::Process;
+use self::process::{REAP_TIMEOUT, give_back};
 use super::exchange::{ExchangeEnd, exchange};
 use super::job::Job;
-use super::outcome::{self, Execution, Returned};
+use super::outcome::{self, Execution};
 use super::output_capture::OutputCapture;
 use super::protocol::Start;
 use super::worker_start::{self, StartError, discard_early_output, fork_error, greeting, pipe};
-use super::zygote::{Exit, Zygote};
+use super::zygote::Zygote;
 use crate::api::catalogue::{Failure, Kind};
 use crate::config::Config;
-use crate::sandbox::jail::{Jail, Kept};
+use crate::sandbox::jail::Kept;
 use crate::sandbox::process::ProcessHandle;
+use crate::sandbox::procfs::Memory;
 use crate::sandbox::scratch::Scratch;
-use crate::sandbox::{Sandbox, namespaces, procfs, rlimits, sys};
+use crate::sandbox::{Sandbox, namespaces, procfs, rlimits};
 
 /// How long a worker may take to lock itself down and warm up before its zygote counts as stuck.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a worker that closed its channel may take to exit, so that its exit status can explain what happened. It
-/// usually takes a millisecond; on an overloaded machine, it has taken more than 50.
-const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// How long the cause of a failed start may take to arrive after the worker's own end: the report of a failed fork, or the
 /// death of the zygote.
 const CAUSE_GRACE: Duration = Duration::from_millis(50);
-/// How long the zygote may take to reap a worker that was killed, before that is logged.
-const REAP_TIMEOUT: Duration =
-    if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(5) };
+
 /// A worker that waits for its request.
 pub(super) struct Worker {
     process: Process,
     channel: UnixStream,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
-    /// The resident set before the request, bytes. Peak memory is reported on top of it.
-    resident_bytes: u64,
-}
-
-/// The process of a worker. Dropping it kills the process and then releases its jail.
-pub(super) struct Process {
-    worker: u64,
-    /// `None` before the process is known and once it is reaped or killed.
-    handle: Option<ProcessHandle>,
-    zygote: Arc<Zygote>,
-    jail: Option<Jail>,
+    /// Its memory before the request. Peak memory is reported on top of it.
+    memory: Option<Memory>,
 }
 
 impl Worker {
@@ -119,8 +107,8 @@ impl Worker {
         let pid = started?;
         zygote.forked(worker);
         process.handle = Some(ProcessHandle::of(pid));
-        let resident_bytes = procfs::memory(pid).map_or(0, |memory| memory.resident_bytes);
-        Ok(Worker { process, channel, stdout, stderr, resident_bytes })
+        let memory = procfs::memory(pid);
+        Ok(Worker { process, channel, stdout, stderr, memory })
     }
 
     /// Returns whether the worker can still be given a request: it lives, and nothing has removed its scratch directory.
@@ -146,7 +134,7 @@ impl Worker {
 
     /// The id of its process.
     #[cfg(test)]
-    pub(super) fn pid(&self) -> Pid {
+    pub(super) fn pid(&self) -> nix::unistd::Pid {
         self.process.pid().unwrap()
     }
 
@@ -172,6 +160,8 @@ impl Worker {
     /// Runs `job`. Every wait for the worker has a deadline. The process is returned together with the execution;
     /// dropping it, or this future, kills the worker.
     ///
+    /// `cpus` returns how many CPUs the script may use now.
+    ///
     /// Returns `None` if the worker died before it had read the request, which means that nothing has run. On the last
     /// try (`is_last_try`), this is reported as a failure instead.
     pub(super) async fn run(
@@ -180,6 +170,7 @@ impl Worker {
         config: &Config,
         queue: Duration,
         is_last_try: bool,
+        cpus: &(dyn Fn() -> f64 + Sync),
     ) -> Option<(Execution, Process)> {
         let started = Instant::now();
         let own_end = started + job.timeout;
@@ -191,13 +182,15 @@ impl Worker {
         let end = {
             let gone = self.process.zygote.gone();
             let exchange = exchange(&mut self.channel, job, config);
-            tokio::pin!(gone, exchange);
+            let breach = self.process.breach(self.memory, job, config, cpus);
+            tokio::pin!(gone, exchange, breach);
             loop {
                 tokio::select! {
                     biased;
                     () = sleep_until(deadline) => break ExchangeEnd::Timeout,
                     () = &mut gone => break ExchangeEnd::ZygoteGone,
                     end = &mut exchange => break end,
+                    breach = &mut breach => break ExchangeEnd::Breached(breach),
                     () = stdout.pump() => {}
                     () = stderr.pump() => {}
                 }
@@ -212,6 +205,10 @@ impl Worker {
             }
             ExchangeEnd::Timeout => (Err(outcome::timed_out(job.timeout)), None),
             ExchangeEnd::ZygoteGone => (Err(lost()), None),
+            ExchangeEnd::Breached(breach) => {
+                let memory_mb = job.memory_bytes >> 20;
+                (Err(outcome::of_breach(breach, memory_mb, config.scratch_bytes)), None)
+            }
             ExchangeEnd::NotStarted if !is_last_try => return None,
             // On the last try, the request itself may be what ended the worker.
             ExchangeEnd::NotStarted | ExchangeEnd::Closed => self.process.explain_end(job).await,
@@ -228,7 +225,7 @@ impl Worker {
             queue,
             run,
             cpu,
-            peak_memory: peak.saturating_sub(self.resident_bytes),
+            peak_memory: peak.saturating_sub(self.memory.map_or(0, |memory| memory.resident_bytes)),
         };
         Some((execution, self.process))
     }
@@ -237,87 +234,6 @@ impl Worker {
 /// The failure for a worker that was lost through no fault of the script.
 pub(super) fn lost() -> Failure {
     Failure::new(Kind::Internal, "The worker was lost; this is not the script's fault")
-}
-
-/// What a process has used so far.
-struct Cost {
-    cpu: Option<Duration>,
-    peak_bytes: Option<u64>,
-}
-
-impl Process {
-    /// Ends the process after `delay`.
-    pub(super) async fn end_after(self, delay: Duration) {
-        tokio::time::sleep(delay).await;
-    }
-
-    /// Its process id. The zygote reaps only on order, so the id belongs to this worker as long as the zygote lives.
-    fn pid(&self) -> Option<Pid> {
-        self.handle.as_ref().map(|handle| handle.pid)
-    }
-
-    fn cpu_time(&self) -> Option<Duration> {
-        self.pid().and_then(sys::cpu_time)
-    }
-
-    /// Measured from outside, so a script cannot report less than it used.
-    fn cost(&self) -> Cost {
-        Cost {
-            cpu: self.cpu_time(),
-            peak_bytes: self.pid().and_then(procfs::memory).map(|memory| memory.peak_bytes),
-        }
-    }
-
-    /// Finds out why the channel closed without an answer, from the exit status.
-    async fn explain_end(&mut self, job: &Job) -> (Result<Returned, Failure>, Option<Exit>) {
-        let mut reaped = self.zygote.reap(self.worker);
-        let exit = match timeout(EXIT_GRACE, &mut reaped).await {
-            Ok(Ok(exit)) => Some(exit),
-            Ok(Err(_)) => return (Err(lost()), None),
-            Err(_) => None,
-        };
-        let Some(exit) = exit else {
-            self.end(Some(reaped));
-            return (Err(outcome::protocol_violation()), None);
-        };
-        self.handle = None;
-        self.jail = None;
-        let cpu_seconds = rlimits::cpu_seconds(job.timeout);
-        (Err(outcome::of_exit(exit.status, job.memory_bytes >> 20, cpu_seconds)), Some(exit))
-    }
-
-    fn kill(&mut self) {
-        if let Some(handle) = self.handle.take() {
-            handle.kill();
-        }
-    }
-
-    /// Kills the process, and releases its jail once the process is certainly gone.
-    fn end(&mut self, reaped: Option<oneshot::Receiver<Exit>>) {
-        self.kill();
-        let Some(jail) = self.jail.take() else { return };
-        let reaped = reaped.unwrap_or_else(|| self.zygote.reap(self.worker));
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(give_back(self.worker, reaped, jail).in_current_span());
-        }
-    }
-}
-
-/// Gives a jail back once its worker is certainly gone. Until then its uid and its directory stay in use, however long
-/// the worker takes to die: a process in an uninterruptible sleep ignores even SIGKILL.
-async fn give_back(worker: u64, mut reaped: oneshot::Receiver<Exit>, jail: Jail) {
-    if timeout(REAP_TIMEOUT, &mut reaped).await.is_err() {
-        tracing::warn!(worker, "a killed worker still lives; its uid and directory stay in use");
-        // Fails when the zygote is gone, and then the kernel kills its workers.
-        let _ = reaped.await;
-    }
-    drop(jail);
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.end(None);
-    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod sweep;
 pub mod sys;
 pub mod system_calls;
 mod uids;
+pub mod usage;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};

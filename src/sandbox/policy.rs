@@ -26,8 +26,12 @@ pub const WORKER_UID_RANGES: [std::ops::Range<u32>; 2] = [0x7000_0000..0x7ffe_00
 pub const MAX_THREADS: u64 = 64;
 /// The largest number of open file descriptors of a worker, the four that it starts with included.
 pub const MAX_DESCRIPTORS: u64 = 128;
-/// The largest number of files and directories in a scratch directory that is a file system of its own.
+/// The largest number of signals that may be queued for a worker. The kernel allows tens of thousands.
+pub const MAX_QUEUED_SIGNALS: u64 = 64;
+/// The largest number of files and directories in a scratch directory.
 pub const MAX_SCRATCH_FILES: u64 = 4096;
+/// The most levels of directories in a scratch directory that is not a file system of its own.
+pub const MAX_SCRATCH_DEPTH: u32 = 64;
 /// The largest main stack of a worker, bytes. This is the usual default of Linux distributions.
 pub const STACK_BYTES: u64 = 8 << 20;
 /// The distance of the hard memory limit from the soft one, bytes. A worker that reaches the soft limit raises it by

@@ -24,10 +24,24 @@ impl ProcessHandle {
 
     /// Sends SIGKILL. Does nothing if the process is gone.
     pub fn kill(&self) {
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// Stops the process with all its threads. Does nothing if it is gone.
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Continues the process after [`ProcessHandle::stop`].
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
         // Fails only if the process is gone.
         let _ = match &self.descriptor {
-            Some(descriptor) => sys::pidfd_kill(descriptor),
-            None => kill(self.pid, Signal::SIGKILL).map_err(Into::into),
+            Some(descriptor) => sys::pidfd_signal(descriptor, signal),
+            None => kill(self.pid, signal).map_err(Into::into),
         };
     }
 }

@@ -30,6 +30,12 @@ pub struct Memory {
     pub resident_bytes: u64,
     /// The largest resident set so far. gVisor does not report it; there it is the resident set.
     pub peak_bytes: u64,
+    /// The part of the resident set that is no file. gVisor does not report it.
+    pub anonymous_bytes: Option<u64>,
+    /// What is mapped for writing by this process alone, touched or not. gVisor does not report it.
+    pub private_bytes: Option<u64>,
+    /// The number of threads.
+    pub threads: u64,
 }
 
 /// The memory of `process`; `None` if it is gone.
@@ -44,6 +50,11 @@ pub fn memory(process: Pid) -> Option<Memory> {
         mapped_bytes: bytes("VmSize:")?,
         resident_bytes,
         peak_bytes: bytes("VmHWM:").unwrap_or(resident_bytes),
+        anonymous_bytes: bytes("RssAnon:")
+            .zip(bytes("RssShmem:"))
+            .map(|(own, shared)| own + shared),
+        private_bytes: bytes("VmData:").zip(bytes("RssAnon:")).map(|(data, _)| data),
+        threads: status.field("Threads:").and_then(|number| number.parse().ok()).unwrap_or(1),
     })
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Serialize, Serializer};
 
-use super::policy::{MAX_DESCRIPTORS, MAX_THREADS, MEMORY_RESERVE_BYTES, STACK_BYTES};
+use super::policy::{
+    MAX_DESCRIPTORS, MAX_QUEUED_SIGNALS, MAX_THREADS, MEMORY_RESERVE_BYTES, STACK_BYTES,
+};
 use crate::config::Config;
 
 /// One resource limit, as for setrlimit(2). The unit depends on the resource: bytes, seconds or a number.
@@ -59,6 +61,7 @@ pub fn limits(config: &Config, timeout: Duration, memory: u64) -> Vec<Limit> {
         limit(Resource::RLIMIT_NPROC, MAX_THREADS, MAX_THREADS),
         limit(Resource::RLIMIT_FSIZE, config.scratch_bytes, config.scratch_bytes),
         limit(Resource::RLIMIT_STACK, STACK_BYTES, STACK_BYTES),
+        limit(Resource::RLIMIT_SIGPENDING, MAX_QUEUED_SIGNALS, MAX_QUEUED_SIGNALS),
         limit(Resource::RLIMIT_CORE, 0, 0),
     ]
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::namespaces::{Plan, Step};
@@ -420,16 +421,16 @@ pub fn pidfd_open(process: Pid) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) })
 }
 
-/// Sends SIGKILL to the process that a descriptor from [`pidfd_open`] refers to.
+/// Sends a signal to the process that a descriptor from [`pidfd_open`] refers to.
 ///
 /// # Errors
 /// When the process is gone.
-pub fn pidfd_kill(process: &OwnedFd) -> io::Result<()> {
+pub fn pidfd_signal(process: &OwnedFd, signal: Signal) -> io::Result<()> {
     let (info, flags): (*const libc::siginfo_t, libc::c_uint) = (ptr::null(), 0);
-    let process = process.as_raw_fd();
+    let (process, signal) = (process.as_raw_fd(), signal as libc::c_int);
     // SAFETY: with a null pointer, the kernel reads no siginfo_t and fills one in as kill(2) does. The other arguments are
     // integers.
     let status =
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process, libc::SIGKILL, info, flags) };
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process, signal, info, flags) };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -81,7 +81,6 @@ impl World {
             ("threads", threads),
             ("files", tier == "rlimits"),
             ("sweep", missing("removal of leftovers")),
-            ("capped-scratch", by_chroot),
             ("peak", by_chroot),
         ];
         let lacks = found.into_iter().filter(|(_, lacks)| *lacks);

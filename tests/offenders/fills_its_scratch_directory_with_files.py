@@ -1,8 +1,8 @@
-"""Promise 4; tiers: namespaces; does not bite: it would fill the disk of the test machine."""
+"""Promise 4; tiers: namespaces, seccomp, landlock; does not bite: it would fill the disk of the test machine."""
 
 
 def offence():
-    for number in range(5_000):
+    for number in range(50_000):
         with open(f"file-{number}", "w"):
             pass
     return number

@@ -206,7 +206,7 @@ impl Pool {
         };
         worker.begin_use(None).await;
         let job = self_test::job(&self.config);
-        let run = worker.run(&job, &self.config, Duration::ZERO, false).await;
+        let run = worker.run(&job, &self.config, Duration::ZERO, false, &|| 1.0).await;
         self.refill(false);
         let (execution, _process) = run.ok_or("the worker died")?;
         self_test::findings(&execution, &self.sandbox)

@@ -25,7 +25,7 @@ async fn run(script: &'static str) -> Execution {
     let config = config();
     let job = Job { timeout: Duration::from_secs(5), ..Job::new(request, &config) };
     let worker = start(Fork::Shell(script)).await.unwrap();
-    let run = worker.run(&job, &config, Duration::ZERO, true).await;
+    let run = worker.run(&job, &config, Duration::ZERO, true, &|| 1.0).await;
     run.unwrap().0
 }
 
