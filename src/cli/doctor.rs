@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::error::CommandError;
+use super::kernel_hint::kernel_hint;
 use super::output::print;
 use crate::executor::{Executor, Health};
 
@@ -13,16 +14,19 @@ use crate::executor::{Executor, Health};
 pub(super) async fn doctor(executor: &Arc<Executor>) -> Result<bool, CommandError> {
     let findings = executor.self_test_results().await.unwrap_or_default();
     let sandbox = executor.sandbox();
+    let kernel = uname();
     let mut lines = vec![
-        format!("host       {}", host()),
+        format!("host       {} {} {}", kernel.system, kernel.release, kernel.machine),
         match executor.zygote() {
             Some(zygote) => format!("python     {}", zygote.python),
             None => String::from("python     does not start; see the messages above"),
         },
         format!("isolation  {}", sandbox.tier_name()),
-        String::new(),
-        String::from("layers"),
     ];
+    lines.extend(
+        kernel_hint(&kernel.release, &kernel.version).map(|hint| format!("hint       {hint}")),
+    );
+    lines.extend([String::new(), String::from("layers")]);
     for layer in &sandbox.layers {
         let mark = if layer.works { "yes" } else { "no " };
         lines.push(format!("  {mark}  {}: {}", layer.name, layer.detail));
@@ -36,13 +40,25 @@ pub(super) async fn doctor(executor: &Arc<Executor>) -> Result<bool, CommandErro
     Ok(executor.health() == Health::Healthy)
 }
 
-fn host() -> String {
+/// What the kernel says of itself.
+#[derive(Default)]
+struct Kernel {
+    system: String,
+    release: String,
+    version: String,
+    machine: String,
+}
+
+fn uname() -> Kernel {
+    let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
+    // Fails only with a bad pointer.
     nix::sys::utsname::uname().map_or_else(
-        |errno| errno.to_string(),
-        |name| {
-            let [system, release, machine] = [name.sysname(), name.release(), name.machine()]
-                .map(|part| part.to_string_lossy().into_owned());
-            format!("{system} {release} {machine}")
+        |_| Kernel::default(),
+        |name| Kernel {
+            system: text(name.sysname()),
+            release: text(name.release()),
+            version: text(name.version()),
+            machine: text(name.machine()),
         },
     )
 }

@@ -4,6 +4,7 @@ pub mod arguments;
 mod doctor;
 pub mod error;
 mod health;
+mod kernel_hint;
 mod manual;
 mod output;
 mod run;
