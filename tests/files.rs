@@ -341,3 +341,34 @@ fn files_are_not_visible_to_the_next_request() {
         assert_eq!(runs(list, &json!({})), (json!(["outputs"]), Value::Null));
     }
 }
+
+#[test]
+fn a_script_changes_modes_times_and_sizes_of_its_files() {
+    if lacks("files") {
+        return not_run("a script cannot open files here");
+    }
+    let script = indoc! {r#"
+        import os, pathlib, shutil, stat
+
+        def main():
+            file = pathlib.Path("file")
+            file.write_text("content")
+            shutil.copy(file, "copied")
+            os.truncate(file, 4)
+            try:
+                file.chmod(0o640)
+                os.utime(file, (5, 7))
+                shutil.copy2(file, "copy")
+                shutil.copytree(".", "tree", ignore=lambda *_: ["tree", "outputs"])
+            except PermissionError as error:
+                return error.strerror
+            found = os.stat("tree/copy")
+            return [oct(stat.S_IMODE(found.st_mode)), found.st_mtime, found.st_size]
+    "#};
+    let expected = if lacks("modes") {
+        json!("changing the mode or the times of a file is not available in this sandbox")
+    } else {
+        json!(["0o640", 7.0, 4])
+    };
+    assert_eq!(common::server().run(script).json()["result"], expected);
+}

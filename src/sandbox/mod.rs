@@ -140,13 +140,13 @@ impl Sandbox {
             });
         }
         let own_uids = probe.own_uids();
+        let shares_uid = tier == Some(Tier::Seccomp) && !own_uids;
+        let owned = shares_uid.then(|| ownership::first_owned(&probe.readable)).flatten();
         let workers = match tier {
             Some(Tier::Namespaces) => Some(For::OwnUid),
             Some(Tier::Seccomp) if own_uids => Some(For::OwnUid),
             // Without Landlock, a worker can open whatever the service owns.
-            Some(Tier::Seccomp)
-                if probe.landlock.is_some() && !ownership::owns_any(&probe.readable) =>
-            {
+            Some(Tier::Seccomp) if probe.landlock.is_some() && owned.is_none() => {
                 Some(For::NotOwners)
             }
             Some(Tier::Seccomp) => Some(For::All),
@@ -174,6 +174,7 @@ impl Sandbox {
         if let (true, Some(Tier::Rlimits), Some(sweeper)) = (on_lambda, tier, &sweeper) {
             sweeper.clear().map_err(SandboxError::Leftovers)?;
         }
+        let more_layers = [sweeping, ownership::layer(owned)];
         let plan = probe.plan.filter(|_| tier == Some(Tier::Namespaces)).unwrap_or_default();
         Ok(Sandbox {
             tier,
@@ -181,7 +182,7 @@ impl Sandbox {
             landlock: probe.landlock,
             shares_files: open && !own_uids,
             uids: own_uids.then(|| Uids::new(probe.worker_uids)),
-            layers: probe.layers.into_iter().chain([sweeping]).collect(),
+            layers: probe.layers.into_iter().chain(more_layers).collect(),
             readable: probe.readable,
             janitor: Janitor::start().map_err(SandboxError::Janitor)?,
             scratch: probe.scratch,

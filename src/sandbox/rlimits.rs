@@ -54,16 +54,24 @@ pub fn cpu_seconds(timeout: Duration) -> u64 {
 /// [`MEMORY_RESERVE_BYTES`], which the worker uses to report a `MemoryError`.
 pub fn limits(config: &Config, timeout: Duration, memory: u64) -> Vec<Limit> {
     let cpu = cpu_seconds(timeout);
-    vec![
+    let mut limits = vec![
         limit(Resource::RLIMIT_AS, memory, memory + MEMORY_RESERVE_BYTES),
         limit(Resource::RLIMIT_CPU, cpu, cpu + 1),
         limit(Resource::RLIMIT_NOFILE, MAX_DESCRIPTORS, MAX_DESCRIPTORS),
         limit(Resource::RLIMIT_NPROC, MAX_THREADS, MAX_THREADS),
         limit(Resource::RLIMIT_FSIZE, config.scratch_bytes, config.scratch_bytes),
         limit(Resource::RLIMIT_STACK, STACK_BYTES, STACK_BYTES),
-        limit(Resource::RLIMIT_SIGPENDING, MAX_QUEUED_SIGNALS, MAX_QUEUED_SIGNALS),
         limit(Resource::RLIMIT_CORE, 0, 0),
-    ]
+    ];
+    if is_settable(Resource::RLIMIT_SIGPENDING) {
+        limits.push(limit(Resource::RLIMIT_SIGPENDING, MAX_QUEUED_SIGNALS, MAX_QUEUED_SIGNALS));
+    }
+    limits
+}
+
+/// Returns whether the kernel lets a process set this limit. gVisor refuses those that it does not enforce.
+fn is_settable(resource: Resource) -> bool {
+    getrlimit(resource).and_then(|(soft, hard)| setrlimit(resource, soft, hard)).is_ok()
 }
 
 /// The limits of the tier `rlimits` that a worker sets after the imports of the script and before its first line. From

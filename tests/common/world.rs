@@ -82,6 +82,12 @@ impl World {
             ("files", tier == "rlimits"),
             ("sweep", missing("removal of leftovers")),
             ("peak", by_chroot),
+            (
+                "modes",
+                tier == "seccomp"
+                    && own_uid
+                    && (missing("landlock") || missing("libraries of another owner")),
+            ),
         ];
         let lacks = found.into_iter().filter(|(_, lacks)| *lacks);
         World { tier: tier.to_owned(), lacks: lacks.map(|(what, _)| what.to_owned()).collect() }
