@@ -8,7 +8,7 @@ use indoc::formatdoc;
 use serde_json::json;
 
 const IMPORTS: &str = "
-import collections, dataclasses, datetime, decimal, enum, fractions, pathlib, typing, uuid
+import collections, dataclasses, datetime, decimal, enum, fractions, pathlib, re, typing, uuid
 import numpy as np
 import pandas as pd
 
@@ -108,7 +108,15 @@ fn keys_become_strings() {
         ("{Color.RED: 1, Level.HIGH: 2}", "{\"red\":1,\"3\":2}"),
         ("{2**70: 1}", "{\"1180591620717411303424\":1}"),
     ]);
-    has_no_form("{(1, 2): 3}", "result[(1, 2)] has a key of type tuple, which has no JSON form");
+    have_forms(&[
+        ("{(1, 'a'): 2}", "{\"[1,\\\"a\\\"]\":2}"),
+        ("{pd.Period('2024-01'): 1, pd.Interval(0, 5): 2}", "{\"2024-01\":1,\"(0, 5]\":2}"),
+        ("{np.str_('x'): 1}", "{\"x\":1}"),
+    ]);
+    has_no_form(
+        "[{frozenset({1}): 3}]",
+        "result[0] has the key frozenset({1}), which has no JSON form",
+    );
     has_no_form("{1: 'a', '1': 'b'}", "result['1'] stands for two different keys");
 }
 
@@ -128,7 +136,7 @@ fn numpy_scalars_of_every_type_have_a_form() {
         ("np.timedelta64(90, 's')", "90.0"),
         ("np.array((1, 'a'), dtype=[('n', int), ('s', 'U1')])[()]", "[1,\"a\"]"),
     ]);
-    has_no_form("np.complex128(1)", "result is of type numpy.complex128, which has no JSON form");
+    have_forms(&[("[1j, np.complex128(1)]", "[{\"re\":0.0,\"im\":1.0},{\"re\":1.0,\"im\":0.0}]")]);
 }
 
 #[test]
@@ -169,6 +177,64 @@ fn pandas_objects_have_one_form_each() {
     );
 }
 
+/// Row labels are results: groupby, describe and pivot_table put what was asked for into the index.
+#[test]
+fn the_index_of_a_data_frame_comes_first_in_each_row() {
+    let towns =
+        "pd.DataFrame({'town': ['Oslo', 'Oslo', 'Rome'], 'kind': ['a', 'b', 'a'], 'v': [1, 2, 3]})";
+    let forms = [
+        (
+            format!("{towns}.groupby('town')[['v']].sum()"),
+            "[{\"town\":\"Oslo\",\"v\":3},{\"town\":\"Rome\",\"v\":3}]",
+        ),
+        (
+            format!("{towns}.groupby(['town', 'kind'])[['v']].sum().head(1)"),
+            "[{\"town\":\"Oslo\",\"kind\":\"a\",\"v\":1}]",
+        ),
+        (
+            format!("{towns}.groupby(['town', 'kind']).v.sum().head(2)"),
+            "{\"[\\\"Oslo\\\",\\\"a\\\"]\":1,\"[\\\"Oslo\\\",\\\"b\\\"]\":2}",
+        ),
+        (
+            format!("{towns}.groupby('town').agg({{'v': ['sum', 'max']}}).head(1)"),
+            "[{\"town\":\"Oslo\",\"[\\\"v\\\",\\\"sum\\\"]\":3,\"[\\\"v\\\",\\\"max\\\"]\":2}]",
+        ),
+        (format!("{towns}[['v']].describe().loc[['min']]"), "[{\"index\":\"min\",\"v\":1.0}]"),
+        (format!("{towns}[['v']].loc[[2]]"), "[{\"index\":2,\"v\":3}]"),
+        (
+            format!("{towns}.pivot_table(index='town', columns='kind', values='v').loc[['Rome']]"),
+            "[{\"town\":\"Rome\",\"a\":3.0,\"b\":null}]",
+        ),
+        (format!("{towns}[['v']].corr()"), "[{\"index\":\"v\",\"v\":1.0}]"),
+        (
+            format!("pd.crosstab({towns}.town, {towns}.kind).loc[['Rome']]"),
+            "[{\"town\":\"Rome\",\"a\":1,\"b\":0}]",
+        ),
+        (
+            String::from(
+                "pd.DataFrame({'v': [1]}, index=pd.to_datetime(['2024-01-31'])).resample('ME').sum()",
+            ),
+            "[{\"index\":\"2024-01-31T00:00:00\",\"v\":1}]",
+        ),
+        (
+            String::from("pd.cut(pd.Series([1, 7]), [0, 5, 10]).value_counts()"),
+            "{\"(0, 5]\":1,\"(5, 10]\":1}",
+        ),
+        (
+            String::from("pd.DataFrame({'v': [1]}, index=pd.MultiIndex.from_tuples([(1, 'x')]))"),
+            "[{\"level_0\":1,\"level_1\":\"x\",\"v\":1}]",
+        ),
+        (String::from("pd.DataFrame({'v': []})"), "[]"),
+        (String::from("pd.DataFrame({'v': [5, 6]}).iloc[0:1]"), "[{\"v\":5}]"),
+    ];
+    let rows: Vec<(&str, &str)> = forms.iter().map(|(code, json)| (code.as_str(), *json)).collect();
+    have_forms(&rows);
+    has_no_form(
+        &format!("{towns}.set_index('v', drop=False)"),
+        "result is a DataFrame whose index and column are both called 'v'; return .reset_index(drop=True), or name the index by .rename_axis(...)",
+    );
+}
+
 #[test]
 fn types_of_the_standard_library_have_one_form_each() {
     have_forms(&[
@@ -179,6 +245,11 @@ fn types_of_the_standard_library_have_one_form_each() {
         ("decimal.Decimal('1.10')", "\"1.10\""),
         ("uuid.UUID(int=1)", "\"00000000-0000-0000-0000-000000000001\""),
         ("{3, 1, 2}", "[1,2,3]"),
+        (
+            "[collections.deque([1]), range(2), {'a': 1}.keys(), map(str, [1])]",
+            "[[1],[0,1],[\"a\"],[\"1\"]]",
+        ),
+        ("fractions.Fraction(1, 3)", "\"1/3\""),
         ("frozenset({'b', 'a'})", "[\"a\",\"b\"]"),
         ("b'\\x00\\xff'", "\"AP8=\""),
         ("bytearray(b'abc')", "\"YWJj\""),
@@ -193,18 +264,26 @@ fn types_of_the_standard_library_have_one_form_each() {
 #[test]
 fn a_value_without_a_form_is_named_with_its_place() {
     has_no_form("object()", "result is of type object, which has no JSON form");
-    has_no_form("lambda: 1", "result is of type function, which has no JSON form");
     has_no_form(
-        "{'rows': [0, 1, 2, {'fn': print}]}",
-        "result.rows[3].fn is of type builtin_function_or_method, which has no JSON form",
+        "{'rows': [0, 1, 2, {'fn': lambda: 1}]}",
+        "result.rows[3].fn is of type function, which has no JSON form; call it and return its result",
     );
     has_no_form(
-        "{'a b': fractions.Fraction(1, 2)}",
-        "result['a b'] is of type fractions.Fraction, which has no JSON form",
+        "{'a b': re.match('a', 'a')}",
+        "result['a b'] is of type re.Match, which has no JSON form; return .group() or .groups()",
     );
-    has_no_form("Point", "result is of type type, which has no JSON form");
-    has_no_form("(x for x in [1])", "result is of type generator, which has no JSON form");
-    has_no_form("[1j]", "result[0] is of type complex, which has no JSON form");
+    has_no_form(
+        "Point",
+        "result is of type type, which has no JSON form; return an instance of it, or its name",
+    );
+    has_no_form(
+        "(x for x in [1])",
+        "result is of type generator, which has no JSON form; return a list, as list(...) makes one",
+    );
+    has_no_form(
+        "pd.DataFrame({'a': [1]}).groupby('a')",
+        "result is of type pandas.api.typing.DataFrameGroupBy, which has no JSON form; return an aggregate, such as .sum()",
+    );
 }
 
 #[test]

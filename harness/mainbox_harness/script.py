@@ -54,7 +54,7 @@ def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, lat
         try:
             while work_dir and request.files:  # each is dropped once written, since the memory limit counts it
                 work_dir.write(*request.files.pop())
-            result = to_json(call_main(checked.code, request), options["max_depth"])
+            result = to_json(call_main(checked.code, request), options["max_depth"], options["max_result_bytes"])
         finally:
             flush()  # the script may have replaced its streams with files in outputs/
         outputs = collect(work_dir, options["outputs"]) if work_dir else []

@@ -8,37 +8,30 @@ import contextlib
 import enum
 import json
 import math
-import sys
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from . import library_forms
 from .failure import ScriptFailure
+from .json_reasons import NotJson, name_of, step
 
 NoneType = type(None)
 PLAIN = frozenset({str, int, bool, NoneType})
 PLAIN_OR_FLOAT = PLAIN | {float}
+VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
 
 # Cycles are detected by Encoder, which can name the place.
 dumps = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")).encode
 
 
-class NotJson(Exception):
-    """A value without a JSON form. While it propagates, each container adds a step to its path, the innermost first."""
+def to_json(value: object, max_depth: int, max_bytes: int) -> bytes:
+    """Returns `value` as JSON. Raises a ScriptFailure that names the path and the type of what has no JSON form.
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.steps: list[str] = []
-
-    def path(self) -> str:
-        """Returns the path of the value, starting with `result`."""
-        return "result" + "".join(reversed(self.steps))
-
-
-def to_json(value: object, max_depth: int) -> bytes:
-    """Returns `value` as JSON. Raises a ScriptFailure that names the path and the type of what has no JSON form."""
+    Of an iterator, at most as many items are taken as could fit into `max_bytes`.
+    """
     try:
-        text = dumps(Encoder(max_depth).encode(value))
+        text = dumps(Encoder(max_depth, max_bytes).encode(value))
     except NotJson as error:
         raise ScriptFailure("not_json", f"{error.path()} {error.reason}") from None
     except RecursionError:
@@ -51,10 +44,16 @@ def to_json(value: object, max_depth: int) -> bytes:
 
 
 class Encoder:
-    """Converts values to the types that `json` knows."""
+    """Converts values to the types that `json` knows.
 
-    def __init__(self, max_depth: int) -> None:
+    Types are judged by `type(value)`, since an object can lie about its `__class__`. Numbers and texts of subclasses are read
+    by the methods of the built-in type, which a subclass cannot override.
+    """
+
+    def __init__(self, max_depth: int, max_bytes: int) -> None:
         self.max_depth = max_depth
+        self.max_items = max_bytes // 2
+        """An item of an array takes two bytes or more."""
         self.open: set[int] = set()
         """The ids of the containers around the current value."""
 
@@ -69,7 +68,7 @@ class Encoder:
             return self.container(value, self.members)
         if kind is list or kind is tuple:
             return self.container(value, self.items)
-        return self.special(value)
+        return self.special(value, kind)
 
     def container(self, value: Any, encode: Callable[[Any], object]) -> object:
         """Converts a container with `encode`. Refuses cycles and too many levels."""
@@ -103,10 +102,14 @@ class Encoder:
 
     def members(self, members: dict[Any, Any]) -> dict[str, object]:
         """Converts keys and values to an object."""
+        return self.pairs(members.items())
+
+    def pairs(self, pairs: Iterable[tuple[Any, Any]]) -> dict[str, object]:
+        """Converts pairs of key and value to an object."""
         encoded: dict[str, object] = {}
-        for key, value in members.items():
+        for key, value in pairs:
+            name = key if type(key) is str else self.key(key)
             try:
-                name = key if type(key) is str else self.key(key)
                 if name in encoded:
                     raise NotJson("stands for two different keys")
                 encoded[name] = value if type(value) in PLAIN else self.encode(value)
@@ -116,70 +119,52 @@ class Encoder:
         return encoded
 
     def key(self, key: Any) -> str:
-        """Converts a key to the name of a member."""
-        encoded = self.special(key) if type(key) not in PLAIN and type(key) is not float else key
+        """Converts a key to the name of a member. The names of tuples are JSON arrays, so that they can be told apart."""
+        try:
+            encoded = self.encode(key)
+        except NotJson:
+            encoded = NotImplemented
         match encoded:
             case str():
                 return encoded
             case bool():
                 return "true" if encoded else "false"
-            case None:
+            case None if key is None or not isinstance(key, float):
                 return "null"
             case int():
                 return int.__repr__(encoded)
             case float():
                 return float.__repr__(encoded)
-        raise NotJson(f"has a key of type {type_name(type(key))}, which has no JSON form")
+            case None:
+                return float.__repr__(key)  # NaN and infinities
+            case list() if issubclass(type(key), tuple):
+                return dumps(encoded)
+        raise NotJson(f"has the key {name_of(key)}, which has no JSON form")
 
-    def special(self, value: Any) -> object:
+    def special(self, value: Any, kind: type) -> object:
         """Converts a value whose exact type is not plain: subclasses of built-in types, sets, bytes and the rest."""
-        match value:
-            case enum.Enum():
-                return self.encode(value.value)
-            case bool() | NoneType():
-                return value
-            case str():
-                return str.__str__(value)
-            case int():
-                return int(value)
-            case float():
-                return float(value) if math.isfinite(value) else None
-            case dict():
-                return self.container(value, self.members)
-            case list() | tuple():
-                return self.container(value, self.items)
-            case set() | frozenset():
-                return self.container(value, self.unordered)
-            case bytes() | bytearray() | memoryview():
-                return binascii.b2a_base64(value, newline=False).decode("ascii")
-        return self.library_type(value)
-
-    def library_type(self, value: Any) -> object:
-        """Converts a value of a class that is not built in."""
-        if is_missing(value):
-            return None
-        if is_a(value, "decimal", "Decimal"):
-            return str(value) if value.is_finite() else None
-        if is_a(value, "uuid", "UUID") or is_a(value, "pathlib", "PurePath"):
-            return str(value)
-        if is_a(value, "datetime", "date", "time"):
-            return value.isoformat()
-        if is_a(value, "datetime", "timedelta"):
-            return value.total_seconds()
-        if hasattr(type(value), "__dataclass_fields__"):
-            fields = {field.name: getattr(value, field.name) for field in sys.modules["dataclasses"].fields(value)}
-            return self.container(value, lambda _: self.members(fields))
-        if is_a(value, "numpy", "generic"):
-            return self.numpy_scalar(value, sys.modules["numpy"])
-        if is_a(value, "numpy", "ndarray"):
-            return self.container(value, self.array)
-        if is_a(value, "pandas", "DataFrame"):
-            return self.container(value, self.data_frame)
-        if is_a(value, "pandas", "Series"):
-            return self.container(value, self.series)
-        if is_a(value, "pandas", "Index") or is_a(value, "pandas.api.extensions", "ExtensionArray"):
-            return self.container(value, lambda values: self.items(values.tolist()))
-        raise NotJson(f"is of type {type_name(type(value))}, which has no JSON form")
+        if issubclass(kind, enum.Enum):
+            return self.encode(value.value)
+        if issubclass(kind, str):
+            return str.__str__(value)
+        if issubclass(kind, int):
+            return int.__int__(value)
+        if issubclass(kind, float):
+            return self.encode(float.__float__(value))
+        if issubclass(kind, complex):
+            return {
+                "re": self.encode(complex.__complex__(value).real),
+                "im": self.encode(complex.__complex__(value).imag),
+            }
+        if issubclass(kind, dict):
+            return self.container(value, self.members)
+        if issubclass(kind, (list, tuple, deque, range, *VIEWS)):
+            return self.container(value, self.items)
+        if issubclass(kind, (set, frozenset)):
+            return self.container(value, self.unordered)
+        if issubclass(kind, (bytes, bytearray, memoryview)):
+            return binascii.b2a_base64(value, newline=False).decode("ascii")
+        return library_forms.encode(self, value, kind)
 
     def unordered(self, values: Iterable[Any]) -> list[object]:
         """Converts a set to an array, sorted if its members can be compared."""
@@ -188,70 +173,13 @@ class Encoder:
             values.sort()
         return self.items(values)
 
-    def numpy_scalar(self, value: Any, numpy: Any) -> object:
-        """Converts a numpy scalar like the Python value that it stands for."""
-        # Before the integers: a timedelta64 is one of them.
-        if isinstance(value, numpy.timedelta64):
-            return float(value / numpy.timedelta64(1, "s"))
-        if isinstance(value, numpy.bool_):
-            return bool(value)
-        if isinstance(value, numpy.integer):
-            return int(value)
-        if isinstance(value, numpy.floating):
-            return self.encode(float(value))
-        if isinstance(value, numpy.datetime64):
-            return str(value)
-        if isinstance(value, numpy.void) and value.dtype.names:
-            return self.container(value, lambda fields: self.items(fields.item()))
-        raise NotJson(f"is of type {type_name(type(value))}, which has no JSON form")
-
-    def array(self, values: Any) -> object:
-        """Converts a numpy array to nested arrays, or to its value if it is zero-dimensional."""
-        if values.ndim == 0:
-            return self.encode(values[()])
-        # tolist() turns these kinds into Python values with the same form; the others keep their numpy scalars.
-        if values.dtype.kind in "biufOSU":
-            return self.items(values.tolist())
-        return self.items(list(values))
-
-    def series(self, series: Any) -> object:
-        """Converts a pandas Series to an object that maps labels to values."""
-        if not series.index.is_unique:
-            raise NotJson("is a Series with duplicate labels; return .tolist() or .reset_index() instead")
-        return self.members(dict(zip(series.index.tolist(), series.tolist(), strict=True)))
-
-    def data_frame(self, frame: Any) -> object:
-        """Converts a pandas DataFrame to an array with one object for each row."""
-        if not frame.columns.is_unique:
-            raise NotJson("is a DataFrame with duplicate column labels")
-        return self.items(frame.to_dict("records"))
-
-
-def is_a(value: object, module: str, *classes: str) -> bool:
-    """Whether `value` is an instance of one of the `classes` of `module`. Modules that are not imported have none."""
-    found = sys.modules.get(module)
-    return found is not None and isinstance(value, tuple(getattr(found, name) for name in classes))
-
-
-def is_missing(value: Any) -> bool:
-    """Whether `value` is NaT or NA, with which pandas and numpy mark missing values."""
-    if (pandas := sys.modules.get("pandas")) is not None and (value is pandas.NaT or value is pandas.NA):
-        return True
-    return is_a(value, "numpy", "datetime64", "timedelta64") and bool(sys.modules["numpy"].isnat(value))
-
-
-def step(key: object) -> str:
-    """Returns a key as a step of a path."""
-    if isinstance(key, str) and key.isidentifier():
-        return f".{key}"
-    try:
-        return f"[{repr(key)[:80]}]"
-    except Exception:
-        return f"[<{type(key).__name__}>]"
-
-
-def type_name(kind: type) -> str:
-    """Returns the name of a type, with its module unless the type is built in or defined by the script."""
-    if kind.__module__ in ("builtins", "script"):
-        return kind.__qualname__
-    return f"{kind.__module__}.{kind.__qualname__}"
+    def iterator(self, iterator: Any) -> list[object]:
+        """Converts what an iterator yields to an array. Infinite ones are refused when no more items could fit."""
+        items = []
+        for item in iterator:
+            if len(items) == self.max_items:
+                raise ScriptFailure(
+                    "result_too_large", f"An iterator in the result has more than {self.max_items} items"
+                )
+            items.append(item)
+        return self.items(items)

@@ -59,7 +59,7 @@ def test_a_main_that_is_not_a_function_is_missing() -> None:
 
 def test_failures_have_a_kind() -> None:
     assert failure("import sys\ndef main(): sys.exit(2)").error == "The script called sys.exit(2) before main returned"
-    assert failure("def main(): return {1j}").kind == "not_json"
+    assert failure("def main(): return {object()}").kind == "not_json"
     assert failure("def main(): raise KeyboardInterrupt").error == "KeyboardInterrupt"
     raised = failure("def main():\n    1 / 0")
     assert (raised.kind, raised.error, raised.line) == ("exception", "ZeroDivisionError: division by zero", 2)

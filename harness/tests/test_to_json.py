@@ -4,7 +4,11 @@ import datetime
 import decimal
 import enum
 import fractions
+import io
+import itertools
 import pathlib
+import re
+import sqlite3
 import sys
 import types
 import uuid
@@ -49,12 +53,12 @@ class Unprintable:
 
 
 def encoded(value: object, max_depth: int = 100) -> str:
-    return to_json(value, max_depth).decode()
+    return to_json(value, max_depth, max_bytes=1000).decode()
 
 
 def error_of(value: object, max_depth: int = 100) -> str:
     with pytest.raises(ScriptFailure) as caught:
-        to_json(value, max_depth)
+        to_json(value, max_depth, max_bytes=1000)
     assert caught.value.kind == "not_json"
     return caught.value.error
 
@@ -133,8 +137,77 @@ def test_keys_become_strings() -> None:
 
 
 def test_a_key_without_a_form_is_an_error() -> None:
-    assert error_of({(1, 2): 3}) == "result[(1, 2)] has a key of type tuple, which has no JSON form"
-    assert error_of([{"a": {1j: 2}}]) == "result[0].a[1j] is of type complex, which has no JSON form"
+    assert error_of({frozenset({1}): 3}) == "result has the key frozenset({1}), which has no JSON form"
+    assert error_of([{"a": {1j: 2}}]) == "result[0].a has the key 1j, which has no JSON form"
+    assert error_of({(1, print): 2}) == "result has the key (1, <built-in function print>), which has no JSON form"
+
+
+def test_keys_of_several_parts_are_json_arrays() -> None:
+    assert encoded({(1, "a"): 1, ("b", None): 2, ("x", datetime.date(2024, 1, 2)): 3}) == (
+        '{"[1,\\"a\\"]":1,"[\\"b\\",null]":2,"[\\"x\\",\\"2024-01-02\\"]":3}'
+    )
+    assert encoded({float("nan"): 1, float("inf"): 2}) == '{"nan":1,"inf":2}'
+
+
+class Lying(int):
+    """Claims to be a string of another value, and fails when it is asked."""
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        return str
+
+    def __int__(self) -> int:
+        raise RuntimeError("asked")
+
+    __index__ = __repr__ = __str__ = __int__  # type: ignore[assignment]
+
+
+class Shouting(str):
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __len__(self) -> int:
+        return 0
+
+    def __format__(self, spec: str) -> str:
+        return "not this"
+
+
+def test_classes_of_the_script_cannot_lie_about_their_values() -> None:
+    assert encoded([Lying(7), {Lying(8): Shouting("a")}]) == '[7,{"8":"a"}]'
+    assert encoded({Shouting("a"): 1, "b": 2}) == '{"a":1,"b":2}'
+    assert encoded(type("Odd", (float,), {"__float__": lambda _: 9.0})(0.5)) == "0.5"
+
+
+def test_collections_and_iterators_are_arrays() -> None:
+    assert encoded([collections.deque([1, 2]), range(3), {"a": 1}.items()]) == '[[1,2],[0,1,2],[["a",1]]]'
+    assert (
+        encoded([map(str, [1]), zip("a", [2], strict=True), iter({3}), enumerate("b")])
+        == '[["1"],[["a",2]],[3],[[0,"b"]]]'
+    )
+    with pytest.raises(ScriptFailure) as caught:
+        encoded(itertools.count())
+    assert caught.value.kind == "result_too_large"
+    assert caught.value.error == "An iterator in the result has more than 500 items"
+
+
+def test_numbers_without_a_json_number_have_one_form_each() -> None:
+    assert encoded([1j, fractions.Fraction(1, 3)]) == '[{"re":0.0,"im":1.0},"1/3"]'
+
+
+def test_rows_and_models_are_objects() -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.row_factory = sqlite3.Row
+    assert encoded(connection.execute("select 1 as a, 'x' as b").fetchall()) == '[{"a":1,"b":"x"}]'
+    assert error_of(connection.execute("select 1 as a, 2 as a").fetchone()) == "result.a stands for two different keys"
+    connection.close()
+    model = type("Model", (), {"__pydantic_serializer__": 1, "model_dump": lambda _, mode: {"mode": mode}})
+    assert encoded(model()) == '{"mode":"json"}'
+    attrs = type("Attrs", (), {"__attrs_attrs__": (types.SimpleNamespace(name="x"),), "x": {2}})
+    assert encoded(attrs()) == '{"x":[2]}'
 
 
 def test_two_keys_with_the_same_name_are_an_error() -> None:
@@ -144,25 +217,28 @@ def test_two_keys_with_the_same_name_are_an_error() -> None:
 
 def test_the_error_names_the_place_and_the_type() -> None:
     assert error_of(object()) == "result is of type object, which has no JSON form"
-    assert error_of(Point) == "result is of type type, which has no JSON form"
-    assert error_of([0, [1j]]) == "result[1][0] is of type complex, which has no JSON form"
+    assert error_of(Point) == ("result is of type type, which has no JSON form; return an instance of it, or its name")
     assert error_of({"rows": [0, 1, {"fn": print}]}) == (
-        "result.rows[2].fn is of type builtin_function_or_method, which has no JSON form"
+        "result.rows[2].fn is of type builtin_function_or_method, which has no JSON form; call it and return its result"
     )
-    assert error_of({"a b": fractions.Fraction(1, 2)}) == (
-        "result['a b'] is of type fractions.Fraction, which has no JSON form"
+    assert error_of({"a b": re.compile("x")}) == (
+        "result['a b'] is of type re.Pattern, which has no JSON form; return .pattern"
     )
     assert error_of({1: {"x": object()}}) == "result[1].x is of type object, which has no JSON form"
-    assert error_of(Pair(1, print)) == "result[1] is of type builtin_function_or_method, which has no JSON form"
+    assert error_of(Pair(1, object())) == "result[1] is of type object, which has no JSON form"
+    assert error_of(item for item in [1]) == (
+        "result is of type generator, which has no JSON form; return a list, as list(...) makes one"
+    )
+    assert error_of(io.StringIO("text")) == (
+        "result is of type _io.StringIO, which has no JSON form; return .read(), or write the file to outputs/"
+    )
 
 
 def test_long_keys_are_cut_and_keys_without_a_repr_are_named_by_type() -> None:
     assert error_of({"- " * 100: object()}) == (
         "result['" + ("- " * 100)[:79] + "] is of type object, which has no JSON form"
     )
-    assert error_of({Unprintable(): 1}) == (
-        "result[<Unprintable>] is of type test_to_json.Unprintable, which has no JSON form"
-    )
+    assert error_of({Unprintable(): 1}) == "result has the key <Unprintable>, which has no JSON form"
 
 
 def test_a_type_of_the_script_is_named_without_a_module() -> None:
@@ -237,7 +313,13 @@ class FakeNumpy(types.ModuleType):
             return self.value
 
     class complexfloating(generic):  # noqa: N801
-        pass
+        @property
+        def real(self) -> float:
+            return self.value.real
+
+        @property
+        def imag(self) -> float:
+            return self.value.imag
 
     class ndarray:  # noqa: N801
         def __init__(self, items: Any, kind: str, ndim: int = 1) -> None:
@@ -252,7 +334,7 @@ class FakeNumpy(types.ModuleType):
             return iter(self.content)
 
         def tolist(self) -> Any:
-            assert self.dtype.kind in "biufOSU"
+            assert self.dtype.kind in "biufcOSU"
             return self.content
 
     @staticmethod
@@ -274,9 +356,7 @@ def test_numpy_scalars_have_the_form_of_their_python_values(numpy: FakeNumpy) ->
     assert encoded([numpy.datetime64("2024-01-02T03:04"), numpy.datetime64("NaT")]) == '["2024-01-02T03:04",null]'
     assert encoded(numpy.void((1, "a"))) == '[1,"a"]'
     assert encoded({numpy.integer(7): 1}) == '{"7":1}'
-    assert error_of(numpy.complexfloating(1j)) == (
-        "result is of type test_to_json.FakeNumpy.complexfloating, which has no JSON form"
-    )
+    assert encoded(numpy.complexfloating(1 - 2j)) == '{"re":1.0,"im":-2.0}'
 
 
 def test_numpy_arrays_are_nested_arrays(numpy: FakeNumpy) -> None:
@@ -292,9 +372,16 @@ class FakePandas(types.ModuleType):
     NA = object()
 
     class Index:
-        def __init__(self, labels: list[Any]) -> None:
+        nlevels = 1
+
+        def __init__(self, labels: list[Any], name: str | None = None) -> None:
             self.labels = labels
+            self.name = name
+            self.dtype = types.SimpleNamespace(kind="i" if all(type(label) is int for label in labels) else "O")
             self.is_unique = len(set(labels)) == len(labels)
+
+        def __contains__(self, label: object) -> bool:
+            return label in self.labels
 
         def tolist(self) -> list[Any]:
             return self.labels
@@ -308,9 +395,10 @@ class FakePandas(types.ModuleType):
             return self.values
 
     class DataFrame:
-        def __init__(self, columns: list[Any], rows: list[list[Any]]) -> None:
+        def __init__(self, columns: list[Any], rows: list[list[Any]], index: Any = None) -> None:
             self.columns = FakePandas.Index(columns)
             self.rows = rows
+            self.index = index or FakePandas.Index(list(range(len(rows))))
 
         def to_dict(self, orient: str) -> list[dict[Any, Any]]:
             assert orient == "records"
@@ -328,6 +416,13 @@ def test_pandas_objects_have_one_form_each(pandas: FakePandas) -> None:
     assert encoded([pandas.NaT, pandas.NA]) == "[null,null]"
     assert encoded(pandas.DataFrame(["a", "b"], [[1, "x"], [2, None]])) == '[{"a":1,"b":"x"},{"a":2,"b":null}]'
     assert encoded(pandas.DataFrame([], [])) == "[]"
+    labels = pandas.Index(["Oslo", "Rome"], "town")
+    assert encoded(pandas.DataFrame(["v"], [[3], [4]], labels)) == '[{"town":"Oslo","v":3},{"town":"Rome","v":4}]'
+    assert encoded(pandas.DataFrame(["v"], [[3]], pandas.Index([7]))) == '[{"index":7,"v":3}]'
+    assert error_of(pandas.DataFrame(["v"], [[3]], pandas.Index([7], "v"))) == (
+        "result is a DataFrame whose index and column are both called 'v'; "
+        "return .reset_index(drop=True), or name the index by .rename_axis(...)"
+    )
     assert encoded(pandas.Series(["x", 1], [0.5, pandas.NA])) == '{"x":0.5,"1":null}'
     assert encoded(pandas.Index([1, 2])) == "[1,2]"
 
