@@ -1,7 +1,5 @@
 """Why a value has no JSON form, in a sentence that names its place, and what to return instead."""
 
-from typing import NoReturn
-
 # Longer keys are cut, characters.
 MAX_KEY = 80
 
@@ -38,11 +36,11 @@ class NotJson(Exception):
         return "result" + "".join(reversed(self.steps))
 
 
-def no_form(kind: type) -> NoReturn:
-    """Raises NotJson for a value of a type without a JSON form."""
+def no_form(kind: type) -> NotJson:
+    """Returns the reason for a value of a type without a JSON form."""
     name = type_name(kind)
     hint = next((hint for start, hint in HINTS.items() if name == start or is_inside(name, start)), None)
-    raise NotJson(f"is of type {name}, which has no JSON form" + (f"; {hint}" if hint else ""))
+    return NotJson(f"is of type {name}, which has no JSON form" + (f"; {hint}" if hint else ""))
 
 
 def is_inside(name: str, start: str) -> bool:

@@ -45,7 +45,7 @@ def encode(encoder: Encoder, value: Any, kind: type) -> object:
         return encoder.container(value, lambda values: encoder.items(values.tolist()))
     if issubclass(kind, Iterator) and kind.__name__ != "generator" and not issubclass(kind, io.IOBase):
         return encoder.container(value, encoder.iterator)
-    no_form(kind)
+    raise no_form(kind)
 
 
 def is_a(kind: type, module: str, *classes: str) -> bool:
@@ -96,7 +96,7 @@ def numpy_scalar(encoder: Encoder, value: Any, kind: type) -> object:
         return str(value)
     if issubclass(kind, numpy.void) and value.dtype.names:
         return encoder.container(value, lambda fields: encoder.items(fields.item()))
-    no_form(kind)
+    raise no_form(kind)
 
 
 def array(encoder: Encoder, values: Any) -> object:
