@@ -1,14 +1,18 @@
 """The failure of a script: its kind, a sentence for the caller, and the frames of the script."""
 
 import json
-import sys
 import traceback
-from typing import NoReturn
+from types import TracebackType
+from typing import Any, NoReturn
+
+from .hints import hint_for
 
 SCRIPT = "script.py"
 # Characters. Longer texts are cut in the middle.
 MAX_ERROR = 4_000
 MAX_TRACEBACK = 32_000
+# Frames at each end of a traceback. The middle of a longer one is left out.
+KEPT_FRAMES = 1000
 
 
 class ScriptFailure(Exception):
@@ -28,7 +32,7 @@ class ScriptFailure(Exception):
             fields["traceback"] = cut(self.frames, MAX_TRACEBACK)
         if self.line is not None:
             fields["line"] = self.line
-        return json.dumps(without_server_paths(fields)).encode()
+        return json.dumps({name: valid(value) for name, value in fields.items()}).encode()
 
 
 def cut(text: str, most: int) -> str:
@@ -47,38 +51,41 @@ def type_and_message(error: BaseException) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def without_server_paths(fields: dict[str, object]) -> dict[str, object]:
-    """Replaces the directories of the server's Python, which libraries name in their messages."""
-    # Without /usr, which is the prefix of the system's Python and the beginning of many other paths. The longest first,
-    # since they contain the shorter ones.
-    directories = {path for path in (*sys.path, sys.prefix, sys.base_prefix) if path not in ("", "/usr")}
-    longest_first = sorted(directories, key=len, reverse=True)
-
-    def clean(text: str) -> str:
-        for directory in longest_first:
-            text = text.replace(directory, "<python>")
-        return text.encode("utf-8", "replace").decode()  # UTF-8 has no lone surrogates
-
-    return {name: clean(value) if isinstance(value, str) else value for name, value in fields.items()}
+def valid(value: object) -> object:
+    """Replaces lone surrogates, which UTF-8 does not have."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def of_exception(error: BaseException) -> ScriptFailure:
     """Returns the failure for an exception that the script raised."""
+    hint = hint_for(error, files_of(error.__traceback__))
+    keep_own_frames(error)
     summary = traceback.TracebackException.from_exception(error)
-    line = own_frames_only(summary, set())
+    line = mark_what_is_left_out(summary, set())
     frames = "".join(summary.format())
     if isinstance(error, MemoryError):
         return ScriptFailure("memory_limit", "The script needed more memory than its limit", frames=frames, line=line)
+    return ScriptFailure("exception", sentence_of(error, summary) + hint, frames=frames, line=line)
+
+
+def sentence_of(error: BaseException, summary: traceback.TracebackException) -> str:
+    """Returns the type and the whole message of an exception. For a group also its first exception."""
     if isinstance(error, SyntaxError):  # from exec or eval; its summary begins with the place
-        sentence = f"{type(error).__name__}: {error}"
-    else:
-        sentence = "".join(summary.format_exception_only()).strip().split("\n  ")[0]
-    return ScriptFailure("exception", sentence, frames=frames, line=line)
+        return f"{type(error).__name__}: {error}"
+    sentence = "".join(summary.format_exception_only()).strip()
+    if isinstance(error, BaseExceptionGroup):
+        first: BaseException = error
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        sentence += f"; the first is {type_and_message(first)}"
+    return sentence
 
 
 def of_exit(error: SystemExit) -> ScriptFailure:
     """Returns the failure for sys.exit(), which ends the script before its main returns."""
-    return ScriptFailure("exit", f"The script called sys.exit({describe(error.code)}) before main returned")
+    sentence = f"The script called sys.exit({describe(error.code)}) before main returned"
+    own = own_frames(error.__traceback__)
+    return ScriptFailure("exit", sentence, line=own[-1].tb_lineno if own else None)
 
 
 def describe(value: object) -> str:
@@ -89,20 +96,69 @@ def describe(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
-def own_frames_only(summary: traceback.TracebackException, seen: set[int]) -> int | None:
-    """Drops the frames of the harness and of libraries, also in causes and exception groups.
+def own_frames(frames: TracebackType | None) -> list[TracebackType]:
+    """Returns the frames of the script itself, without those of the harness and of libraries."""
+    own = []
+    while frames is not None:
+        if frames.tb_frame.f_code.co_filename == SCRIPT:
+            own.append(frames)
+        frames = frames.tb_next
+    return own
 
-    Returns the line of the innermost frame that is left.
+
+def files_of(frames: TracebackType | None) -> list[str]:
+    """Returns the files of the frames that are not the script's."""
+    files = set()
+    while frames is not None:
+        files.add(frames.tb_frame.f_code.co_filename)
+        frames = frames.tb_next
+    return sorted(files - {SCRIPT})
+
+
+def keep_own_frames(error: BaseException) -> None:
+    """Drops all frames but the script's, and the middle of a long traceback, also in causes and exception groups.
+
+    This is done before a summary is made of the frames: for the 200,000 of a deep recursion, that takes seconds.
     """
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        own = own_frames(current.__traceback__)
+        if len(own) >= 2 * KEPT_FRAMES:
+            own = own[:KEPT_FRAMES] + own[-KEPT_FRAMES:]
+        chain = None
+        for frame in reversed(own):
+            chain = TracebackType(chain, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+        current.__traceback__ = chain
+        pending += [current.__cause__, current.__context__]
+        if isinstance(current, BaseExceptionGroup):
+            pending += current.exceptions
+
+
+class CutFrames(traceback.StackSummary):
+    """The frames of a traceback without its middle."""
+
+    def format(self, **options: Any) -> list[str]:
+        """Returns the lines, with a line for the middle."""
+        first, last = (traceback.StackSummary.from_list(part) for part in (self[:KEPT_FRAMES], self[KEPT_FRAMES:]))
+        return [*first.format(**options), "  [The frames in the middle are left out]\n", *last.format(**options)]
+
+
+def mark_what_is_left_out(summary: traceback.TracebackException, seen: set[int]) -> int | None:
+    """Marks the place of frames that `keep_own_frames` dropped. Returns the line of the innermost frame."""
     if id(summary) in seen:
         return None
     seen.add(id(summary))
-    own = [frame for frame in summary.stack if frame.filename == SCRIPT]
-    summary.stack = traceback.StackSummary.from_list(own)
+    if len(summary.stack) == 2 * KEPT_FRAMES:
+        summary.stack = CutFrames(summary.stack)
     for other in (summary.__cause__, summary.__context__, *(getattr(summary, "exceptions", None) or ())):
         if other is not None:
-            own_frames_only(other, seen)
-    return own[-1].lineno if own else None
+            mark_what_is_left_out(other, seen)
+    return summary.stack[-1].lineno if summary.stack else None
 
 
 def fail(kind: str, error: str, line: int | None = None) -> NoReturn:

@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,7 +74,11 @@ def test_frames_of_libraries_are_left_out_of_groups() -> None:
         "    except ValueError as error: errors.append(error)\n"
         "raise ExceptionGroup('two', errors)"
     )
-    assert (failure.kind, failure.error, failure.line) == ("exception", "ExceptionGroup: two (2 sub-exceptions)", 6)
+    assert (failure.kind, failure.error, failure.line) == (
+        "exception",
+        "ExceptionGroup: two (2 sub-exceptions); the first is JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
+        6,
+    )
     assert failure.frames == (
         "  + Exception Group Traceback (most recent call last):\n"
         '  |   File "script.py", line 6, in <module>\n'
@@ -97,6 +102,60 @@ def test_a_cause_that_is_its_own_context_ends() -> None:
 
 def test_a_message_may_have_several_lines() -> None:
     assert failure_of("raise ValueError('one\\ntwo')").error == "ValueError: one\ntwo"
+    bad = "raise ValueError('bad config:\\n  - name is missing\\n  - size is 0')"
+    assert failure_of(bad).error == "ValueError: bad config:\n  - name is missing\n  - size is 0"
+    noted = "error = ValueError('no')\nerror.add_note('  at the door')\nraise error"
+    assert failure_of(noted).error == "ValueError: no\n  at the door"
+
+
+def test_python_suggests_what_was_meant() -> None:
+    assert failure_of("lenght = 1\nlength").error == "NameError: name 'length' is not defined. Did you mean: 'lenght'?"
+    assert (
+        failure_of("[].apend(1)").error
+        == "AttributeError: 'list' object has no attribute 'apend'. Did you mean: 'append'?"
+    )
+
+
+def test_the_middle_of_a_deep_recursion_is_left_out() -> None:
+    limit = sys.getrecursionlimit()
+    try:
+        failure = failure_of("import sys\nsys.setrecursionlimit(20_000)\ndef f():\n    f()\nf()")
+    finally:
+        sys.setrecursionlimit(limit)
+    assert failure.frames is not None
+    assert failure.frames == (
+        "Traceback (most recent call last):\n"
+        '  File "script.py", line 5, in <module>\n'
+        '  File "script.py", line 4, in f\n'
+        '  File "script.py", line 4, in f\n'
+        '  File "script.py", line 4, in f\n'
+        "  [Previous line repeated 996 more times]\n"
+        "  [The frames in the middle are left out]\n"
+        '  File "script.py", line 4, in f\n'
+        '  File "script.py", line 4, in f\n'
+        '  File "script.py", line 4, in f\n'
+        "  [Previous line repeated 997 more times]\n"
+        "RecursionError: maximum recursion depth exceeded\n"
+    )
+    assert failure.line == 4
+
+
+def test_what_the_sandbox_refuses_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    refused = "raise PermissionError(13, 'Permission denied', '/data/x')"
+    assert failure_of(refused).error == (
+        "PermissionError: [Errno 13] Permission denied: '/data/x'; "
+        "a script can create files in its working directory only, by a relative path"
+    )
+    inside = f"raise PermissionError(13, 'Permission denied', '{tmp_path}/x')"
+    assert failure_of(inside).error == f"PermissionError: [Errno 13] Permission denied: '{tmp_path}/x'"
+    assert failure_of("raise EOFError('EOF when reading a line')").error == (
+        "EOFError: EOF when reading a line; "
+        "the standard input of this script has ended; input() reads the `stdin` of the request"
+    )
+    assert failure_of('raise RuntimeError("can\'t start new thread")').error == (
+        "RuntimeError: can't start new thread; a script can have 64 threads, or fewer with little memory"
+    )
 
 
 def test_a_syntax_error_while_the_script_runs_is_named() -> None:
@@ -119,7 +178,15 @@ def test_a_memory_error_is_the_memory_limit() -> None:
 
 def test_an_exit_shows_its_code() -> None:
     failure = of_exit(SystemExit(3))
-    assert (failure.kind, failure.error) == ("exit", "The script called sys.exit(3) before main returned")
+    assert (failure.kind, failure.error, failure.line) == (
+        "exit",
+        "The script called sys.exit(3) before main returned",
+        None,
+    )
+    try:
+        exec(compile("import sys\n\nsys.exit('bad input')", SCRIPT, "exec"), {})
+    except SystemExit as error:
+        assert of_exit(error).line == 3
     assert of_exit(SystemExit()).error == "The script called sys.exit(None) before main returned"
     assert of_exit(SystemExit("x" * 300)).error == (
         f"The script called sys.exit('{'x' * 99}\n[... 102 characters left out ...]\n{'x' * 99}') before main returned"
@@ -148,22 +215,6 @@ def test_the_payload_is_cut() -> None:
     sent = payload(ScriptFailure("exception", "e" * 5_000, frames="f" * 40_000))
     assert sent["error"] == "e" * 2_000 + "\n[... 1000 characters left out ...]\n" + "e" * 2_000
     assert sent["traceback"] == "f" * 16_000 + "\n[... 8000 characters left out ...]\n" + "f" * 16_000
-
-
-def test_directories_of_the_server_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", ["", "/opt/python/lib/python3.13", "/srv/packages"])
-    monkeypatch.setattr(sys, "prefix", "/opt/python")
-    monkeypatch.setattr(sys, "base_prefix", "/usr")
-    failure = ScriptFailure(
-        "exception",
-        "/opt/python/lib/python3.13/json.py and /opt/python/bin, /srv/packages/a.py, /usr/bin, /tmp",
-        frames="/srv/packages",
-    )
-    assert payload(failure) == {
-        "kind": "exception",
-        "error": "<python>/json.py and <python>/bin, <python>/a.py, /usr/bin, /tmp",
-        "traceback": "<python>",
-    }
 
 
 def test_lone_surrogates_are_replaced() -> None:

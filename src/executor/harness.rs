@@ -14,6 +14,7 @@ pub(super) const MODULES: &[(&str, &str)] = &[
     module!("control"),
     module!("failure"),
     module!("frames"),
+    module!("hints"),
     module!("import_home"),
     module!("json_reasons"),
     module!("late_limits"),

@@ -1,0 +1,59 @@
+"""What a script can do instead, for errors that the sandbox causes or that Python explains too little."""
+
+import errno
+import io
+import os
+import re
+import sys
+from contextlib import redirect_stderr
+from types import TracebackType
+
+# Errors of the kernel for a file that a script may not reach.
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+PROCESSES = ("/multiprocessing/", "/concurrent/futures/process.py")
+SUGGESTION = re.compile(r"\. Did you mean: '[^'\n]+'\?$")
+
+WORKING_DIRECTORY = "a script can create files in its working directory only, by a relative path"
+NO_PROCESSES = "starting other processes is not available in the sandbox; use threads or asyncio"
+NO_INPUT = "the standard input of this script has ended; input() reads the `stdin` of the request"
+NO_THREADS = "a script can have 64 threads, or fewer with little memory"
+
+
+def hint_for(error: BaseException, frames: list[str]) -> str:
+    """Returns the rest of a sentence about an error, or nothing. `frames` are the files of its traceback."""
+    if isinstance(error, OSError):
+        if any(part in file for part in PROCESSES for file in frames):
+            return f"; {NO_PROCESSES}"
+        if error.errno in CLOSED and is_outside(error.filename):
+            return f"; {WORKING_DIRECTORY}"
+    if type(error) is EOFError and error.args == ("EOF when reading a line",):
+        return f"; {NO_INPUT}"
+    if type(error) is RuntimeError and error.args == ("can't start new thread",):
+        return f"; {NO_THREADS}"
+    if sys.version_info < (3, 12) and isinstance(error, (NameError, AttributeError)):
+        return suggestion(error)
+    return ""
+
+
+def is_outside(path: object) -> bool:
+    """Whether a path that an error names is outside the working directory."""
+    if not isinstance(path, str):
+        return False
+    home = os.environ.get("HOME", "")
+    return os.path.isabs(path) and not f"{os.path.normpath(path)}/".startswith(f"{home}/")
+
+
+def suggestion(error: BaseException) -> str:
+    """Returns what Python 3.11 suggests only when it prints an error; newer ones do it in a traceback too."""
+    text = io.StringIO()
+    with redirect_stderr(text):
+        sys.__excepthook__(type(error), error, last(error.__traceback__))
+    found = SUGGESTION.search(text.getvalue().rstrip())
+    return found.group() if found else ""
+
+
+def last(frames: TracebackType | None) -> TracebackType | None:
+    """Returns the innermost frame of a traceback. The suggestion is made from its names."""
+    while frames is not None and frames.tb_next is not None:
+        frames = frames.tb_next
+    return frames
