@@ -558,7 +558,11 @@ fn the_sandbox_refuses_programs_when_the_policy_is_off() {
         "syntax_error",
         "Syntax error on line 1: expected ':': def main() return 1",
     );
-    has_failed(&server.run("x = 1"), "missing_main", "Script must contain a main() function");
+    has_failed(
+        &server.run("x = 1"),
+        "missing_main",
+        "Script must contain a main() function; with `entry` set to `script`, it needs none",
+    );
 }
 
 #[test]

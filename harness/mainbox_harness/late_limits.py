@@ -3,6 +3,7 @@
 After that no file can be opened, so files and modules are in memory.
 """
 
+import sys
 from collections.abc import Iterable
 
 from . import memory_fs, memory_imports
@@ -23,8 +24,10 @@ class LateLimits:
         memory_imports.take_into_memory(preloaded)
 
     def work_dir(self) -> WorkDir:
-        """In a worker: returns a working directory in memory."""
-        return memory_fs.MemoryDir(OUTPUTS)
+        """In a worker: returns a working directory in memory, from which modules can be imported."""
+        directory = memory_fs.MemoryDir(OUTPUTS)
+        sys.meta_path.append(memory_imports.FilesOfRequest(directory))
+        return directory
 
     def set(self, checked: Checked) -> None:
         """In a worker: imports what the script names while files can be opened, then sets the limits."""

@@ -27,6 +27,35 @@ PYC_HEADER = 16
 LEFT_OUT = frozenset({"__main__", "__pycache__", "antigravity", "idlelib", "test", "tests", "this", "turtledemo"})
 
 
+class FilesOfRequest:
+    """Finds and loads modules among the files of the working directory in memory. The last finder, so it hides no library."""
+
+    def __init__(self, directory: Any) -> None:
+        self.directory = directory
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Finds a module or a package, as `sys.meta_path` requires."""
+        stem = name.replace(".", "/")
+        for place, is_package in ((f"{stem}/__init__.py", True), (f"{stem}.py", False)):
+            if place in self.directory.files:
+                loader: Any = self
+                spec = ModuleSpec(name, loader, origin=place, is_package=is_package)
+                spec.has_location = True
+                return spec
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leaves the creation of the module to the import system."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Runs the code of a module."""
+        spec: Any = module.__spec__
+        source = bytes(self.directory.files[spec.origin].content)
+        exec(compile(source, spec.origin, "exec", dont_inherit=True), module.__dict__)
+
+
 class Library:
     """Finds and loads the modules that it has in memory."""
 

@@ -1,13 +1,13 @@
 """The working directory of a script: the files of the request, and those that the script leaves in `outputs/`."""
 
 import errno
-import gc
 import os
 import stat
 from collections.abc import Iterator
-from io import SEEK_END, FileIO, IOBase, RawIOBase
+from io import SEEK_END, FileIO, RawIOBase
 from typing import Any, Protocol
 
+from .ending import flush_files, identity
 from .failure import fail
 
 OUTPUTS = "outputs"
@@ -85,33 +85,6 @@ def opened(name: str, flags: int, directory: int, prefix: str) -> int:
         return os.open(name, READ | flags, dir_fd=directory)
     except OSError as error:
         fail("exception", f"{OUTPUTS}/{prefix}{name} cannot be read: {error.strerror}")
-
-
-def flush_files() -> dict[tuple[int, int], str]:
-    """Flushes files that the script did not close, as the interpreter would at its end.
-
-    Returns the device and inode number of the files that could not be written, and why.
-    """
-    failed: dict[tuple[int, int], str] = {}
-    for thing in gc.get_objects():
-        if issubclass(type(thing), IOBase):
-            try:
-                thing.flush()
-            except OSError as error:
-                if (place := identity(thing)) is not None:
-                    failed[place] = error.strerror or str(error)
-            except Exception:  # read-only, closed, or of a class of the script
-                continue
-    return failed
-
-
-def identity(file: Any) -> tuple[int, int] | None:
-    """Returns device and inode number of an open file, if it has them."""
-    try:
-        status = os.fstat(file.fileno())
-    except Exception:  # in memory, closed, or of a class of the script
-        return None
-    return status.st_dev, status.st_ino
 
 
 def collect(work_dir: WorkDir, limits: dict[str, Any]) -> list[tuple[bytes, bytes]]:

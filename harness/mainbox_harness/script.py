@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import io
 import json
 import linecache
+import os
 import resource
 import sys
 import types
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .ending import end_threads, run_exit_functions
 from .failure import SCRIPT, ScriptFailure, of_exception, of_exit
 from .lockdown import libc
 from .outputs import collect
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from .outputs import WorkDir
 
 MODULE = "script"
+# The entry of a script that is run as a program rather than by its main.
+PROGRAM = "script"
 
 
 class Request(NamedTuple):
@@ -47,14 +53,18 @@ class Answer(NamedTuple):
 
 def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, late_limits: LateLimits | None) -> Answer:
     """Runs a script. Raises ScriptFailure unless it succeeds."""
-    checked = check(request.source, options["refused"])
+    checked = check(request.source, options["refused"], needs_main=options["entry"] != PROGRAM)
     if late_limits is not None:
         late_limits.set(checked)
     try:
+        registered = atexit._ncallbacks()
         try:
             while work_dir and request.files:  # each is dropped once written, since the memory limit counts it
                 work_dir.write(*request.files.pop())
-            result = to_json(call_main(checked.code, request), options["max_depth"], options["max_result_bytes"])
+            returned = call(checked.code, request, options["entry"])
+            end_threads()
+            result = to_json(returned, options["max_depth"], options["max_result_bytes"])
+            run_exit_functions(registered)
         finally:
             flush()  # the script may have replaced its streams with files in outputs/
         outputs = collect(work_dir, options["outputs"]) if work_dir else []
@@ -74,13 +84,19 @@ def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, lat
     return Answer(result, outputs)
 
 
-def call_main(code: CodeType, request: Request) -> object:
-    """Executes the module, calls its main, and waits for its threads."""
-    module = types.ModuleType(MODULE)
-    sys.modules[MODULE] = module
+def call(code: CodeType, request: Request, entry: str) -> object:
+    """Executes the module, and calls its main unless the script is run as a program (`entry`)."""
+    is_program = entry == PROGRAM
+    module = types.ModuleType("__main__" if is_program else MODULE)
+    sys.modules[MODULE] = sys.modules["__main__"] = module
     source = request.source
-    linecache.cache[SCRIPT] = (len(source), None, source.splitlines(keepends=True), SCRIPT)
+    linecache.cache[SCRIPT] = (len(source), None, lines_of(source), SCRIPT)
+    if "__file__" in source:
+        place_source(source)
+    module.__dict__["__file__"] = os.path.join(os.environ.get("HOME", ""), SCRIPT)
     exec(code, module.__dict__)
+    if is_program:
+        return None
     main = module.__dict__.get("main")
     if not callable(main) or isinstance(main, type):
         raise ScriptFailure("missing_main", NO_MAIN)
@@ -89,11 +105,18 @@ def call_main(code: CodeType, request: Request) -> object:
         import asyncio  # here, since it takes as long to import as everything else together and few scripts need it
 
         result = asyncio.run(as_coroutine(result))
-    if (threading := sys.modules.get("threading")) is not None:
-        for thread in threading.enumerate():
-            if not thread.daemon and thread is not threading.current_thread():
-                thread.join()
     return result
+
+
+def lines_of(source: str) -> list[str]:
+    """Splits a source where Python does. str.splitlines also splits at form feeds and other characters."""
+    return io.StringIO(source, newline=None).readlines()
+
+
+def place_source(source: str) -> None:
+    """Writes the source to the path in `__file__`, unless there is a file of the request or none can be written."""
+    with contextlib.suppress(OSError), open(SCRIPT, "x", encoding="utf-8") as file:
+        file.write(source)
 
 
 async def as_coroutine(result: Any) -> object:

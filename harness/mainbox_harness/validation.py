@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from .failure import SCRIPT, ScriptFailure, fail
 
-NO_MAIN = "Script must contain a main() function"
+NO_MAIN = "Script must contain a main() function; with `entry` set to `script`, it needs none"
+FENCED = "The script is in a code fence (```); send the code without it"
+NOTEBOOK = "is a command of a notebook, not Python; leave it out"
 # The types of nodes that a policy can refuse. They are few, so the others are dropped before sorting.
 POLICY_NODES = frozenset({ast.Import, ast.ImportFrom, ast.Attribute, ast.Name})
 
@@ -23,11 +25,13 @@ class Checked(NamedTuple):
     tree: ast.Module
 
 
-def check(source: str, refused: dict[str, Any]) -> Checked:
+def check(source: str, refused: dict[str, Any], *, needs_main: bool = True) -> Checked:
     """Checks and compiles a script. `refused` is what the policy refuses, and comes from the supervisor."""
+    if source.lstrip().startswith("```"):
+        fail("syntax_error", FENCED, 1)
     try:
         tree: Any = compile(source, SCRIPT, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
-        if not binds_main(tree):
+        if needs_main and not binds_main(tree):
             fail("missing_main", NO_MAIN)
         check_policy(tree, refused)
         code = compile(tree, SCRIPT, "exec", dont_inherit=True)
@@ -62,7 +66,9 @@ def syntax_failure(error: SyntaxError) -> ScriptFailure:
         return ScriptFailure("syntax_error", f"The script cannot be compiled: {error.msg}")
     text = (error.text or "").strip()
     sentence = f"Syntax error on line {error.lineno}: {error.msg}"
-    if text:
+    if text.startswith(("!", "%")):
+        sentence = f"Syntax error on line {error.lineno}: `{text}` {NOTEBOOK}"
+    elif text:
         sentence += f": {text}"
     frames = "".join(traceback.format_exception_only(error))
     return ScriptFailure("syntax_error", sentence, frames=frames, line=error.lineno)
@@ -143,10 +149,19 @@ def check_os_function(name: str, node: ast.stmt | ast.expr, refused: dict[str, A
 
 
 def check_return(tree: ast.Module) -> None:
-    """Raises a failure if a main has no return statement."""
-    mains = (
-        node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "main"
-    )
-    for main in mains:
-        if not any(isinstance(inner, ast.Return) for inner in ast.walk(main)):
+    """Raises a failure if a main has no return statement of its own."""
+    for main in module_level(tree):
+        if isinstance(main, ast.FunctionDef | ast.AsyncFunctionDef) and main.name == "main" and not returns(main):
             fail("forbidden", "The main() function must contain a return statement", main.lineno)
+
+
+def returns(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether a function has a return statement outside the functions and classes in it."""
+    pending: list[ast.AST] = list(function.body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Return):
+            return True
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            pending.extend(ast.iter_child_nodes(node))
+    return False

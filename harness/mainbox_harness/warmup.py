@@ -9,6 +9,7 @@ from .outputs import WorkDir
 from .script import MODULE, Request, run
 
 OPTIONS: dict[str, Any] = {
+    "entry": "main",
     "refused": {"modules": ["no"], "os_functions": ["no"], "builtins": [], "needs_return": False},
     "max_depth": 9,
     "max_result_bytes": 1 << 20,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import gc
 import io
 import json
@@ -24,10 +26,14 @@ if TYPE_CHECKING:
     from .outputs import WorkDir
 
 # Types of frames to a worker.
-START, SCRIPT, INPUT, FILE, RUN = b"B", b"S", b"I", b"D", b"R"
+START, SCRIPT, INPUT, STDIN, FILE, RUN = b"B", b"S", b"I", b"T", b"D", b"R"
 # Types of frames from a worker. Files have the type FILE in both directions.
 READY, LOCKDOWN, VALUE, FAILURE = b"R", b"L", b"V", b"F"
 NAME_LENGTH = struct.Struct("<H")
+# So that 64 threads fit into the default memory limit, which counts the whole stack of each.
+THREAD_STACK_BYTES = 1 << 20
+# What fits into a pipe whatever the kernel's page size and limits are.
+PIPE_BYTES = 4096
 # The longest reason for a failed start that is logged, characters.
 MAX_REASON = 2000
 
@@ -102,6 +108,8 @@ def reset_process_state(scratch: str) -> None:
         HOME=scratch, TMPDIR=scratch, PATH="/usr/bin:/bin", LANG="C.UTF-8", TZ="UTC", USER="script", LOGNAME="script"
     )
     sys.argv = ["script.py"]
+    sys.path.append(scratch)  # last, so that a file of the request hides no library
+    _thread.stack_size(THREAD_STACK_BYTES)
     if "numpy.random" in sys.modules:
         # The module `random` reseeds itself after a fork; numpy does not.
         sys.modules["numpy.random"].seed()
@@ -120,9 +128,11 @@ def serve(channel: Channel, work_dir: WorkDir, late_limits: LateLimits | None) -
     while True:
         kind, payload = channel.receive()
         if kind == SCRIPT:
-            source = payload.decode()
+            source = payload.decode("utf-8-sig")  # Python ignores a byte order mark too
         elif kind == INPUT:
             arguments.append(payload)
+        elif kind == STDIN:
+            place_stdin(payload)
         elif kind == FILE:
             files.append(name_and_content(payload))
         elif kind == RUN:
@@ -135,6 +145,33 @@ def serve(channel: Channel, work_dir: WorkDir, late_limits: LateLimits | None) -
         # like an exit of the script.
         os.closerange(CHANNEL, CHANNEL + 1)
     wait_to_be_killed()
+
+
+def place_stdin(content: bytearray) -> None:
+    """Makes descriptor 0 yield `content`, and then its end."""
+    if len(content) <= PIPE_BYTES:
+        reader, writer = os.pipe()
+        os.write(writer, content)
+        os.close(writer)
+    else:
+        reader = unnamed_file()
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(reader, rest) :]
+        os.lseek(reader, 0, os.SEEK_SET)
+    os.dup2(reader, 0, inheritable=False)
+    os.close(reader)
+
+
+def unnamed_file() -> int:
+    """Opens a new file without a name, in the working directory or, in the tier `rlimits`, in /tmp."""
+    for folder in (".", "/tmp"):
+        path = os.path.join(folder, f".stdin-{os.getpid()}")
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            os.unlink(path)
+            return descriptor
+    raise OSError("no file can be made for the standard input")
 
 
 def name_and_content(payload: bytearray) -> tuple[str, memoryview]:

@@ -50,8 +50,9 @@ class Zygote:
         self.preload: list[str] = boot["preload"]
         self.late_limits = load_late_limits(lockdown["late_limits"])
         self.archive = open_archive(boot["archive"])
-        substitutes.install(lockdown["by_descriptor"])
         program = lockdown["filter"]
+        if program:
+            substitutes.install(lockdown["by_descriptor"])
         self.lockdown = lockdown | {"filter": program and Filter(program, lockdown["own_process"])}
         self.control = Control(CONTROL)
         self.children: dict[int, int] = {}

@@ -54,7 +54,10 @@ def test_threads_are_joined() -> None:
 
 def test_a_main_that_is_not_a_function_is_missing() -> None:
     for source in ("main = 1", "main = int", "if False:\n    def main(): pass"):
-        assert failure(source).error == "Script must contain a main() function"
+        assert (
+            failure(source).error
+            == "Script must contain a main() function; with `entry` set to `script`, it needs none"
+        )
 
 
 def test_failures_have_a_kind() -> None:

@@ -67,7 +67,11 @@ def test_a_script_that_may_bind_main_is_accepted(source: str) -> None:
     ],
 )
 def test_a_script_without_main_is_refused(source: str) -> None:
-    assert refused(source) == ("missing_main", "Script must contain a main() function", None)
+    assert refused(source) == (
+        "missing_main",
+        "Script must contain a main() function; with `entry` set to `script`, it needs none",
+        None,
+    )
 
 
 def test_a_syntax_error_has_the_line_and_its_text() -> None:

@@ -206,7 +206,9 @@ impl<'de> Visitor<'de> for ContentVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Content, A::Error> {
         let object = serde::de::value::MapAccessDeserializer::new(object);
-        let Encoded { base64 } = Encoded::deserialize(object)?;
+        let Encoded { mut base64 } = Encoded::deserialize(object)?;
+        // Many encoders break lines, as MIME asks for.
+        base64.retain(|letter| !matches!(letter, '\r' | '\n'));
         let content = BASE64_STANDARD.decode(base64);
         content.map(Content).map_err(A::Error::custom)
     }
@@ -305,6 +307,8 @@ mod tests {
 
     #[test]
     fn text_is_a_string_and_other_content_is_base64_in_both_directions() {
+        let broken: Files = serde_json::from_str(r#"{"a":{"base64":"AQID\r\nBAU=\n"}}"#).unwrap();
+        assert_eq!(broken.iter().collect::<Vec<_>>(), [("a", &[1, 2, 3, 4, 5][..])]);
         let text = r#"{"a":"é\n","b":{"base64":"/w=="},"c":""}"#;
         let files: Files = serde_json::from_str(text).unwrap();
         assert_eq!(files.iter().nth(1), Some(("b", &b"\xff"[..])));

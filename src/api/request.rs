@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
@@ -20,12 +20,38 @@ pub struct ExecuteRequest {
     pub script: String,
     /// The argument of `main`, as the JSON text that was sent. `None` calls `main()` without an argument.
     pub input: Option<Box<RawValue>>,
+    /// What the script reads from its standard input; `None` is empty.
+    pub stdin: Option<String>,
+    /// How the script is run.
+    pub entry: Entry,
     /// Files to write to the working directory before the script starts.
     pub files: Files,
     /// The requested wall time limit. The server may allow less.
     pub timeout: Option<Duration>,
     /// The requested memory limit, MB. The server may allow less.
     pub memory_mb: Option<u64>,
+}
+
+/// How a script is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entry {
+    /// Its function `main` is called, and the result is what that returns.
+    #[default]
+    Main,
+    /// It is run as a program, with `__name__` set to `__main__`. The result is `null`.
+    Script,
+}
+
+impl Entry {
+    /// The entry with this name; `None` if there is none.
+    pub fn named(name: &str) -> Option<Entry> {
+        match name {
+            "main" => Some(Entry::Main),
+            "script" => Some(Entry::Script),
+            _ => None,
+        }
+    }
 }
 
 /// The fields of a body, not yet read. Reading each by itself lets an error name the field.
@@ -36,6 +62,10 @@ struct Body<'a> {
     script: &'a RawValue,
     #[serde(default, deserialize_with = "present")]
     input: Option<Box<RawValue>>,
+    #[serde(borrow, default)]
+    stdin: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    entry: Option<&'a RawValue>,
     #[serde(borrow, default)]
     files: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -115,6 +145,10 @@ impl ExecuteRequest {
             Failure::invalid_request(format!("The request is not valid: {}", quoted(&text)))
         })?;
         let script = read(body.script, "script", '"', "a string")?;
+        let stdin = body.stdin.map(|stdin| read(stdin, "stdin", '"', "a string")).transpose()?;
+        let stdin = stdin.map(|stdin| check_stdin(stdin, max_script_bytes)).transpose()?;
+        let entry = body.entry.map(|entry| read::<String>(entry, "entry", '"', ENTRIES));
+        let entry = entry.transpose()?.map(|entry| check_entry(&entry)).transpose()?;
         let object = "an object that maps file names to contents";
         let files = body.files.map(|files| read(files, "files", '{', object));
         let files: Files = files.transpose()?.unwrap_or_default();
@@ -138,14 +172,34 @@ impl ExecuteRequest {
             |megabytes: u64| (megabytes > 0).then_some(megabytes),
         )?;
         let script = check_script(script, max_script_bytes)?;
-        Ok(ExecuteRequest { script, input: body.input, files, timeout, memory_mb })
+        let entry = entry.unwrap_or_default();
+        Ok(ExecuteRequest { script, input: body.input, stdin, entry, files, timeout, memory_mb })
     }
 
-    /// Reads a `text/x-python` body, which is the script itself.
+    /// Reads a `text/x-python` body, which is the script itself, and the query of its URL, which may contain `entry` and
+    /// `stdin`.
     ///
     /// # Errors
     /// `invalid_request` or `payload_too_large`, with a sentence that names the problem.
-    pub fn from_python(body: &[u8], max_script_bytes: usize) -> Result<ExecuteRequest, Failure> {
+    pub fn from_python(
+        body: &[u8],
+        query: &str,
+        max_script_bytes: usize,
+    ) -> Result<ExecuteRequest, Failure> {
+        check_encoding(body)?;
+        let (mut stdin, mut entry) = (None, Entry::default());
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "stdin" => stdin = Some(check_stdin(value.into_owned(), max_script_bytes)?),
+                "entry" => entry = check_entry(&value)?,
+                _ => {
+                    let name = quoted(&name);
+                    let error =
+                        format!("query: unknown field `{name}`, expected `entry` or `stdin`");
+                    return Err(Failure::invalid_request(error));
+                }
+            }
+        }
         let script = std::str::from_utf8(body).map_err(|error| {
             Failure::invalid_request(format!("The script is not valid UTF-8: {error}"))
         })?;
@@ -153,6 +207,8 @@ impl ExecuteRequest {
         Ok(ExecuteRequest {
             script,
             input: None,
+            stdin,
+            entry,
             files: Files::default(),
             timeout: None,
             memory_mb: None,
@@ -162,6 +218,43 @@ impl ExecuteRequest {
 
 fn not_json(error: &serde_json::Error) -> Failure {
     Failure::invalid_request(format!("The body is not valid JSON: {error}"))
+}
+
+const ENTRIES: &str = "`main` or `script`";
+
+fn check_entry(name: &str) -> Result<Entry, Failure> {
+    Entry::named(name).ok_or_else(|| Failure::invalid_request(format!("entry must be {ENTRIES}")))
+}
+
+fn check_stdin(stdin: String, max_bytes: usize) -> Result<String, Failure> {
+    if stdin.len() > max_bytes {
+        let error = format!("stdin has {} bytes; the limit is {max_bytes}", stdin.len());
+        return Err(Failure::new(Kind::PayloadTooLarge, error));
+    }
+    Ok(stdin)
+}
+
+/// Refuses a script that declares another encoding than UTF-8 in its first two lines, as PEP 263 describes.
+fn check_encoding(body: &[u8]) -> Result<(), Failure> {
+    for line in body.split(|byte| *byte == b'\n').take(2) {
+        let line = String::from_utf8_lossy(line);
+        let line = line.trim_start_matches([' ', '\t', '\x0c', '\u{feff}']);
+        let Some((_, declared)) = line.strip_prefix('#').and_then(|line| line.split_once("coding"))
+        else {
+            continue;
+        };
+        let Some(name) = declared.strip_prefix([':', '=']) else { continue };
+        let is_name = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+        let name: String =
+            name.trim_start_matches([' ', '\t']).chars().take_while(|c| is_name(*c)).collect();
+        let plain = name.to_ascii_lowercase().replace('_', "-");
+        if !["", "utf-8", "utf8", "utf-8-sig", "ascii", "us-ascii"].contains(&plain.as_str()) {
+            let error =
+                format!("The script declares the encoding {}; send it as UTF-8", quoted(&name));
+            return Err(Failure::invalid_request(error));
+        }
+    }
+    Ok(())
 }
 
 fn check_script(script: String, max_bytes: usize) -> Result<String, Failure> {
@@ -187,6 +280,33 @@ mod tests {
         let with = ExecuteRequest::from_json(br#"{"script":"x","input":null}"#, 9).unwrap();
         assert_eq!(with.input.unwrap().get(), "null");
         assert!(ExecuteRequest::from_json(br#"{"script":"x"}"#, 9).unwrap().input.is_none());
+    }
+
+    #[test]
+    fn an_encoding_other_than_utf_8_is_refused_by_name() {
+        let read = |body: &str| ExecuteRequest::from_python(body.as_bytes(), "", 99);
+        for body in
+            ["# coding: utf-8\nx", "#!/x\n# -*- coding: UTF_8 -*-\nx", "x\ny\n# coding: cp1252"]
+        {
+            assert!(read(body).is_ok(), "{body}");
+        }
+        let failure = read("#!/x\n# -*- coding: latin-1 -*-\nx").unwrap_err();
+        assert_eq!(failure.error, "The script declares the encoding latin-1; send it as UTF-8");
+    }
+
+    #[test]
+    fn the_query_of_a_bare_script_contains_entry_and_stdin() {
+        let read = |query: &str| ExecuteRequest::from_python(b"x", query, 4);
+        let request = read("entry=script&stdin=a+b%0A").unwrap();
+        assert_eq!((request.entry, request.stdin.as_deref()), (Entry::Script, Some("a b\n")));
+        assert_eq!(read("").unwrap().entry, Entry::Main);
+        for (query, error) in [
+            ("entry=x", "entry must be `main` or `script`"),
+            ("stdin=12345", "stdin has 5 bytes; the limit is 4"),
+            ("a=b", "query: unknown field `a`, expected `entry` or `stdin`"),
+        ] {
+            assert_eq!(read(query).unwrap_err().error, error);
+        }
     }
 
     #[test]

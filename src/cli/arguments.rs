@@ -54,6 +54,12 @@ pub struct RunArguments {
     /// JSON to pass to main()
     #[arg(long, value_name = "JSON")]
     pub(super) input: Option<String>,
+    /// A file to read the standard input of the script from
+    #[arg(long, value_name = "FILE")]
+    pub(super) stdin: Option<PathBuf>,
+    /// `main` calls the function main, `script` runs the script as a program [default: main]
+    #[arg(long, value_name = "ENTRY")]
+    pub(super) entry: Option<String>,
     /// A file to copy to the working directory of the script; can be repeated
     #[arg(long, value_name = "FILE")]
     pub(super) file: Vec<PathBuf>,

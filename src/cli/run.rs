@@ -27,6 +27,10 @@ struct Body {
     script: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdin: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entry: Option<String>,
     #[serde(skip_serializing_if = "Files::is_empty")]
     files: Files,
 }
@@ -44,12 +48,14 @@ struct Returned {
 /// When something cannot be read, written or printed.
 pub(super) async fn run(handler: &Handler, arguments: RunArguments) -> Result<bool, CommandError> {
     let body = Body {
-        script: read_script(&arguments.script)?,
+        script: read_text(&arguments.script)?,
         input: arguments
             .input
             .map(RawValue::from_string)
             .transpose()
             .map_err(CommandError::Input)?,
+        stdin: arguments.stdin.as_deref().map(read_text).transpose()?,
+        entry: arguments.entry,
         files: read_files(&arguments.file)?,
     };
     if let Some(outputs) = &arguments.outputs {
@@ -101,7 +107,8 @@ async fn run_with_terminal(
     Ok(response)
 }
 
-fn read_script(path: &Path) -> Result<String, CommandError> {
+/// Reads a file, or standard input for `-`.
+fn read_text(path: &Path) -> Result<String, CommandError> {
     let read = if path == Path::new("-") {
         let mut script = String::new();
         io::stdin().read_to_string(&mut script).map(|_| script)

@@ -88,11 +88,16 @@ async fn send(channel: &mut UnixStream, job: &Job, config: &Config) -> io::Resul
         push_header(&mut frames, to_worker::INPUT, input.len());
         append(channel, &mut frames, input).await?;
     }
+    if let Some(stdin) = &job.stdin {
+        push_header(&mut frames, to_worker::STDIN, stdin.len());
+        append(channel, &mut frames, stdin.as_bytes()).await?;
+    }
     for (name, content) in job.files.iter() {
         push_file_header(&mut frames, name, content.len());
         append(channel, &mut frames, content).await?;
     }
     let options = RunOptions {
+        entry: job.entry,
         refused: &policy::refused(job.policy),
         max_result_bytes: config.max_result_bytes,
         max_depth: json_depth::MAX_DEPTH,

@@ -12,6 +12,7 @@ pub(super) const MODULES: &[(&str, &str)] = &[
     module!("audit_hook"),
     module!("bytecode_archive"),
     module!("control"),
+    module!("ending"),
     module!("failure"),
     module!("frames"),
     module!("hints"),

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::output_capture::OutputSink;
 use crate::api::files::Files;
-use crate::api::request::ExecuteRequest;
+use crate::api::request::{Entry, ExecuteRequest};
 use crate::config::Config;
 use crate::config::choices::Policy;
 use crate::telemetry::progress::Progress;
@@ -18,6 +18,10 @@ pub struct Job {
     pub script: String,
     /// The argument of `main`, as JSON text; `None` calls `main()` without an argument.
     pub input: Option<Box<RawValue>>,
+    /// What the script reads from its standard input; `None` is empty.
+    pub stdin: Option<String>,
+    /// How the script is run.
+    pub entry: Entry,
     /// Files to write to the working directory first.
     pub files: Files,
     /// Wall time limit.
@@ -41,6 +45,8 @@ impl Job {
         Job {
             script: request.script,
             input: request.input,
+            stdin: request.stdin,
+            entry: request.entry,
             files: request.files,
             timeout: request
                 .timeout

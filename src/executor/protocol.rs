@@ -12,6 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::frames::push_frame;
+use crate::api::request::Entry;
 use crate::sandbox::Lockdown;
 use crate::sandbox::policy::Refused;
 use crate::sandbox::rlimits::Limit;
@@ -123,6 +124,8 @@ pub struct ZygoteInfo {
 /// The last frame of a request: how to run the script.
 #[derive(Serialize)]
 pub struct RunOptions<'a> {
+    /// How the script is run.
+    pub entry: Entry,
     /// What to refuse before the script runs.
     pub refused: &'a Refused,
     /// Largest result as JSON, bytes.
@@ -156,6 +159,8 @@ pub mod to_worker {
     pub const SCRIPT: u8 = b'S';
     /// The argument of `main`, JSON.
     pub const INPUT: u8 = b'I';
+    /// What the script reads from its standard input.
+    pub const STDIN: u8 = b'T';
     /// A file: two bytes for the length of the name (little-endian), the name in UTF-8, the content.
     pub const FILE: u8 = b'D';
     /// [`super::RunOptions`], JSON. It completes the request.

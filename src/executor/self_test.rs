@@ -11,6 +11,7 @@ use super::harness::SELF_TEST;
 use super::job::Job;
 use super::outcome::Execution;
 use crate::api::files::Files;
+use crate::api::request::Entry;
 use crate::config::Config;
 use crate::config::choices::{Policy, Tier};
 use crate::sandbox::Sandbox;
@@ -57,6 +58,8 @@ pub(super) fn job(config: &Config) -> Job {
     Job {
         script: String::from(SELF_TEST),
         input: None,
+        stdin: None,
+        entry: Entry::Main,
         files: Files::default(),
         timeout: Duration::from_secs(10),
         output_sink: None,

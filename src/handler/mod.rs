@@ -202,10 +202,11 @@ impl Handler {
         let output_sink = request.extensions().get::<OutputSink>().cloned();
         let progress = request.extensions().get::<Progress>().cloned().unwrap_or_default();
         let mut reservation = self.requests.reservation(caller);
+        let query = request.uri().query().unwrap_or_default().to_owned();
         let body = read(request.into_body(), expects_continue, &mut reservation).await?;
         let request = match media {
             Media::Json => ExecuteRequest::from_json(&body, config.max_script_bytes)?,
-            Media::Python => ExecuteRequest::from_python(&body, config.max_script_bytes)?,
+            Media::Python => ExecuteRequest::from_python(&body, &query, config.max_script_bytes)?,
         };
         drop(body);
         check_scratch_room(&request.files, config)?;

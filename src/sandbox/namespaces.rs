@@ -161,6 +161,13 @@ impl Plan {
             builder.bind(Path::new(device), Path::new(device), MsFlags::MS_NOEXEC)?;
         }
         builder.bind(scratch_home, Path::new(BOX), MsFlags::MS_NODEV)?;
+        // Many scripts write to /tmp. Not if libraries are in it, and only where each worker sees its own at one path.
+        let holds_libraries = paths.iter().any(|path| path.starts_with("/tmp"));
+        if mounts == Mounts::Full && !holds_libraries {
+            builder
+                .steps
+                .push(Step::Link(c_path(Path::new(SCRATCH))?, builder.inside(Path::new("/tmp"))?));
+        }
         match mounts {
             // The root becomes read-only last, since the steps before create files in it.
             Mounts::Full => {
