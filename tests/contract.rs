@@ -636,6 +636,22 @@ fn a_thread_that_never_ends_costs_neither_the_result_nor_the_time() {
     returns(idle, r#"{"result":3,"stdout":""}"#);
 }
 
+/// Where workers have no threads, the work runs inline.
+#[test]
+fn a_thread_pool_gives_the_same_answer_everywhere() {
+    let script = indoc! {r#"
+        import asyncio, concurrent.futures
+        def square(n): return n * n
+        async def main():
+            with concurrent.futures.ThreadPoolExecutor(3) as pool:
+                squares = list(pool.map(square, range(4)))
+                last = pool.submit(square, 5).result()
+            loop = asyncio.get_running_loop()
+            return [squares, last, await asyncio.to_thread(square, 6), await loop.run_in_executor(None, square, 7)]
+    "#};
+    returns(script, r#"{"result":[[0,1,4,9],25,36,49],"stdout":""}"#);
+}
+
 #[test]
 fn a_script_ends_as_a_program_does() {
     let script = indoc! {r#"

@@ -409,10 +409,20 @@ fn sixteen_busy_loops_on_two_workers_end_with_timeout_or_busy_in_time() {
     assert_eq!(count("timeout") + count("busy"), 16, "{kinds:?}");
     let latest = ends.iter().map(|(_, end)| *end).max().unwrap();
     assert!(latest < Duration::from_secs(4 + 6), "{latest:?}");
-    let busy = ends.iter().find(|(response, _)| response.status == 503).unwrap();
-    assert_eq!(busy.0.failure().2, "All workers were busy for 2 s");
-    let retry_after: u64 = busy.0.header("retry-after").parse().unwrap();
-    assert!((1..=8).contains(&retry_after), "{retry_after}");
+    // A request that gets its permit in the last moment may find no worker ready.
+    let waited = "All workers were busy for 2 s";
+    let busy: Vec<&Answer> = ends
+        .iter()
+        .map(|(response, _)| response)
+        .filter(|response| response.status == 503)
+        .collect();
+    assert!(busy.iter().any(|response| response.failure().2 == waited));
+    for response in busy {
+        let error = response.failure().2;
+        assert!([waited, "No worker was ready in time"].contains(&error.as_str()), "{error}");
+        let retry_after: u64 = response.header("retry-after").parse().unwrap();
+        assert!((1..=8).contains(&retry_after), "{retry_after}");
+    }
 }
 
 #[test]

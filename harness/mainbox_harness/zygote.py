@@ -53,6 +53,7 @@ class Zygote:
         program = lockdown["filter"]
         if program:
             substitutes.install(lockdown["by_descriptor"])
+        self.threads: bool = lockdown["threads"]
         self.lockdown = lockdown | {"filter": program and Filter(program, lockdown["own_process"])}
         self.control = Control(CONTROL)
         self.children: dict[int, int] = {}
@@ -73,6 +74,8 @@ class Zygote:
         if self.late_limits is not None:
             self.late_limits.take_into_memory(packages)
             preload_common_modules()  # at once: AWS Lambda freezes the process between requests
+        if not self.threads:
+            run_threads_inline()
         warm_up(None)
         gc.freeze()
         python = sys.version.split()[0]
@@ -176,6 +179,13 @@ def open_archive(path: str | None) -> AbstractContextManager[None]:
     from .bytecode_archive import archived
 
     return archived(path)
+
+
+def run_threads_inline() -> None:
+    """Has thread pools run their work inline. Imported here, since it imports what most zygotes do not need at once."""
+    from . import inline_threads
+
+    inline_threads.install()
 
 
 def preload_common_modules() -> None:

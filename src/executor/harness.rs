@@ -17,6 +17,7 @@ pub(super) const MODULES: &[(&str, &str)] = &[
     module!("frames"),
     module!("hints"),
     module!("import_home"),
+    module!("inline_threads"),
     module!("json_reasons"),
     module!("late_limits"),
     module!("lazy_imports"),

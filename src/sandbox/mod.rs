@@ -109,6 +109,8 @@ pub struct Lockdown {
     pub filter: Option<String>,
     /// The number in the filter that stands for the worker's own process id: [`policy::OWN_PROCESS`].
     pub own_process: u32,
+    /// Whether workers can have threads.
+    pub threads: bool,
     /// Whether the filter refuses to change the mode, the times or the size of a file by its path.
     pub by_descriptor: bool,
     /// Whether prctl(2) works, so that workers can set no_new_privs, become non-dumpable and drop capabilities.
@@ -227,6 +229,10 @@ impl Sandbox {
     pub fn lockdown(&self) -> Lockdown {
         Lockdown {
             filter: self.workers.map(|workers| seccomp::to_hexadecimal(&seccomp::filter(workers))),
+            threads: match self.workers {
+                Some(workers) => workers == For::OwnUid,
+                None => self.tier != Some(Tier::Rlimits),
+            },
             by_descriptor: self.workers.is_some_and(|workers| workers != For::OwnUid),
             own_process: policy::OWN_PROCESS,
             prctl: self.prctl,
