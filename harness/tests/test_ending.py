@@ -48,7 +48,7 @@ def test_exit_functions_run_only_if_the_script_registered_one(monkeypatch: pytes
 def test_archives_that_were_left_open_are_whole(tmp_path: Path) -> None:
     written = zipfile.ZipFile(tmp_path / "a.zip", "w")
     written.writestr("name", "content")
-    packed = tarfile.open(tmp_path / "a.tar", "w")  # noqa: SIM115
+    packed = tarfile.open(tmp_path / "a.tar", "w")  # noqa: SIM115, F841
     squeezed = gzip.open(tmp_path / "a.gz", "wb")  # noqa: SIM115
     squeezed.write(b"content")
     read = zipfile.ZipFile(tmp_path / "b.zip", "w")
