@@ -425,7 +425,7 @@ fn a_segfault_is_reported_as_crashed_with_the_output_before_it() {
                 ctypes.string_at(0)
         "#},
         "crashed",
-        "The script crashed: SIGSEGV",
+        "The script crashed: SIGSEGV; recursion was deeper than the stack, or memory was used wrongly",
     );
     assert_eq!(response.json()["stdout"], "before\n");
 }

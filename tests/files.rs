@@ -372,3 +372,30 @@ fn a_script_changes_modes_times_and_sizes_of_its_files() {
     };
     assert_eq!(common::server().run(script).json()["result"], expected);
 }
+
+/// People and models write `savefig("plot.png")`.
+#[test]
+fn pictures_that_the_script_made_in_its_working_directory_come_back() {
+    let script = indoc! {r#"
+        import os
+
+        def main():
+            for name in ("plot.png", "Photo.JPG", "table.csv", "outputs/both.svg", "both.svg"):
+                with open(name, "w") as file:
+                    file.write(name)
+            with open("changed.gif", "w") as file:
+                file.write("new")
+            return sorted(os.listdir())
+    "#};
+    let files = json!({"given.png": "given", "changed.gif": "old"});
+    let (_, returned) = runs(script, &files);
+    assert_eq!(
+        returned,
+        json!({
+            "Photo.JPG": "Photo.JPG",
+            "both.svg": "outputs/both.svg",
+            "changed.gif": "new",
+            "plot.png": "plot.png",
+        })
+    );
+}

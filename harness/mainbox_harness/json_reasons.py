@@ -16,6 +16,7 @@ HINTS = {
     "re.Match": "return .group() or .groups()",
     "re.Pattern": "return .pattern",
     "_io.": "return .read(), or write the file to outputs/",
+    "matplotlib.axes": "return .figure",
     "scipy.sparse": "return .toarray()",
     # Groups, windows and resamplers of pandas 3, and of pandas 2.
     "pandas.api.typing": "return an aggregate, such as .sum()",

@@ -29,6 +29,8 @@ def encode(encoder: Encoder, value: Any, kind: type) -> object:
         return value.isoformat()
     if is_a(kind, "datetime", "timedelta"):
         return value.total_seconds()
+    if encoder.pictures is not None and (name := encoder.pictures.name_of(value, kind)) is not None:
+        return {"file": name}
     if (fields := fields_of(value, kind)) is not None:
         return encoder.container(value, lambda _: encoder.members(fields))
     if is_a(kind, "sqlite3", "Row"):

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, ClassVar
 
 from .failure import fail
+from .outputs import is_picture
 
 ROOT = ""
 MODES = ("r", "w", "a", "x")
@@ -168,6 +169,8 @@ class MemoryDir:
         self.outputs_folder = outputs
         self.folders = {ROOT, outputs}
         self.files: dict[str, Node] = {}
+        self.given: dict[str, tuple[int, float]] = {}
+        """Number and time of the files of the request, to tell whether the script changed them."""
 
     def write(self, name: str, content: memoryview) -> None:
         """Writes a file of the request, and makes the directories in its name."""
@@ -175,7 +178,14 @@ class MemoryDir:
         while folder:
             self.folders.add(folder)
             folder, _ = os.path.split(folder)
-        self.files[name] = Node(content)
+        node = self.files[name] = Node(content)
+        self.given[name] = (node.number, node.changed)
+
+    def pictures(self) -> Iterator[tuple[str, io.RawIOBase]]:
+        """Opens the pictures at the top of the directory that the script made or changed."""
+        for name, node in sorted(self.files.items()):
+            if is_picture(name) and self.given.get(name) != (node.number, node.changed):
+                yield name, MemoryFile(name, node, "r")
 
     def outputs(self, max_parts: int) -> Iterator[tuple[str, io.RawIOBase]]:
         """Opens the files below `outputs/`, one after the other, each with its name relative to that directory."""

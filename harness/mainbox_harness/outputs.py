@@ -4,13 +4,14 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from io import SEEK_END, FileIO, RawIOBase
+from io import SEEK_END, BytesIO, FileIO, RawIOBase
 from typing import Any, Protocol
 
 from .ending import flush_files, identity
 from .failure import fail
 
 OUTPUTS = "outputs"
+PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".gif", ".webp", ".pdf")
 # What Windows does not accept in a name, and what changes the direction of text. `files.rs` has the same rule.
 RESERVED = frozenset('\\:<>"|?*\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069')
 NUMBERED = (f"{device}{digit}" for device in ("COM", "LPT") for digit in "123456789¹²³")
@@ -32,6 +33,10 @@ class WorkDir(Protocol):
         """Opens the regular files below `outputs/`, one after the other, each with its name relative to that directory."""
         ...
 
+    def pictures(self) -> Iterator[tuple[str, RawIOBase]]:
+        """Opens the pictures at the top of the directory that the script made or changed."""
+        ...
+
 
 class Directory:
     """The scratch directory as the working directory."""
@@ -39,6 +44,8 @@ class Directory:
     def __init__(self, path: str) -> None:
         self.path = path
         self.home = os.stat(path)
+        self.given: dict[str, tuple[int, ...]] = {}
+        """What is known of the pictures of the request, to tell whether the script changed them."""
         os.mkdir(os.path.join(path, OUTPUTS))
 
     def write(self, name: str, content: memoryview) -> None:
@@ -48,6 +55,19 @@ class Directory:
             os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "xb") as file:
             file.write(content)
+        if is_picture(name):
+            self.given[name] = version(os.stat(path))
+
+    def pictures(self) -> Iterator[tuple[str, RawIOBase]]:
+        """Opens the pictures at the top of the directory that the script made or changed. Links are skipped."""
+        try:
+            names = sorted(filter(is_picture, os.listdir(".")))
+        except OSError:  # the script has removed the directory
+            return
+        for name in names:
+            found = os.stat(name, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) and self.given.get(name) != version(found):
+                yield name, FileIO(opened(name, 0, None, "", ""))
 
     def outputs(self, max_parts: int) -> Iterator[tuple[str, RawIOBase]]:
         """Opens the regular files below `outputs/`. Links, pipes and devices are skipped."""
@@ -79,42 +99,76 @@ def regular_files(directory: int, prefix: str, max_parts: int) -> Iterator[tuple
         os.close(directory)
 
 
-def opened(name: str, flags: int, directory: int, prefix: str) -> int:
-    """Opens an entry of an open directory. If that fails, the script is at fault."""
+def opened(name: str, flags: int, directory: int | None, prefix: str, top: str = f"{OUTPUTS}/") -> int:
+    """Opens an entry of an open directory, or of the working directory. If that fails, the script is at fault."""
     try:
         return os.open(name, READ | flags, dir_fd=directory)
     except OSError as error:
-        fail("exception", f"{OUTPUTS}/{prefix}{name} cannot be read: {error.strerror}")
+        fail("exception", f"{top}{prefix}{name} cannot be read: {error.strerror}")
 
 
-def collect(work_dir: WorkDir, limits: dict[str, Any]) -> list[tuple[bytes, bytes]]:
-    """Returns name and content of every output, or raises a failure that names the one that exceeds a limit."""
-    collected: list[tuple[bytes, bytes]] = []
+def is_picture(name: str) -> bool:
+    """Whether a name is that of a picture at the top of a directory."""
+    return name.lower().endswith(PICTURES) and "/" not in name
+
+
+def version(status: os.stat_result) -> tuple[int, ...]:
+    """Returns what changes when a file is written or replaced."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def collect(work_dir: WorkDir, limits: dict[str, Any], shown: list[tuple[str, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Returns name and content of every file that comes back, or raises a failure that names the one that exceeds a limit.
+
+    These are the files in `outputs/`, pictures at the top of the working directory, and the figures that were `shown`.
+    """
+    collection = Collection(limits)
     unwritten: dict[Any, str] | None = None
-    room = limits["max_bytes"]
     for name, file in work_dir.outputs(limits["max_parts"]):
         with file:
             if unwritten is None:
                 unwritten = flush_files()
             if (reason := unwritten.get(identity(file))) is not None:
                 fail("exception", f"{OUTPUTS}/{name} could not be written: {reason}")
-            if len(collected) == limits["max_files"]:
-                fail("result_too_large", f"{OUTPUTS}/{name} exceeds the limit of {limits['max_files']} files")
-            length = file.seek(0, SEEK_END)
-            if length > room:
-                most = limits["max_bytes"]
-                sentence = f"{OUTPUTS}/{name} does not fit; the limit for all files together is {most} bytes"
-                fail("result_too_large", sentence)
+            collection.add(f"{OUTPUTS}/{name}", name, file)
+    for name, file in work_dir.pictures():
+        with file:
+            if unwritten is None:
+                unwritten = flush_files()
+            collection.add(name, name, file)
+    for name, content in shown:
+        collection.add(name, name, BytesIO(content))
+    return list(collection.files.items())
+
+
+class Collection:
+    """The files that come back, within their limits."""
+
+    def __init__(self, limits: dict[str, Any]) -> None:
+        self.limits = limits
+        self.room = limits["max_bytes"]
+        self.files: dict[bytes, bytes] = {}
+
+    def add(self, place: str, name: str, file: Any) -> None:
+        """Adds a file, unless there is one with that name. `place` names it in an error."""
+        most = self.limits["max_files"]
+        if len(self.files) == most:
+            fail("result_too_large", f"{place} exceeds the limit of {most} files")
+        length = file.seek(0, SEEK_END)
+        if length > self.room:
+            most = self.limits["max_bytes"]
+            fail("result_too_large", f"{place} does not fit; the limit for all files together is {most} bytes")
+        key = checked(place, name, self.limits["max_name_bytes"])
+        if key not in self.files:
             file.seek(0)
-            collected.append((checked(name, limits["max_name_bytes"]), file.read(length)))
-            room -= length
-    return collected
+            self.files[key] = file.read(length)
+            self.room -= length
 
 
-def checked(name: str, max_bytes: int) -> bytes:
+def checked(place: str, name: str, max_bytes: int) -> bytes:
     """Returns a name if it can be saved on every system."""
     if len(os.fsencode(name)) > max_bytes or not all(map(is_harmless, name)) or not all(map(is_part, name.split("/"))):
-        fail("not_json", f"{OUTPUTS}/{name} has a name that cannot be returned")
+        fail("not_json", f"{place} has a name that cannot be returned")
     return name.encode()
 
 

@@ -18,6 +18,7 @@ from .ending import end_threads, run_exit_functions
 from .failure import SCRIPT, ScriptFailure, of_exception, of_exit
 from .lockdown import libc
 from .outputs import collect
+from .pictures import Pictures
 from .to_json import to_json
 from .validation import NO_MAIN, check
 
@@ -53,6 +54,8 @@ class Answer(NamedTuple):
 
 def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, late_limits: LateLimits | None) -> Answer:
     """Runs a script. Raises ScriptFailure unless it succeeds."""
+    pictures = Pictures()
+    pictures.install()  # before the late limits, which import what the script names
     checked = check(request.source, options["refused"], needs_main=options["entry"] != PROGRAM)
     if late_limits is not None:
         late_limits.set(checked)
@@ -63,11 +66,12 @@ def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, lat
                 work_dir.write(*request.files.pop())
             returned = call(checked.code, request, options["entry"])
             end_threads()
-            result = to_json(returned, options["max_depth"], options["max_result_bytes"])
+            result = to_json(returned, options["max_depth"], options["max_result_bytes"], pictures)
+            pictures.add_open_figures()  # before the exit functions, one of which closes them
             run_exit_functions(registered)
         finally:
             flush()  # the script may have replaced its streams with files in outputs/
-        outputs = collect(work_dir, options["outputs"]) if work_dir else []
+        outputs = collect(work_dir, options["outputs"], pictures.files) if work_dir else []
     except ScriptFailure:
         raise
     except SystemExit as error:

@@ -15,6 +15,7 @@ from typing import Any
 from . import library_forms
 from .failure import ScriptFailure
 from .json_reasons import NotJson, name_of, step
+from .pictures import Pictures
 
 NoneType = type(None)
 PLAIN = frozenset({str, int, bool, NoneType})
@@ -25,13 +26,14 @@ VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
 dumps = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")).encode
 
 
-def to_json(value: object, max_depth: int, max_bytes: int) -> bytes:
+def to_json(value: object, max_depth: int, max_bytes: int, pictures: Pictures | None = None) -> bytes:
     """Returns `value` as JSON. Raises a ScriptFailure that names the path and the type of what has no JSON form.
 
-    Of an iterator, at most as many items are taken as could fit into `max_bytes`.
+    Of an iterator, at most as many items are taken as could fit into `max_bytes`. Figures and images become files in
+    `pictures`.
     """
     try:
-        text = dumps(Encoder(max_depth, max_bytes).encode(value))
+        text = dumps(Encoder(max_depth, max_bytes, pictures).encode(value))
     except NotJson as error:
         raise ScriptFailure("not_json", f"{error.path()} {error.reason}") from None
     except RecursionError:
@@ -50,8 +52,9 @@ class Encoder:
     by the methods of the built-in type, which a subclass cannot override.
     """
 
-    def __init__(self, max_depth: int, max_bytes: int) -> None:
+    def __init__(self, max_depth: int, max_bytes: int, pictures: Pictures | None) -> None:
         self.max_depth = max_depth
+        self.pictures = pictures
         self.max_items = max_bytes // 2
         """An item of an array takes two bytes or more."""
         self.open: set[int] = set()

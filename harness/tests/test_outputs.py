@@ -26,7 +26,7 @@ def write(name: str, content: str = "") -> None:
 
 def failure_of(directory: Directory, **limits: int) -> tuple[str, str]:
     with pytest.raises(ScriptFailure) as caught:
-        collect(directory, LIMITS | limits)
+        collect(directory, LIMITS | limits, [])
     return caught.value.kind, caught.value.error
 
 
@@ -48,12 +48,12 @@ def test_outputs_are_collected_in_order_with_relative_names(directory: Directory
     write("a", "1")
     write("d/e/c", "3")
     Path("elsewhere").write_text("not an output")
-    assert collect(directory, LIMITS) == [(b"a", b"1"), (b"b", b"2"), (b"d/e/c", b"3")]
+    assert collect(directory, LIMITS, []) == [(b"a", b"1"), (b"b", b"2"), (b"d/e/c", b"3")]
 
 
 def test_without_files_there_are_no_outputs(directory: Directory) -> None:
     os.makedirs("outputs/d/e")
-    assert collect(directory, LIMITS) == []
+    assert collect(directory, LIMITS, []) == []
 
 
 def test_links_and_pipes_are_skipped(directory: Directory) -> None:
@@ -62,23 +62,23 @@ def test_links_and_pipes_are_skipped(directory: Directory) -> None:
     os.symlink("/etc", "outputs/directory_link")
     os.symlink("nowhere", "outputs/broken_link")
     os.mkfifo("outputs/pipe")
-    assert collect(directory, LIMITS) == [(b"a", b"1")]
+    assert collect(directory, LIMITS, []) == [(b"a", b"1")]
 
 
 def test_outputs_that_were_removed_or_replaced_are_empty(directory: Directory) -> None:
     os.rmdir("outputs")
-    assert collect(directory, LIMITS) == []
+    assert collect(directory, LIMITS, []) == []
     Path("outputs").write_text("a file")
-    assert collect(directory, LIMITS) == []
+    assert collect(directory, LIMITS, []) == []
     os.remove("outputs")
     os.symlink("/etc", "outputs")
-    assert collect(directory, LIMITS) == []
+    assert collect(directory, LIMITS, []) == []
 
 
 def test_outputs_are_found_from_another_working_directory(directory: Directory) -> None:
     write("a", "1")
     os.chdir("/")
-    assert collect(directory, LIMITS) == [(b"a", b"1")]
+    assert collect(directory, LIMITS, []) == [(b"a", b"1")]
 
 
 def test_files_that_are_nested_too_deeply_are_an_error(directory: Directory) -> None:
@@ -89,14 +89,14 @@ def test_files_that_are_nested_too_deeply_are_an_error(directory: Directory) -> 
 def test_too_many_files_are_an_error(directory: Directory) -> None:
     for name in "abc":
         write(name)
-    assert len(collect(directory, LIMITS | {"max_files": 3})) == 3
+    assert len(collect(directory, LIMITS | {"max_files": 3}, [])) == 3
     assert failure_of(directory, max_files=2) == ("result_too_large", "outputs/c exceeds the limit of 2 files")
 
 
 def test_the_files_together_have_a_limit(directory: Directory) -> None:
     write("a", "12345")
     write("b", "12345")
-    assert len(collect(directory, LIMITS | {"max_bytes": 10})) == 2
+    assert len(collect(directory, LIMITS | {"max_bytes": 10}, [])) == 2
     assert failure_of(directory, max_bytes=9) == (
         "result_too_large",
         "outputs/b does not fit; the limit for all files together is 9 bytes",
@@ -132,12 +132,12 @@ def test_a_name_that_is_not_valid_everywhere_is_an_error(directory: Directory, n
 @pytest.mark.parametrize("name", [".hidden", "con1", "COM0", "x.nul", "a b", "é"])
 def test_a_name_that_every_system_can_write_is_returned(directory: Directory, name: str) -> None:
     write(name)
-    assert collect(directory, LIMITS) == [(name.encode(), b"")]
+    assert collect(directory, LIMITS, []) == [(name.encode(), b"")]
 
 
 def test_a_name_has_a_limit_of_bytes(directory: Directory) -> None:
     write("é")
-    assert collect(directory, LIMITS | {"max_name_bytes": 2}) == [("é".encode(), b"")]
+    assert collect(directory, LIMITS | {"max_name_bytes": 2}, []) == [("é".encode(), b"")]
     assert failure_of(directory, max_name_bytes=1) == ("not_json", "outputs/é has a name that cannot be returned")
 
 
@@ -146,7 +146,7 @@ def test_files_that_were_not_closed_are_flushed(directory: Directory) -> None:
     binary = open("outputs/b", "wb")  # noqa: SIM115
     text.write("text")
     binary.write(b"bytes")
-    assert collect(directory, LIMITS) == [(b"a", b"text"), (b"b", b"bytes")]
+    assert collect(directory, LIMITS, []) == [(b"a", b"text"), (b"b", b"bytes")]
     text.close()
     binary.close()
 
@@ -170,7 +170,7 @@ def test_another_file_that_cannot_be_written_does_not_matter(directory: Director
     write("a", "1")
     with suppress(OSError), open("/dev/full", "wb") as full:
         full.write(b"x")
-        assert collect(directory, LIMITS) == [(b"a", b"1")]
+        assert collect(directory, LIMITS, []) == [(b"a", b"1")]
 
 
 def test_a_file_that_cannot_be_opened_is_the_fault_of_the_script(directory: Directory) -> None:
@@ -187,7 +187,7 @@ def test_a_file_that_cannot_be_opened_is_the_fault_of_the_script(directory: Dire
 def test_no_descriptor_stays_open(directory: Directory) -> None:
     write("d/a")
     before = os.listdir("/proc/self/fd")
-    collect(directory, LIMITS)
+    collect(directory, LIMITS, [])
     failure_of(directory, max_parts=1)
     for _, file in regular_files(os.open("outputs", os.O_RDONLY), "", 3):
         file.close()

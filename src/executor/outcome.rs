@@ -197,6 +197,10 @@ pub fn of_exit(status: i32, memory_mb: u64, cpu_seconds: u64) -> Failure {
         ),
         // The supervisor did not send it, so the kernel's OOM killer did.
         Ok(Signal::SIGKILL) => memory_limit(memory_mb),
+        Ok(Signal::SIGSEGV) => Failure::new(
+            Kind::Crashed,
+            "The script crashed: SIGSEGV; recursion was deeper than the stack, or memory was used wrongly",
+        ),
         Ok(signal) => Failure::new(Kind::Crashed, format!("The script crashed: {signal}")),
         Err(_) => Failure::new(Kind::Crashed, "The script crashed"),
     }

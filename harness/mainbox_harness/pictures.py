@@ -1,0 +1,127 @@
+"""Pictures: figures that the script shows, leaves open or returns come back as files.
+
+Nothing is imported for this. If the script has not imported matplotlib or Pillow, it has no pictures.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+OUTPUTS = "outputs"
+PYPLOT = "matplotlib.pyplot"
+
+
+class Pictures:
+    """The pictures of a script, in the order in which it showed them."""
+
+    def __init__(self) -> None:
+        self.files: list[tuple[str, bytes]] = []
+        self.names: dict[int, str] = {}
+        """The names of pictures that are saved, by the ids of their objects."""
+        self.kept: list[object] = []
+        """Keeps these objects alive, so that no other gets the same id."""
+
+    def add(self, picture: Any, save: Any) -> str:
+        """Saves a picture once, by calling `save` with a file and the format. Returns its name."""
+        name = self.names.get(id(picture))
+        if name is None:
+            name = self.free_name()
+            content = io.BytesIO()
+            save(content, format="png")
+            self.files.append((name, content.getvalue()))
+            self.names[id(picture)] = name
+            self.kept.append(picture)
+        return name
+
+    def free_name(self) -> str:
+        """Returns a name that no file in the directory of outputs has."""
+        number = len(self.files) + 1
+        while os.path.lexists(os.path.join(OUTPUTS, f"figure-{number}.png")):
+            number += 1
+        return f"figure-{number}.png"
+
+    def replace_show(self, pyplot: Any) -> None:
+        """Replaces show of pyplot by one that saves the open figures and closes them."""
+
+        # A function, since pyplot sets attributes of it.
+        def show(*_: object, **__: object) -> None:
+            self.add_open_figures()
+            pyplot.close("all")
+
+        pyplot.show = show
+
+    def add_open_figures(self) -> None:
+        """Saves the figures that are open."""
+        pyplot: Any = sys.modules.get(PYPLOT)
+        if pyplot is None or not hasattr(pyplot, "get_fignums"):
+            return
+        for number in pyplot.get_fignums():
+            figure = pyplot.figure(number)
+            self.add(figure, figure.savefig)
+
+    def name_of(self, value: Any, kind: type) -> str | None:
+        """Saves a matplotlib Figure or a PIL image. Returns its name; None for anything else."""
+        figure = getattr(sys.modules.get("matplotlib.figure"), "Figure", None)
+        if isinstance(figure, type) and issubclass(kind, figure):
+            return self.add(value, value.savefig)
+        image = getattr(sys.modules.get("PIL.Image"), "Image", None)
+        if isinstance(image, type) and issubclass(kind, image):
+            return self.add(value, value.save)
+        return None
+
+    def install(self) -> None:
+        """Replaces pyplot.show, now or when the script imports pyplot."""
+        pyplot: Any = sys.modules.get(PYPLOT)
+        if pyplot is not None:
+            self.replace_show(pyplot)
+            return
+        # Those of the warm-up would otherwise wrap the loader too.
+        others = [finder for finder in sys.meta_path if type(finder) is not PyplotFinder]
+        sys.meta_path[:] = [PyplotFinder(self), *others]
+
+
+class PyplotFinder(MetaPathFinder):
+    """Finds nothing by itself, but has `pictures` installed when pyplot is imported."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.pictures = pictures
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Finds pyplot by the other finders and wraps its loader."""
+        if name != PYPLOT:
+            return None
+        sys.meta_path.remove(self)
+        for finder in sys.meta_path:
+            spec = finder.find_spec(name, path, target)
+            if spec is not None and spec.loader is not None:
+                spec.loader = ShowingLoader(spec.loader, self.pictures)
+                return spec
+        return None
+
+
+class ShowingLoader(Loader):
+    """Loads pyplot and then replaces its function show."""
+
+    def __init__(self, loader: Any, pictures: Pictures) -> None:
+        self.loader = loader
+        self.pictures = pictures
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Creates the module as its own loader does."""
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Runs the code of the module, and then replaces the function."""
+        self.loader.exec_module(module)
+        self.pictures.replace_show(module)
