@@ -3,15 +3,34 @@
 `asyncio.to_thread` and `run_in_executor` use a thread pool too, so they give the same answer as elsewhere.
 """
 
+import threading
 from concurrent.futures import Future
 from concurrent.futures.thread import ThreadPoolExecutor
 from typing import Any
+
+# The target of that thread.
+ENDS_EXECUTOR = "BaseEventLoop._do_shutdown"
 
 
 def install() -> None:
     """Installs it for the rest of the process."""
     executor: Any = ThreadPoolExecutor
     executor.submit = submit
+    thread: Any = threading.Thread
+    thread.start = started_by(thread.start)
+
+
+def started_by(real: Any) -> Any:
+    """Returns Thread.start, which runs the thread with which asyncio ends its executor inline."""
+
+    def start(thread: Any) -> None:
+        if getattr(getattr(thread, "_target", None), "__qualname__", "") != ENDS_EXECUTOR:
+            return real(thread)
+        thread.run()
+        thread.join = lambda timeout=None: None
+        return None
+
+    return start
 
 
 def submit(self: Any, function: Any, /, *arguments: Any, **keywords: Any) -> "Future[Any]":

@@ -184,7 +184,7 @@ def import_named(names: Iterable[str]) -> None:
 
     An import that fails here fails again, with its error, when the script runs it.
     """
-    library: Any = sys.meta_path[0]
+    library: Any = next(finder for finder in sys.meta_path if type(finder) is Library)
     for name in names:
         parts = name.split(".")
         in_memory = parts[0] in sys.stdlib_module_names or parts[0] in library.bytecode

@@ -53,7 +53,8 @@ class Zygote:
         program = lockdown["filter"]
         if program:
             substitutes.install(lockdown["by_descriptor"])
-        self.threads: bool = lockdown["threads"]
+        if not lockdown["threads"]:
+            run_threads_inline()
         self.lockdown = lockdown | {"filter": program and Filter(program, lockdown["own_process"])}
         self.control = Control(CONTROL)
         self.children: dict[int, int] = {}
@@ -74,8 +75,6 @@ class Zygote:
         if self.late_limits is not None:
             self.late_limits.take_into_memory(packages)
             preload_common_modules()  # at once: AWS Lambda freezes the process between requests
-        if not self.threads:
-            run_threads_inline()
         warm_up(None)
         gc.freeze()
         python = sys.version.split()[0]
@@ -182,7 +181,7 @@ def open_archive(path: str | None) -> AbstractContextManager[None]:
 
 
 def run_threads_inline() -> None:
-    """Has thread pools run their work inline. Imported here, since it imports what most zygotes do not need at once."""
+    """Has thread pools run their work inline. Imported here, since it is slow to import and most hosts have threads."""
     from . import inline_threads
 
     inline_threads.install()

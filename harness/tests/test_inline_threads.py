@@ -10,6 +10,11 @@ from mainbox_harness import inline_threads
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(ThreadPoolExecutor, "submit", ThreadPoolExecutor.submit)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
     inline_threads.install()
     yield
 
@@ -37,3 +42,5 @@ def test_asyncio_uses_the_pool() -> None:
         return [await asyncio.to_thread(int, "1"), *await asyncio.gather(loop.run_in_executor(None, int, "2"))]
 
     assert asyncio.run(main()) == [1, 2]
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        threading.Thread(target=print).start()
