@@ -112,6 +112,7 @@ fn keys_become_strings() {
         ("{(1, 'a'): 2}", "{\"[1,\\\"a\\\"]\":2}"),
         ("{pd.Period('2024-01'): 1, pd.Interval(0, 5): 2}", "{\"2024-01\":1,\"(0, 5]\":2}"),
         ("{np.str_('x'): 1}", "{\"x\":1}"),
+        ("{np.float32('nan'): 1, np.float32('inf'): 2}", "{\"nan\":1,\"inf\":2}"),
     ]);
     has_no_form(
         "[{frozenset({1}): 3}]",
@@ -134,6 +135,7 @@ fn numpy_scalars_of_every_type_have_a_form() {
         ("np.datetime64('2024-01-02T03:04')", "\"2024-01-02T03:04\""),
         ("np.datetime64('NaT')", "null"),
         ("np.timedelta64(90, 's')", "90.0"),
+        ("np.ma.array([1.0, 2.0], mask=[1, 1]).mean()", "null"),
         ("np.array((1, 'a'), dtype=[('n', int), ('s', 'U1')])[()]", "[1,\"a\"]"),
     ]);
     have_forms(&[("[1j, np.complex128(1)]", "[{\"re\":0.0,\"im\":1.0},{\"re\":1.0,\"im\":0.0}]")]);
@@ -225,10 +227,26 @@ fn the_index_of_a_data_frame_comes_first_in_each_row() {
             "[{\"level_0\":1,\"level_1\":\"x\",\"v\":1}]",
         ),
         (String::from("pd.DataFrame({'v': []})"), "[]"),
+        (
+            format!("{towns}.groupby('town').agg({{'town': ['count']}}).head(1)"),
+            "[{\"town\":\"Oslo\",\"[\\\"town\\\",\\\"count\\\"]\":2}]",
+        ),
+        (
+            String::from("pd.DataFrame({'v': [1]}, index=pd.Index([pd.NA], dtype='Int64'))"),
+            "[{\"index\":null,\"v\":1}]",
+        ),
         (String::from("pd.DataFrame({'v': [5, 6]}).iloc[0:1]"), "[{\"v\":5}]"),
     ];
     let rows: Vec<(&str, &str)> = forms.iter().map(|(code, json)| (code.as_str(), *json)).collect();
     have_forms(&rows);
+    has_no_form(
+        "pd.DataFrame({'v': [1]}, index=pd.MultiIndex.from_tuples([(1, 2)], names=['a', 'a']))",
+        "result is a DataFrame with two index levels of one name; name them by .rename_axis([...])",
+    );
+    has_no_form(
+        "[np.timedelta64(3, 'M')]",
+        "result[0] is a timedelta64 in months or years, which have no length in seconds",
+    );
     has_no_form(
         &format!("{towns}.set_index('v', drop=False)"),
         "result is a DataFrame whose index and column are both called 'v'; return .reset_index(drop=True), or name the index by .rename_axis(...)",
@@ -254,6 +272,7 @@ fn types_of_the_standard_library_have_one_form_each() {
         ("b'\\x00\\xff'", "\"AP8=\""),
         ("bytearray(b'abc')", "\"YWJj\""),
         ("memoryview(b'abc')", "\"YWJj\""),
+        ("memoryview(b'abcd')[::2]", "\"YWM=\""),
         ("pathlib.Path('a/b')", "\"a/b\""),
         ("Color.RED", "\"red\""),
         ("Level.HIGH", "3"),

@@ -425,6 +425,40 @@ fn sixteen_busy_loops_on_two_workers_end_with_timeout_or_busy_in_time() {
     }
 }
 
+/// The kernel reports no memory for a process whose main thread has ended.
+#[test]
+fn a_script_that_ends_its_main_thread_is_still_watched() {
+    if lacks("threads") {
+        return not_run("workers have no threads here");
+    }
+    let server = common::server();
+    let script = indoc! {r#"
+        import ctypes, os, threading, time
+
+        def work():
+            kept = bytearray(200 << 20)
+            for page in range(0, len(kept), 4096):
+                kept[page] = 1
+            try:
+                for number in range(200):
+                    with open(f"file-{number}", "wb") as file:
+                        file.write(bytes(1 << 20))
+            except OSError:
+                pass  # the kernel limits the scratch directory in the tier namespaces
+            time.sleep(60)
+
+        def main():
+            threading.Thread(target=work).start()
+            ctypes.CDLL(None).syscall(60 if os.uname().machine == "x86_64" else 93, 0)
+    "#};
+    let answer = server.execute(&json!({"script": script, "limits": {"timeout_seconds": 3}}));
+    let (status, kind, error) = answer.failure();
+    assert_eq!(status, 400);
+    assert!(["scratch_limit", "timeout"].contains(&kind.as_str()), "{kind}: {error}");
+    let peak: u64 = answer.header("mainbox-peak-memory").parse().unwrap();
+    assert!(peak > 150 << 20 || lacks("peak"), "{peak}");
+}
+
 #[test]
 fn a_script_with_many_threads_uses_one_cpu_on_average() {
     if lacks("threads") {

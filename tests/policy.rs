@@ -393,7 +393,10 @@ fn barriers_interrupt_no_other_process() {
 
 #[test]
 fn only_workers_with_a_uid_of_their_own_start_threads() {
-    let thread = (libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND) as u64;
+    let shared = libc::CLONE_FILES | libc::CLONE_FS;
+    let own_table = (libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND) as u64;
+    let thread = own_table | shared as u64;
+    get(For::OwnUid, &[(libc::SYS_clone, with(0, own_table), EPERM)]);
     let call = (libc::SYS_clone, with(0, thread));
     get(For::OwnUid, &[(call.0, call.1, ALLOW), (call.0, with(0, 17), EPERM)]);
     get(For::NotOwners, &[(call.0, call.1, EPERM)]);

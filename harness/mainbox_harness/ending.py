@@ -8,22 +8,20 @@ import gc
 import os
 import sys
 import time
-from io import IOBase
+from io import IOBase, TextIOBase
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # How long threads may take after main has returned, seconds.
 THREADS_SECONDS = 1.0
-# Classes whose objects write when they are closed, by module.
-CLOSED_AT_END = {
-    "zipfile": ("ZipFile",),
-    "tarfile": ("TarFile",),
-    "gzip": ("GzipFile",),
-    "bz2": ("BZ2File",),
-    "lzma": ("LZMAFile",),
-}
+# Classes whose objects write when they are closed, by module: members of archives, archives, and what may be around them.
+CLOSED_AT_END: list[dict[str, str]] = [
+    {"zipfile": "_ZipWriteFile"},
+    {"zipfile": "ZipFile", "tarfile": "TarFile"},
+    {"gzip": "GzipFile", "bz2": "BZ2File", "lzma": "LZMAFile"},
+]
 
 
 def end_threads() -> None:
@@ -55,47 +53,62 @@ def run_exit_functions(before: int) -> None:
         logging.shutdown()
 
 
-def close_archives() -> None:
-    """Closes archives that the script left open, since closing writes their end."""
-    classes = tuple(known_classes())
-    for thing in gc.get_objects() if classes else ():
-        if issubclass(type(thing), classes) and getattr(thing, "mode", "r") not in ("r", "rb", 1):
-            with contextlib.suppress(Exception):  # of a class of the script, or its file is gone
-                thing.close()
-
-
-def known_classes() -> Iterator[type]:
-    """Yields the classes of CLOSED_AT_END whose modules are imported."""
-    for module, names in CLOSED_AT_END.items():
-        for name in names:
-            known = getattr(sys.modules.get(module), name, None)
-            if isinstance(known, type):
-                yield known
-
-
 def flush_files() -> dict[tuple[int, int], str]:
-    """Flushes files that the script did not close, as the interpreter would at its end.
+    """Writes what the script left in open files and archives, as the interpreter would at its end.
 
     Returns the device and inode number of the files that could not be written, and why.
     """
-    close_archives()
     failed: dict[tuple[int, int], str] = {}
-    for thing in gc.get_objects():
-        if issubclass(type(thing), IOBase):
-            try:
-                thing.flush()
-            except OSError as error:
-                if (place := identity(thing)) is not None:
-                    failed[place] = error.strerror or str(error)
-            except Exception:  # read-only, closed, or of a class of the script
-                continue
+    files = [thing for thing in gc.get_objects() if issubclass(type(thing), IOBase)]
+    # Text first, since it is written into the files and archives below it.
+    for file in sorted(files, key=lambda file: not issubclass(type(file), TextIOBase)):
+        attempt(file, file.flush if hasattr(file, "flush") else close_nothing, failed)
+    # Then archives, of which the members are closed first: closing writes their end.
+    for classes in CLOSED_AT_END:
+        kinds = tuple(known_classes(classes))
+        for thing in gc.get_objects() if kinds else ():
+            if issubclass(type(thing), kinds):
+                attempt(thing, lambda thing=thing: close_written(thing), failed)
+    # Closing an archive writes into the file below it.
+    for file in files:
+        attempt(file, file.flush if hasattr(file, "flush") else close_nothing, failed)
     return failed
+
+
+def attempt(thing: Any, act: Callable[[], object], failed: dict[tuple[int, int], str]) -> None:
+    """Writes something. Objects that are closed, read only, or of a class of the script may raise anything."""
+    place = identity(thing)
+    try:
+        act()
+    except OSError as error:
+        if place is not None:
+            failed[place] = error.strerror or str(error)
+    except Exception:
+        return
+
+
+def close_written(thing: Any) -> None:
+    """Closes an archive or a compressed file that was opened for writing."""
+    if thing.mode not in ("r", "rb") if not hasattr(thing, "writable") else thing.writable():
+        thing.close()
+
+
+def close_nothing() -> None:
+    """Does nothing, for an object that cannot be flushed."""
+
+
+def known_classes(classes: dict[str, str]) -> Iterator[type]:
+    """Yields those classes whose modules are imported."""
+    for module, name in classes.items():
+        known = getattr(sys.modules.get(module), name, None)
+        if isinstance(known, type):
+            yield known
 
 
 def identity(file: Any) -> tuple[int, int] | None:
     """Returns device and inode number of an open file, if it has them."""
     try:
-        status = os.fstat(file.fileno())
+        status = os.fstat((getattr(file, "fp", None) or getattr(file, "fileobj", None) or file).fileno())
     except Exception:  # in memory, closed, or of a class of the script
         return None
     return status.st_dev, status.st_ino

@@ -46,7 +46,7 @@ def type_and_message(error: BaseException) -> str:
     """Returns the type and message of an exception as valid text, even if its message cannot be computed."""
     try:
         text = f"{type(error).__name__}: {error}"
-    except Exception:
+    except BaseException:  # of a class of the script
         text = type(error).__name__
     return text.encode("utf-8", "replace").decode()
 
@@ -61,7 +61,7 @@ def of_exception(error: BaseException) -> ScriptFailure:
     hint = hint_for(error, files_of(error.__traceback__))
     keep_own_frames(error)
     summary = traceback.TracebackException.from_exception(error)
-    line = mark_what_is_left_out(summary, set())
+    line = mark_what_is_left_out(summary)
     frames = "".join(summary.format())
     if isinstance(error, MemoryError):
         return ScriptFailure("memory_limit", "The script needed more memory than its limit", frames=frames, line=line)
@@ -71,14 +71,19 @@ def of_exception(error: BaseException) -> ScriptFailure:
 def sentence_of(error: BaseException, summary: traceback.TracebackException) -> str:
     """Returns the type and the whole message of an exception. For a group also its first exception."""
     if isinstance(error, SyntaxError):  # from exec or eval; its summary begins with the place
-        return f"{type(error).__name__}: {error}"
+        return type_and_message(error)
     sentence = "".join(summary.format_exception_only()).strip()
     if isinstance(error, BaseExceptionGroup):
         first: BaseException = error
         while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
+            first = inner(first)[0]
         sentence += f"; the first is {type_and_message(first)}"
     return sentence
+
+
+def inner(group: BaseExceptionGroup[Any]) -> tuple[BaseException, ...]:
+    """Returns the exceptions of a group, which a class of the script cannot override."""
+    return BaseExceptionGroup.exceptions.__get__(group)  # type: ignore[attr-defined]
 
 
 def of_exit(error: SystemExit) -> ScriptFailure:
@@ -92,7 +97,7 @@ def describe(value: object) -> str:
     """Returns the repr of a value, or its type if its repr fails."""
     try:
         return cut(repr(value), 200)
-    except Exception:
+    except BaseException:  # of a class of the script
         return f"<{type(value).__name__}>"
 
 
@@ -136,7 +141,7 @@ def keep_own_frames(error: BaseException) -> None:
         current.__traceback__ = chain
         pending += [current.__cause__, current.__context__]
         if isinstance(current, BaseExceptionGroup):
-            pending += current.exceptions
+            pending += inner(current)
 
 
 class CutFrames(traceback.StackSummary):
@@ -148,16 +153,18 @@ class CutFrames(traceback.StackSummary):
         return [*first.format(**options), "  [The frames in the middle are left out]\n", *last.format(**options)]
 
 
-def mark_what_is_left_out(summary: traceback.TracebackException, seen: set[int]) -> int | None:
+def mark_what_is_left_out(summary: traceback.TracebackException) -> int | None:
     """Marks the place of frames that `keep_own_frames` dropped. Returns the line of the innermost frame."""
-    if id(summary) in seen:
-        return None
-    seen.add(id(summary))
-    if len(summary.stack) == 2 * KEPT_FRAMES:
-        summary.stack = CutFrames(summary.stack)
-    for other in (summary.__cause__, summary.__context__, *(getattr(summary, "exceptions", None) or ())):
-        if other is not None:
-            mark_what_is_left_out(other, seen)
+    pending: list[Any] = [summary]
+    seen: set[int] = set()
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if len(current.stack) == 2 * KEPT_FRAMES:
+            current.stack = CutFrames(current.stack)
+        pending += [current.__cause__, current.__context__, *(getattr(current, "exceptions", None) or ())]
     return summary.stack[-1].lineno if summary.stack else None
 
 

@@ -24,15 +24,20 @@ def hint_for(error: BaseException, frames: list[str]) -> str:
     if isinstance(error, OSError):
         if any(part in file for part in PROCESSES for file in frames):
             return f"; {NO_PROCESSES}"
-        if error.errno in CLOSED and is_outside(error.filename):
+        if type(error.errno) is int and error.errno in CLOSED and is_outside(error.filename):
             return f"; {WORKING_DIRECTORY}"
-    if type(error) is EOFError and error.args == ("EOF when reading a line",):
+    if type(error) is EOFError and says(error, "EOF when reading a line"):
         return f"; {NO_INPUT}"
-    if type(error) is RuntimeError and error.args == ("can't start new thread",):
+    if type(error) is RuntimeError and says(error, "can't start new thread"):
         return f"; {NO_THREADS}"
     if sys.version_info < (3, 12) and isinstance(error, (NameError, AttributeError)):
         return suggestion(error)
     return ""
+
+
+def says(error: BaseException, message: str) -> bool:
+    """Whether the only argument of an error is this message. Comparing arguments of other types can raise anything."""
+    return len(error.args) == 1 and type(error.args[0]) is str and error.args[0] == message
 
 
 def is_outside(path: object) -> bool:

@@ -64,15 +64,17 @@ def is_missing(value: Any) -> bool:
     """Whether `value` is NaT or NA, with which pandas and numpy mark missing values."""
     if (pandas := MODULES.get("pandas")) is not None and (value is pandas.NaT or value is pandas.NA):
         return True
+    if (masked := getattr(MODULES.get("numpy.ma"), "masked", None)) is not None and value is masked:
+        return True
     return is_a(type(value), "numpy", "datetime64", "timedelta64") and bool(MODULES["numpy"].isnat(value))
 
 
 def fields_of(value: Any, kind: type) -> dict[Any, Any] | None:
     """Returns the fields of a dataclass, an attrs class or a pydantic model; None for any other class."""
     if hasattr(kind, "__dataclass_fields__"):
-        return {field.name: getattr(value, field.name) for field in MODULES["dataclasses"].fields(value)}
+        return values_of(value, MODULES["dataclasses"].fields(value))
     if hasattr(kind, "__attrs_attrs__"):
-        return {field.name: getattr(value, field.name) for field in kind.__attrs_attrs__}
+        return values_of(value, kind.__attrs_attrs__)
     if hasattr(kind, "__pydantic_serializer__"):
         return value.model_dump(mode="json")
     if hasattr(kind, "__fields__") and is_a(kind, "pydantic", "BaseModel"):  # version 1
@@ -80,12 +82,23 @@ def fields_of(value: Any, kind: type) -> dict[Any, Any] | None:
     return None
 
 
+def values_of(value: Any, fields: Any) -> dict[Any, Any]:
+    """Returns the values of the fields of an object."""
+    try:
+        return {field.name: getattr(value, field.name) for field in fields}
+    except AttributeError as error:
+        raise NotJson(f"has a field without a value: {error}") from None
+
+
 def numpy_scalar(encoder: Encoder, value: Any, kind: type) -> object:
     """Converts a numpy scalar like the Python value that it stands for."""
     numpy: Any = MODULES["numpy"]
     # Before the integers: a timedelta64 is one of them.
     if issubclass(kind, numpy.timedelta64):
-        return float(value / numpy.timedelta64(1, "s"))
+        try:
+            return float(value / numpy.timedelta64(1, "s"))
+        except TypeError:  # numpy cannot divide a calendar unit
+            raise NotJson("is a timedelta64 in months or years, which have no length in seconds") from None
     if issubclass(kind, numpy.bool_):
         return bool(value)
     if issubclass(kind, numpy.integer):
@@ -124,8 +137,9 @@ def data_frame(encoder: Encoder, frame: Any) -> object:
         raise NotJson("is a DataFrame with duplicate column labels")
     rows = frame.to_dict("records")
     labels = index_columns(frame)
+    columns = frame.columns.tolist()
     for name in labels:
-        if name in frame.columns:
+        if name in columns:
             raise NotJson(
                 f"is a DataFrame whose index and column are both called {name!r}; "
                 "return .reset_index(drop=True), or name the index by .rename_axis(...)"
@@ -141,9 +155,11 @@ def index_columns(frame: Any) -> dict[Any, list[Any]]:
     index = frame.index
     if index.nlevels > 1:
         names = [f"level_{level}" if name is None else name for level, name in enumerate(index.names)]
+        if len(set(names)) < len(names):
+            raise NotJson("is a DataFrame with two index levels of one name; name them by .rename_axis([...])")
         return {name: index.get_level_values(level).tolist() for level, name in enumerate(names)}
     labels = index.tolist()
-    if index.name is None and index.dtype.kind in "iu" and labels == list(range(len(labels))):
+    if index.name is None and all(type(label) is int for label in labels) and labels == list(range(len(labels))):
         return {}
     # An empty frame has an index of no particular type.
     if index.name is None and not labels:

@@ -94,10 +94,12 @@ def call(code: CodeType, request: Request, entry: str) -> object:
     module = types.ModuleType("__main__" if is_program else MODULE)
     sys.modules[MODULE] = sys.modules["__main__"] = module
     source = request.source
-    linecache.cache[SCRIPT] = (len(source), None, lines_of(source), SCRIPT)
+    module.__dict__["__file__"] = own_file()
+    lines = lines_of(source)
+    for name in (SCRIPT, own_file()):
+        linecache.cache[name] = (len(source), None, lines, name)
     if "__file__" in source:
         place_source(source)
-    module.__dict__["__file__"] = os.path.join(os.environ.get("HOME", ""), SCRIPT)
     exec(code, module.__dict__)
     if is_program:
         return None
@@ -110,6 +112,18 @@ def call(code: CodeType, request: Request, entry: str) -> object:
 
         result = asyncio.run(as_coroutine(result))
     return result
+
+
+def own_file() -> str:
+    """Returns the path of the script in its working directory."""
+    return os.path.join(os.environ.get("HOME", ""), SCRIPT)
+
+
+def forget() -> None:
+    """Removes every trace of a script that a later one could see."""
+    del sys.modules[MODULE]
+    for name in (SCRIPT, own_file()):
+        linecache.cache.pop(name, None)
 
 
 def lines_of(source: str) -> list[str]:

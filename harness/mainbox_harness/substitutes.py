@@ -3,6 +3,7 @@
 import errno
 import os
 import select
+import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 EPOLL = "select.epoll is not available in the sandbox; use select.poll, selectors or asyncio"
+MESSAGES = "sending addresses or descriptors through a socket is not available in the sandbox"
 OWNED = "changing the mode or the times of a file is not available in this sandbox"
 
 
@@ -32,10 +34,19 @@ def install(by_descriptor: bool) -> None:
     selectors: Any = sys.modules.get("selectors")
     if selectors is not None:
         selectors.DefaultSelector = selectors.PollSelector
+    python_socket: Any = socket.socket
+    python_socket.sendmsg = sendmsg
     if by_descriptor:
         replace("chmod", chmod)
         replace("truncate", truncate)
         replace("utime", utime)
+
+
+def sendmsg(self: Any, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None) -> int:
+    """socket.sendmsg by send, as asyncio uses it. The kernel's sendmsg could also pass on descriptors."""
+    if list(ancdata) or address is not None:
+        raise PermissionError(errno.EPERM, MESSAGES)
+    return self.send(b"".join(buffers), flags)
 
 
 def replace(name: str, function: Callable[..., Any]) -> None:
@@ -77,7 +88,11 @@ def opened(path: Any, flags: int, dir_fd: int | None, follow_symlinks: bool) -> 
         yield path
         return
     follow = 0 if follow_symlinks else os.O_NOFOLLOW
-    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | follow, dir_fd=dir_fd)
+    flags |= os.O_NONBLOCK | os.O_CLOEXEC | follow
+    try:
+        descriptor = os.open(path, flags, dir_fd=dir_fd)
+    except PermissionError:  # a file that can only be written
+        descriptor = os.open(path, flags | os.O_WRONLY, dir_fd=dir_fd)
     try:
         yield descriptor
     finally:

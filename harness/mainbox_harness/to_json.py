@@ -123,6 +123,8 @@ class Encoder:
 
     def key(self, key: Any) -> str:
         """Converts a key to the name of a member. The names of tuples are JSON arrays, so that they can be told apart."""
+        if library_forms.is_a(type(key), "numpy", "floating"):
+            key = float(key)  # NaN and infinities have names as keys
         try:
             encoded = self.encode(key)
         except NotJson:
@@ -166,7 +168,7 @@ class Encoder:
         if issubclass(kind, (set, frozenset)):
             return self.container(value, self.unordered)
         if issubclass(kind, (bytes, bytearray, memoryview)):
-            return binascii.b2a_base64(value, newline=False).decode("ascii")
+            return binascii.b2a_base64(bytes(value), newline=False).decode("ascii")
         return library_forms.encode(self, value, kind)
 
     def unordered(self, values: Iterable[Any]) -> list[object]:

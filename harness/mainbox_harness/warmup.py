@@ -1,12 +1,10 @@
 """The warm-up: small typical scripts through the real path, so that a request finds caches filled and pages copied."""
 
-import linecache
 import sys
 from typing import Any
 
-from .failure import SCRIPT
 from .outputs import WorkDir
-from .script import MODULE, Request, run
+from .script import Request, forget, run
 
 OPTIONS: dict[str, Any] = {
     "entry": "main",
@@ -45,4 +43,4 @@ def warm_up(work_dir: WorkDir | None) -> None:
     for package, script in ((None, PLAIN), ("numpy", NUMPY), ("pandas", PANDAS)):
         if package is None or package in sys.modules:
             run(Request(script, [b"[1]"], []), OPTIONS, work_dir, late_limits=None)
-    del sys.modules[MODULE], linecache.cache[SCRIPT]
+    forget()

@@ -1,7 +1,9 @@
 """Tests of the end of a script."""
 
 import atexit
+import bz2
 import gzip
+import io
 import tarfile
 import threading
 import time
@@ -51,10 +53,19 @@ def test_archives_that_were_left_open_are_whole(tmp_path: Path) -> None:
     packed = tarfile.open(tmp_path / "a.tar", "w")  # noqa: SIM115, F841
     squeezed = gzip.open(tmp_path / "a.gz", "wb")  # noqa: SIM115
     squeezed.write(b"content")
+    text = gzip.open(tmp_path / "t.gz", "wt")  # noqa: SIM115
+    text.write("text")
+    other = bz2.open(tmp_path / "t.bz2", "wt")  # noqa: SIM115
+    other.write("text")
+    member = io.TextIOWrapper(written.open("member", "w"))
+    member.write("text")
     read = zipfile.ZipFile(tmp_path / "b.zip", "w")
     read.close()
-    ending.close_archives()
+    ending.flush_files()
     assert zipfile.ZipFile(tmp_path / "a.zip").read("name") == b"content"
     with tarfile.open(tmp_path / "a.tar") as whole:
         assert whole.getnames() == []
+    assert zipfile.ZipFile(tmp_path / "a.zip").read("member") == b"text"
+    assert gzip.decompress((tmp_path / "t.gz").read_bytes()) == b"text"
+    assert bz2.decompress((tmp_path / "t.bz2").read_bytes()) == b"text"
     assert gzip.decompress((tmp_path / "a.gz").read_bytes()) == b"content"

@@ -140,6 +140,26 @@ def test_the_middle_of_a_deep_recursion_is_left_out() -> None:
     assert failure.line == 4
 
 
+def test_a_long_chain_of_causes_is_reported() -> None:
+    chain = "def f(n):\n    try:\n        return f(n + 1)\n    except Exception as error:\n        raise ValueError(n) from error\nf(0)"
+    failure = failure_of(chain)
+    assert (failure.kind, failure.error) == ("exception", "ValueError: 0")
+
+
+def test_hostile_exceptions_are_reported() -> None:
+    class Array:
+        def __eq__(self, other: object) -> bool:
+            raise ValueError("ambiguous")
+
+        def __hash__(self) -> int:
+            return 1
+
+    for error in (RuntimeError(Array()), EOFError(Array()), OSError(Array(), "x")):
+        assert of_exception(error).kind == "exception"
+    odd = type("Odd", (SyntaxError,), {"__str__": lambda self: self.nothing})
+    assert of_exception(odd()).error == "Odd"
+
+
 def test_what_the_sandbox_refuses_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     refused = "raise PermissionError(13, 'Permission denied', '/data/x')"

@@ -3,6 +3,7 @@
 import os
 import select
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for supports in ("supports_dir_fd", "supports_fd", "supports_follow_symlinks"):
         monkeypatch.setattr(os, supports, set(getattr(os, supports)))
     monkeypatch.setattr(select, "epoll", select.epoll)
+    monkeypatch.setattr(socket.socket, "sendmsg", socket.socket.sendmsg)
     yield
 
 
@@ -34,6 +36,16 @@ def test_epoll_fails_with_a_sentence_and_default_selectors_use_poll(monkeypatch:
         assert caught.value.strerror == (
             "select.epoll is not available in the sandbox; use select.poll, selectors or asyncio"
         )
+
+
+def test_messages_are_sent_without_descriptors() -> None:
+    substitutes.install(by_descriptor=False)
+    left, right = socket.socketpair()
+    with left, right:
+        assert left.sendmsg([b"a", memoryview(b"bc")]) == 3
+        assert right.recv(9) == b"abc"
+        with pytest.raises(PermissionError):
+            left.sendmsg([b"a"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, b"")])
 
 
 def test_functions_by_path_stay_where_they_are_allowed() -> None:

@@ -50,10 +50,10 @@ impl Watched<'_> {
         let (mut looked, mut used) = (Instant::now(), sys::cpu_time(pid));
         loop {
             tokio::time::sleep(interval).await;
-            let Some(memory) = procfs::memory(pid) else { std::future::pending().await };
-            if let (Some(most), Some(bytes)) = (most, memory.anonymous_bytes)
-                && bytes > most
-            {
+            // `None` once the process has ended, which the exchange notices.
+            let memory = procfs::memory(pid);
+            let bytes = memory.and_then(|memory| memory.anonymous_bytes);
+            if most.zip(bytes).is_some_and(|(most, bytes)| bytes > most) {
                 return Breach::Memory;
             }
             if let Some(excess) = self.scratch_excess().await {
@@ -64,7 +64,8 @@ impl Watched<'_> {
                 let cpus = (self.cpus)();
                 let over = allowance.spend(total.saturating_sub(before), now - looked, cpus);
                 // The kernel shares the CPUs fairly among threads, so a single one takes nothing from others.
-                if let (Some(pause), true) = (over, memory.threads > 1) {
+                let has_several = memory.is_some_and(|memory| memory.threads > 1);
+                if let (Some(pause), true) = (over, has_several) {
                     self.process.stop();
                     tokio::time::sleep(pause).await;
                     self.process.resume();

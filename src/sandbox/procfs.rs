@@ -38,9 +38,16 @@ pub struct Memory {
     pub threads: u64,
 }
 
-/// The memory of `process`; `None` if it is gone.
+/// The memory of `process`; `None` if it is gone. If its main thread has ended, the kernel reports the memory with the
+/// other threads only.
 pub fn memory(process: Pid) -> Option<Memory> {
-    let status = Status::of(process)?;
+    memory_in(&Status::of(process)?).or_else(|| {
+        let threads = fs::read_dir(format!("/proc/{process}/task")).ok()?;
+        threads.flatten().find_map(|thread| memory_in(&Status::at(&thread.path().join("status"))?))
+    })
+}
+
+fn memory_in(status: &Status) -> Option<Memory> {
     let bytes = |name: &str| {
         let kib = status.field(name)?.strip_suffix(" kB")?.trim().parse::<u64>().ok()?;
         Some(kib * 1024)
@@ -146,7 +153,11 @@ struct Status(Vec<u8>);
 
 impl Status {
     fn of(process: Pid) -> Option<Status> {
-        let mut file = File::open(format!("/proc/{process}/status")).ok()?;
+        Status::at(Path::new(&format!("/proc/{process}/status")))
+    }
+
+    fn at(path: &Path) -> Option<Status> {
+        let mut file = File::open(path).ok()?;
         // One read, since the kernel generates the whole text again for each.
         let mut text = vec![0; STATUS_BYTES];
         let length = file.read(&mut text).ok()?;

@@ -113,7 +113,12 @@ const ADVICE: &[u32] = &[
     103,
 ];
 
-const THREAD: u32 = (libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND) as u32;
+/// Threads share their memory, and also their descriptors, whose number would otherwise be limited for each thread.
+const THREAD: u32 = (libc::CLONE_THREAD
+    | libc::CLONE_VM
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_FILES
+    | libc::CLONE_FS) as u32;
 const NEW_NAMESPACE: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS

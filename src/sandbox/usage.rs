@@ -1,6 +1,8 @@
 //! What a script keeps in a scratch directory that is not a file system of its own, where the kernel does not limit it.
 
+use std::fs::{self, Permissions};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,8 @@ const BYTES_STEP: u64 = 4 << 20;
 const FILES_STEP: u64 = 64;
 /// It is also measured after this time, since not every file system tells what is used.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// What files are rounded up to, bytes.
+const PAGE_BYTES: u64 = 4096;
 /// Measuring takes at most this part of one CPU: 1 to this number.
 const SHARE: u32 = 5;
 
@@ -95,8 +99,21 @@ fn free(directory: &Path) -> Option<Free> {
 /// Adds up a directory until a limit is passed. The script may change it at the same time.
 fn measure(directory: &Path, max_bytes: u64) -> Option<Excess> {
     let mut total = Total { bytes: 0, files: 0, max_bytes };
-    let top = open(directory, DIRECTORY, Mode::empty()).ok()?;
-    total.add(top, 0).err()
+    let open = || open(directory, DIRECTORY, Mode::empty());
+    let opened = match open() {
+        // A script with the uid of the service may have removed its own permissions on it.
+        Err(Errno::EACCES) => {
+            let restored = fs::set_permissions(directory, Permissions::from_mode(0o700));
+            restored.map_err(|_| Errno::EACCES).and_then(|()| open())
+        }
+        opened => opened,
+    };
+    match opened {
+        Ok(top) => total.add(top, 0).err(),
+        Err(Errno::ENOENT) => None,
+        // What cannot be measured may be anything.
+        Err(_) => Some(Excess::Bytes),
+    }
 }
 
 const DIRECTORY: OFlag =
@@ -133,8 +150,9 @@ impl Total {
             let kind = SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits());
             self.files += 1;
             if kind == SFlag::S_IFREG {
-                // In units of 512 bytes, whatever the file system uses.
-                self.bytes += found.st_blocks as u64 * 512;
+                // Blocks have 512 bytes, whatever the file system uses. A growing file can have more of them than it needs.
+                let (blocks, size) = (found.st_blocks as u64 * 512, found.st_size as u64);
+                self.bytes += blocks.min(size.next_multiple_of(PAGE_BYTES));
             }
             if self.bytes > self.max_bytes {
                 return Err(Excess::Bytes);
@@ -167,8 +185,6 @@ fn open_again(parent: impl AsFd, name: &std::ffi::CStr) -> Option<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     struct Scratch(PathBuf);
@@ -223,12 +239,14 @@ mod tests {
 
     #[test]
     fn a_directory_without_permissions_is_measured() {
-        use std::os::unix::fs::PermissionsExt;
         let scratch = Scratch::new("closed");
         fs::create_dir(scratch.0.join("closed")).unwrap();
         fs::write(scratch.0.join("closed/file"), vec![1; 600_000]).unwrap();
-        fs::set_permissions(scratch.0.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
+        for closed in [scratch.0.join("closed"), scratch.0.clone()] {
+            fs::set_permissions(closed, Permissions::from_mode(0o000)).unwrap();
+        }
         assert_eq!(measure(&scratch.0, 500_000), Some(Excess::Bytes));
+        assert_eq!(measure(&scratch.0, 700_000), None);
     }
 
     #[test]
