@@ -348,7 +348,7 @@ fn files_get_no_set_user_id_are_not_exchanged_and_keep_their_blocks() {
         (libc::SYS_ioctl, with(1, 0x4004_9409), ERRNO | libc::EOPNOTSUPP as u32),
         (libc::SYS_mknodat, [0; 6], EPERM),
         (libc::SYS_fsetxattr, [0; 6], EPERM),
-        (libc::SYS_fchmodat2, [0; 6], ENOSYS),
+        (452, [0; 6], ENOSYS),
     ];
     for (number, argument) in
         [(libc::SYS_fchmod, 1), (libc::SYS_fchmodat, 2), (libc::SYS_mkdirat, 2)]

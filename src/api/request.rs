@@ -176,30 +176,12 @@ impl ExecuteRequest {
         Ok(ExecuteRequest { script, input: body.input, stdin, entry, files, timeout, memory_mb })
     }
 
-    /// Reads a `text/x-python` body, which is the script itself, and the query of its URL, which may contain `entry` and
-    /// `stdin`.
+    /// Reads a `text/x-python` body, which is the script itself.
     ///
     /// # Errors
     /// `invalid_request` or `payload_too_large`, with a sentence that names the problem.
-    pub fn from_python(
-        body: &[u8],
-        query: &str,
-        max_script_bytes: usize,
-    ) -> Result<ExecuteRequest, Failure> {
+    pub fn from_python(body: &[u8], max_script_bytes: usize) -> Result<ExecuteRequest, Failure> {
         check_encoding(body)?;
-        let (mut stdin, mut entry) = (None, Entry::default());
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            match &*name {
-                "stdin" => stdin = Some(check_stdin(value.into_owned(), max_script_bytes)?),
-                "entry" => entry = check_entry(&value)?,
-                _ => {
-                    let name = quoted(&name);
-                    let error =
-                        format!("query: unknown field `{name}`, expected `entry` or `stdin`");
-                    return Err(Failure::invalid_request(error));
-                }
-            }
-        }
         let script = std::str::from_utf8(body).map_err(|error| {
             Failure::invalid_request(format!("The script is not valid UTF-8: {error}"))
         })?;
@@ -207,12 +189,40 @@ impl ExecuteRequest {
         Ok(ExecuteRequest {
             script,
             input: None,
-            stdin,
-            entry,
+            stdin: None,
+            entry: Entry::default(),
             files: Files::default(),
             timeout: None,
             memory_mb: None,
         })
+    }
+
+    /// Adds `entry` and `stdin` from the query of the URL, unless the body has told them. Other names are left to proxies
+    /// and clients.
+    ///
+    /// # Errors
+    /// `invalid_request` or `payload_too_large`, with a sentence that names the problem.
+    pub fn with_query(
+        mut self,
+        query: &str,
+        max_script_bytes: usize,
+    ) -> Result<ExecuteRequest, Failure> {
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "stdin" => {
+                    let stdin = check_stdin(value.into_owned(), max_script_bytes)?;
+                    self.stdin.get_or_insert(stdin);
+                }
+                "entry" => {
+                    let entry = check_entry(&value)?;
+                    if self.entry == Entry::default() {
+                        self.entry = entry;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(self)
     }
 }
 
@@ -284,7 +294,7 @@ mod tests {
 
     #[test]
     fn an_encoding_other_than_utf_8_is_refused_by_name() {
-        let read = |body: &str| ExecuteRequest::from_python(body.as_bytes(), "", 99);
+        let read = |body: &str| ExecuteRequest::from_python(body.as_bytes(), 99);
         for body in
             ["# coding: utf-8\nx", "#!/x\n# -*- coding: UTF_8 -*-\nx", "x\ny\n# coding: cp1252"]
         {
@@ -296,14 +306,13 @@ mod tests {
 
     #[test]
     fn the_query_of_a_bare_script_contains_entry_and_stdin() {
-        let read = |query: &str| ExecuteRequest::from_python(b"x", query, 4);
+        let read = |query: &str| ExecuteRequest::from_python(b"x", 4).unwrap().with_query(query, 4);
         let request = read("entry=script&stdin=a+b%0A").unwrap();
         assert_eq!((request.entry, request.stdin.as_deref()), (Entry::Script, Some("a b\n")));
-        assert_eq!(read("").unwrap().entry, Entry::Main);
+        assert_eq!(read("a=b").unwrap().entry, Entry::Main);
         for (query, error) in [
             ("entry=x", "entry must be `main` or `script`"),
             ("stdin=12345", "stdin has 5 bytes; the limit is 4"),
-            ("a=b", "query: unknown field `a`, expected `entry` or `stdin`"),
         ] {
             assert_eq!(read(query).unwrap_err().error, error);
         }

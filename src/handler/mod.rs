@@ -205,9 +205,10 @@ impl Handler {
         let query = request.uri().query().unwrap_or_default().to_owned();
         let body = read(request.into_body(), expects_continue, &mut reservation).await?;
         let request = match media {
-            Media::Json => ExecuteRequest::from_json(&body, config.max_script_bytes)?,
-            Media::Python => ExecuteRequest::from_python(&body, &query, config.max_script_bytes)?,
+            Media::Json => ExecuteRequest::from_json(&body, config.max_script_bytes),
+            Media::Python => ExecuteRequest::from_python(&body, config.max_script_bytes),
         };
+        let request = request?.with_query(&query, config.max_script_bytes)?;
         drop(body);
         check_scratch_room(&request.files, config)?;
         let job = Job { deadline, output_sink, progress, ..Job::new(request, config) };

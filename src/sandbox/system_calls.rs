@@ -142,6 +142,8 @@ const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as
 const NO_SET_ID: &str =
     "but no set-user-ID or set-group-ID, which would run with the rights of the worker's uid";
 
+/// fchmodat2(2), which the crate libc does not name for every target.
+const FCHMODAT2: c_long = 452;
 /// FICLONE of linux/fs.h.
 const FICLONE: u32 = 0x4004_9409;
 /// The process itself: 0, or its own id.
@@ -487,7 +489,7 @@ pub const ANSWERS: &[Answer] = &[
         libc::ENOSYS,
         "glibc starts threads with clone then, whose flags a filter can read",
     ),
-    answer(libc::SYS_fchmodat2, &[], libc::ENOSYS, "newer C libraries use fchmodat then"),
+    answer(FCHMODAT2, &[], libc::ENOSYS, "newer C libraries use fchmodat then"),
     answer(
         libc::SYS_sendfile,
         &[],

@@ -21,7 +21,7 @@ async fn start_error(fork: Fork) -> String {
 }
 
 async fn run(script: &'static str) -> Execution {
-    let request = ExecuteRequest::from_python(b"def main(): pass", "", 100).unwrap();
+    let request = ExecuteRequest::from_python(b"def main(): pass", 100).unwrap();
     let config = config();
     let job = Job { timeout: Duration::from_secs(5), ..Job::new(request, &config) };
     let worker = start(Fork::Shell(script)).await.unwrap();
