@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-from importlib.abc import Loader, MetaPathFinder
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -86,11 +85,16 @@ class Pictures:
             return
         # Those of the warm-up would otherwise wrap the loader too.
         others = [finder for finder in sys.meta_path if type(finder) is not PyplotFinder]
-        sys.meta_path[:] = [PyplotFinder(self), *others]
+        finder: Any = PyplotFinder(self)
+        sys.meta_path[:] = [finder, *others]
 
 
-class PyplotFinder(MetaPathFinder):
-    """Finds nothing by itself, but has `pictures` installed when pyplot is imported."""
+class PyplotFinder:
+    """Finds nothing by itself, but has `pictures` installed when pyplot is imported.
+
+    A plain class, since importing importlib.abc imports pathlib, which must not be imported before `memory_fs` replaces
+    functions of os.
+    """
 
     def __init__(self, pictures: Pictures) -> None:
         self.pictures = pictures
@@ -101,16 +105,17 @@ class PyplotFinder(MetaPathFinder):
         """Finds pyplot by the other finders and wraps its loader."""
         if name != PYPLOT:
             return None
-        sys.meta_path.remove(self)
+        sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]
         for finder in sys.meta_path:
             spec = finder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:
-                spec.loader = ShowingLoader(spec.loader, self.pictures)
+                loader: Any = ShowingLoader(spec.loader, self.pictures)
+                spec.loader = loader
                 return spec
         return None
 
 
-class ShowingLoader(Loader):
+class ShowingLoader:
     """Loads pyplot and then replaces its function show."""
 
     def __init__(self, loader: Any, pictures: Pictures) -> None:
