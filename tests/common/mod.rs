@@ -480,7 +480,10 @@ fn event(method: &str, path: &str, content_type: Option<&str>, body: &[u8]) -> V
 /// Returns the response that a function put into its result.
 fn unwrapped(status: u16, answer: &str) -> Answer {
     let wrapped: Value = serde_json::from_str(answer).unwrap_or_default();
-    assert_eq!((status, &wrapped["isBase64Encoded"]), (200, &Value::Bool(false)), "{answer}");
+    // The emulator passes the response on with 502 if the runtime ends after it, as it must after a script that changed the
+    // limits or the priority of the service.
+    assert!([200, 502].contains(&status), "{status} {answer}");
+    assert_eq!(wrapped["isBase64Encoded"], false, "{answer}");
     let headers = wrapped["headers"].as_object().unwrap().iter();
     Answer {
         status: wrapped["statusCode"].as_u64().unwrap() as u16,
