@@ -399,3 +399,26 @@ fn pictures_that_the_script_made_in_its_working_directory_come_back() {
         })
     );
 }
+
+#[test]
+fn tmp_is_the_scratch_directory_where_each_worker_has_a_root_of_its_own() {
+    let script = indoc! {r#"
+        import os, sys
+
+        def main():
+            if any(place.startswith("/tmp") for place in sys.path if place != os.getcwd()):
+                return "libraries"
+            with open("/tmp/note", "w") as file:
+                file.write("mine")
+            return [os.path.realpath("/tmp") == os.getcwd(), open("note").read()]
+    "#};
+    // Under gVisor, scratch directories have different paths in one root.
+    if common::declared_tier() != "namespaces" || lacks("landlock") {
+        return not_run("/tmp is not the script's own here");
+    }
+    let result = server().run(script).json()["result"].clone();
+    if result == "libraries" {
+        return not_run("the interpreter or its packages are in /tmp");
+    }
+    assert_eq!(result, json!([true, "mine"]));
+}
