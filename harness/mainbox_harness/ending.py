@@ -59,27 +59,28 @@ def flush_files() -> dict[tuple[int, int], str]:
     Returns the device and inode number of the files that could not be written, and why.
     """
     failed: dict[tuple[int, int], str] = {}
-    files = [thing for thing in gc.get_objects() if issubclass(type(thing), IOBase)]
+    things = gc.get_objects()
+    files = [thing for thing in things if issubclass(type(thing), IOBase)]
     # Text first, since it is written into the files and archives below it.
     for file in sorted(files, key=lambda file: not issubclass(type(file), TextIOBase)):
-        attempt(file, file.flush if hasattr(file, "flush") else close_nothing, failed)
+        attempt(flush, file, failed)
     # Then archives, of which the members are closed first: closing writes their end.
     for classes in CLOSED_AT_END:
         kinds = tuple(known_classes(classes))
-        for thing in gc.get_objects() if kinds else ():
+        for thing in things if kinds else ():
             if issubclass(type(thing), kinds):
-                attempt(thing, lambda thing=thing: close_written(thing), failed)
+                attempt(close_written, thing, failed)
     # Closing an archive writes into the file below it.
     for file in files:
-        attempt(file, file.flush if hasattr(file, "flush") else close_nothing, failed)
+        attempt(flush, file, failed)
     return failed
 
 
-def attempt(thing: Any, act: Callable[[], object], failed: dict[tuple[int, int], str]) -> None:
+def attempt(act: Callable[[Any], None], thing: Any, failed: dict[tuple[int, int], str]) -> None:
     """Writes something. Objects that are closed, read only, or of a class of the script may raise anything."""
     place = identity(thing)
     try:
-        act()
+        act(thing)
     except OSError as error:
         if place is not None:
             failed[place] = error.strerror or str(error)
@@ -93,8 +94,9 @@ def close_written(thing: Any) -> None:
         thing.close()
 
 
-def close_nothing() -> None:
-    """Does nothing, for an object that cannot be flushed."""
+def flush(file: Any) -> None:
+    """Writes what is buffered."""
+    file.flush()
 
 
 def known_classes(classes: dict[str, str]) -> Iterator[type]:

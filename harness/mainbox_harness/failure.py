@@ -2,10 +2,11 @@
 
 import json
 import traceback
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, NoReturn
 
-from .hints import hint_for
+from .hints import hint_for, links
 
 SCRIPT = "script.py"
 # Characters. Longer texts are cut in the middle.
@@ -58,7 +59,7 @@ def valid(value: object) -> object:
 
 def of_exception(error: BaseException) -> ScriptFailure:
     """Returns the failure for an exception that the script raised."""
-    hint = hint_for(error, files_of(error.__traceback__))
+    hint = hint_for(error)
     keep_own_frames(error)
     summary = traceback.TracebackException.from_exception(error)
     line = mark_what_is_left_out(summary)
@@ -75,15 +76,17 @@ def sentence_of(error: BaseException, summary: traceback.TracebackException) -> 
     sentence = "".join(summary.format_exception_only()).strip()
     if isinstance(error, BaseExceptionGroup):
         first: BaseException = error
-        while isinstance(first, BaseExceptionGroup):
-            first = inner(first)[0]
+        while parts := inner(first):
+            first = parts[0]
         sentence += f"; the first is {type_and_message(first)}"
     return sentence
 
 
-def inner(group: BaseExceptionGroup[Any]) -> tuple[BaseException, ...]:
-    """Returns the exceptions of a group, which a class of the script cannot override."""
-    return BaseExceptionGroup.exceptions.__get__(group)  # type: ignore[attr-defined]
+def inner(error: BaseException) -> tuple[BaseException, ...]:
+    """Returns the exceptions of a group, which a class of the script cannot override; none of any other exception."""
+    if not isinstance(error, BaseExceptionGroup):
+        return ()
+    return BaseExceptionGroup.exceptions.__get__(error)  # type: ignore[attr-defined]
 
 
 def of_exit(error: SystemExit) -> ScriptFailure:
@@ -103,21 +106,20 @@ def describe(value: object) -> str:
 
 def own_frames(frames: TracebackType | None) -> list[TracebackType]:
     """Returns the frames of the script itself, without those of the harness and of libraries."""
-    own = []
-    while frames is not None:
-        if frames.tb_frame.f_code.co_filename == SCRIPT:
-            own.append(frames)
-        frames = frames.tb_next
-    return own
+    return [frame for frame in links(frames) if frame.tb_frame.f_code.co_filename == SCRIPT]
 
 
-def files_of(frames: TracebackType | None) -> list[str]:
-    """Returns the files of the frames that are not the script's."""
-    files = set()
-    while frames is not None:
-        files.add(frames.tb_frame.f_code.co_filename)
-        frames = frames.tb_next
-    return sorted(files - {SCRIPT})
+def linked(first: Any, parts: Callable[[Any], Iterable[Any]]) -> Iterator[Any]:
+    """Yields an exception, or the summary of one, with its causes and contexts and with those in `parts`, each once."""
+    pending = [first]
+    seen: set[int] = set()
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        pending += [current.__cause__, current.__context__, *parts(current)]
 
 
 def keep_own_frames(error: BaseException) -> None:
@@ -125,13 +127,7 @@ def keep_own_frames(error: BaseException) -> None:
 
     This is done before a summary is made of the frames: for the 200,000 of a deep recursion, that takes seconds.
     """
-    pending: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while pending:
-        current = pending.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
+    for current in linked(error, inner):
         own = own_frames(current.__traceback__)
         if len(own) >= 2 * KEPT_FRAMES:
             own = own[:KEPT_FRAMES] + own[-KEPT_FRAMES:]
@@ -139,9 +135,6 @@ def keep_own_frames(error: BaseException) -> None:
         for frame in reversed(own):
             chain = TracebackType(chain, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
         current.__traceback__ = chain
-        pending += [current.__cause__, current.__context__]
-        if isinstance(current, BaseExceptionGroup):
-            pending += inner(current)
 
 
 class CutFrames(traceback.StackSummary):
@@ -155,16 +148,9 @@ class CutFrames(traceback.StackSummary):
 
 def mark_what_is_left_out(summary: traceback.TracebackException) -> int | None:
     """Marks the place of frames that `keep_own_frames` dropped. Returns the line of the innermost frame."""
-    pending: list[Any] = [summary]
-    seen: set[int] = set()
-    while pending:
-        current = pending.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
+    for current in linked(summary, lambda summary: getattr(summary, "exceptions", None) or ()):
         if len(current.stack) == 2 * KEPT_FRAMES:
             current.stack = CutFrames(current.stack)
-        pending += [current.__cause__, current.__context__, *(getattr(current, "exceptions", None) or ())]
     return summary.stack[-1].lineno if summary.stack else None
 
 

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stderr
 from types import TracebackType
 
@@ -19,10 +20,11 @@ NO_INPUT = "the standard input of this script has ended; input() reads the `stdi
 NO_THREADS = "a script can have 64 threads, or fewer with little memory"
 
 
-def hint_for(error: BaseException, frames: list[str]) -> str:
-    """Returns the rest of a sentence about an error, or nothing. `frames` are the files of its traceback."""
+def hint_for(error: BaseException) -> str:
+    """Returns the rest of a sentence about an error, or nothing."""
     if isinstance(error, OSError):
-        if any(part in file for part in PROCESSES for file in frames):
+        files = {frame.tb_frame.f_code.co_filename for frame in links(error.__traceback__)}
+        if any(part in file for part in PROCESSES for file in files):
             return f"; {NO_PROCESSES}"
         if type(error.errno) is int and error.errno in CLOSED and is_outside(error.filename):
             return f"; {WORKING_DIRECTORY}"
@@ -52,13 +54,15 @@ def suggestion(error: BaseException) -> str:
     """Returns what Python 3.11 suggests only when it prints an error; newer ones do it in a traceback too."""
     text = io.StringIO()
     with redirect_stderr(text):
-        sys.__excepthook__(type(error), error, last(error.__traceback__))
+        # The suggestion is made from the names of the innermost frame.
+        innermost = [None, *links(error.__traceback__)][-1]
+        sys.__excepthook__(type(error), error, innermost)
     found = SUGGESTION.search(text.getvalue().rstrip())
     return found.group() if found else ""
 
 
-def last(frames: TracebackType | None) -> TracebackType | None:
-    """Returns the innermost frame of a traceback. The suggestion is made from its names."""
-    while frames is not None and frames.tb_next is not None:
+def links(frames: TracebackType | None) -> Iterator[TracebackType]:
+    """Yields the frames of a traceback, the innermost last."""
+    while frames is not None:
+        yield frames
         frames = frames.tb_next
-    return frames

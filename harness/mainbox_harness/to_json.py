@@ -124,7 +124,9 @@ class Encoder:
     def key(self, key: Any) -> str:
         """Converts a key to the name of a member. The names of tuples are JSON arrays, so that they can be told apart."""
         if library_forms.is_a(type(key), "numpy", "floating"):
-            key = float(key)  # NaN and infinities have names as keys
+            key = float(key)
+        if issubclass(type(key), float):
+            return float.__repr__(key)  # as keys, NaN and infinities have names
         try:
             encoded = self.encode(key)
         except NotJson:
@@ -134,14 +136,12 @@ class Encoder:
                 return encoded
             case bool():
                 return "true" if encoded else "false"
-            case None if key is None or not isinstance(key, float):
+            case None:
                 return "null"
             case int():
                 return int.__repr__(encoded)
             case float():
                 return float.__repr__(encoded)
-            case None:
-                return float.__repr__(key)  # NaN and infinities
             case list() if issubclass(type(key), tuple):
                 return dumps(encoded)
         raise NotJson(f"has the key {name_of(key)}, which has no JSON form")
