@@ -14,6 +14,8 @@ SCHEMATHESIS := schemathesis==4.32.5
 FUZZ := cargo-fuzz@0.13.2
 FUZZ_TARGETS := request frame result event
 FUZZ_SECONDS ?= 60
+# 0 takes another seed each time. `.ci/run` sets one, so that a change fails for what it changed.
+FUZZ_SEED ?= 0
 SOAK ?= 10000
 # Its wheel contains AWS's Lambda runtime interface emulator.
 SAM := aws-sam-cli==1.170.0
@@ -117,7 +119,7 @@ fuzz: .cargo-fuzz/bin/cargo-fuzz ## Fuzz the parsers of untrusted input, each fo
 	@set -e; for target in $(FUZZ_TARGETS); do \
 	  mkdir -p fuzz/target/found/$$target; \
 	  (cd fuzz && PATH=$(CURDIR)/.cargo-fuzz/bin:$$PATH cargo +nightly fuzz run $$target target/found/$$target corpus/$$target -- \
-	    -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1); \
+	    -seed=$(FUZZ_SEED) -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1); \
 	done
 
 .cargo-fuzz/bin/cargo-fuzz:

@@ -4,7 +4,7 @@
 
 pub mod catalogue;
 pub mod files;
-pub mod json_depth;
+pub mod json_text;
 pub mod limits;
 pub mod request;
 pub mod response;

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::catalogue::{Failure, Kind};
 use super::files::{Files, OUTPUTS};
-use super::json_depth;
+use super::json_text;
 use super::limits::{MAX_TIMEOUT_SECONDS, timeout_from_seconds};
 use super::text::quoted;
 
@@ -125,8 +125,8 @@ impl ExecuteRequest {
     /// # Errors
     /// `invalid_request` or `payload_too_large`, with a sentence that names the problem.
     pub fn from_json(body: &[u8], max_script_bytes: usize) -> Result<ExecuteRequest, Failure> {
-        if !json_depth::is_shallow(body) {
-            let limit = json_depth::MAX_DEPTH;
+        if !json_text::is_shallow(body) {
+            let limit = json_text::MAX_DEPTH;
             return Err(Failure::invalid_request(format!(
                 "The body is nested deeper than {limit} levels"
             )));

@@ -14,7 +14,7 @@ use super::protocol::{OutputLimits, RunOptions, from_worker, to_worker};
 use super::watch::Breach;
 use crate::api::catalogue::Failure;
 use crate::api::files::{Files, MAX_FILES, MAX_NAME_BYTES, MAX_NAME_PARTS};
-use crate::api::json_depth;
+use crate::api::json_text;
 use crate::config::Config;
 use crate::sandbox::{policy, rlimits};
 
@@ -100,7 +100,7 @@ async fn send(channel: &mut UnixStream, job: &Job, config: &Config) -> io::Resul
         entry: job.entry,
         refused: &policy::refused(job.policy),
         max_result_bytes: config.max_result_bytes,
-        max_depth: json_depth::MAX_DEPTH,
+        max_depth: json_text::MAX_DEPTH,
         outputs: OutputLimits {
             max_bytes: config.max_files_bytes,
             max_files: MAX_FILES,

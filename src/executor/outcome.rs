@@ -11,7 +11,7 @@ use super::protocol::{ScriptFailure, from_worker};
 use super::watch::Breach;
 use crate::api::catalogue::{Failure, Kind};
 use crate::api::files::Files;
-use crate::api::json_depth;
+use crate::api::json_text;
 use crate::sandbox::policy::{MAX_SCRATCH_DEPTH, MAX_SCRATCH_FILES};
 use crate::sandbox::usage::Excess;
 use crate::telemetry::execution_record::ExecutionRecord;
@@ -96,12 +96,13 @@ pub fn keep_file(frame: Frame, files: &mut Files, room: usize) -> Option<usize> 
 }
 
 fn value(payload: Vec<u8>) -> Result<Box<RawValue>, Failure> {
-    if !json_depth::is_shallow(&payload) {
-        let error = format!("The result is nested deeper than {} levels", json_depth::MAX_DEPTH);
+    if !json_text::is_shallow(&payload) {
+        let error = format!("The result is nested deeper than {} levels", json_text::MAX_DEPTH);
         return Err(Failure::new(Kind::NotJson, error));
     }
     String::from_utf8(payload)
         .ok()
+        .filter(|text| json_text::pairs_surrogates(text.as_bytes()))
         .and_then(|text| RawValue::from_string(text).ok())
         .ok_or_else(|| Failure::new(Kind::NotJson, "The result is not valid JSON"))
 }
@@ -231,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_forged_result_is_not_json() {
-        for text in ["", "NaN", "{", "[1,]", "1 2", "\u{1}"] {
+        for text in ["", "NaN", "{", "[1,]", "1 2", "\u{1}", r#"{"\ud8e4": 1}"#] {
             assert_eq!(frame(from_worker::VALUE, text), Err(Kind::NotJson), "{text}");
         }
         assert_eq!(frame(from_worker::VALUE, &"[".repeat(100_000)), Err(Kind::NotJson));

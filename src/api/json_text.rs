@@ -1,7 +1,7 @@
-//! The nesting depth of JSON text that is passed on without being parsed.
+//! Checks of JSON text that is passed on without being parsed.
 //!
-//! `serde_json`'s `RawValue` checks that text is well-formed without building a tree, but accepts any depth. Deep text
-//! would overflow the stack of the next parser, so the depth is bounded here.
+//! `serde_json`'s `RawValue` checks that text is well-formed without building a tree, but accepts any depth and any
+//! escape. Deep text would overflow the stack of the next parser, and strict parsers reject a surrogate without its pair.
 
 /// The deepest nesting of arrays and objects in a request and in a result. serde_json and other common parsers give up
 /// at 128 levels, and the response wraps a result in one level of its own.
@@ -40,6 +40,32 @@ fn after_string(mut text: &[u8]) -> &[u8] {
     &[]
 }
 
+/// Returns whether each surrogate that `text` escapes is one of a pair, as in `\ud83d\ude00`. It is exact for well-formed
+/// JSON, where a backslash occurs in strings only. RFC 8259 leaves open what a parser does with a lone surrogate
+/// (section 8.2): most replace it, strict ones reject the whole text.
+pub fn pairs_surrogates(text: &[u8]) -> bool {
+    let mut rest = text;
+    while let Some(place) = memchr::memchr(b'\\', rest) {
+        rest = &rest[place..];
+        rest = match escaped_unit(rest) {
+            Some(0xD800..0xDC00) => match escaped_unit(&rest[6..]) {
+                Some(0xDC00..0xE000) => &rest[12..],
+                _ => return false,
+            },
+            Some(0xDC00..0xE000) => return false,
+            Some(_) => &rest[6..],
+            None => rest.get(2..).unwrap_or(&[]),
+        };
+    }
+    true
+}
+
+/// The UTF-16 code unit that `text` begins with as an escape of six bytes, for example `\u00e9`.
+fn escaped_unit(text: &[u8]) -> Option<u16> {
+    let digits = text.strip_prefix(b"\\u")?.get(..4)?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,5 +86,23 @@ mod tests {
     #[test]
     fn unbalanced_text_is_scanned_to_its_end() {
         assert!(is_shallow(b"]]]]\"\\"));
+    }
+
+    #[test]
+    fn surrogates_come_in_pairs() {
+        for paired in
+            [r#""\ud83d\ude00""#, r#""\u00e9\\ud83d""#, r#"["\uD83D\uDE00", "\n"]"#, r#""\\\"""#]
+        {
+            assert!(pairs_surrogates(paired.as_bytes()), "{paired}");
+        }
+        for lone in [
+            r#""\ud83d""#,
+            r#""\ude00""#,
+            r#""\ud83d\ud83d\ude00""#,
+            r#""\ud83d \ude00""#,
+            r#""\ud83d\n""#,
+        ] {
+            assert!(!pairs_surrogates(lone.as_bytes()), "{lone}");
+        }
     }
 }
