@@ -65,7 +65,7 @@ fn files_are_written_before_the_script_starts() {
 }
 
 #[test]
-fn only_files_in_outputs_are_returned() {
+fn files_in_outputs_that_the_script_wrote_are_returned() {
     let script = indoc! {r#"
         import os, pathlib
         import pandas as pd
@@ -82,9 +82,9 @@ fn only_files_in_outputs_are_returned() {
             os.remove("outputs/gone")
             return os.path.exists("beside.txt")
     "#};
-    let files = json!({"outputs/given": "is left too", "read.me": ""});
+    let files = json!({"outputs/given": "is not returned", "read.me": ""});
     let left = json!({
-        "given": "is left too", "plots/new/empty": "", "raw": {"base64": "AP8="}, "table.csv": "a\n1\n", "text": "é",
+        "plots/new/empty": "", "raw": {"base64": "AP8="}, "table.csv": "a\n1\n", "text": "é",
     });
     assert_eq!(runs(script, &files), (json!(true), left));
     let response = server().run("def main(): open('outputs/a', 'w').write('b'); print('c')");
@@ -398,6 +398,47 @@ fn pictures_that_the_script_made_in_its_working_directory_come_back() {
             "plot.png": "plot.png",
         })
     );
+}
+
+#[test]
+fn collect_names_the_files_that_come_back_besides_outputs() {
+    let script = indoc! {r#"
+        import os
+
+        def main():
+            os.makedirs("data/deep")
+            for name in ("a.csv", "a.png", "data/b.csv", "data/deep/c.csv", "outputs/d.txt", "given.csv"):
+                with open(name, "a") as file:
+                    file.write(name)
+            return os.path.basename(__file__)
+    "#};
+    let returned = |collect: Value| {
+        let files = json!({"given.csv": "old ", "kept.csv": "old", "outputs/kept.txt": "old"});
+        let body = json!({"script": script, "files": files, "collect": collect});
+        let body = server().execute(&body).json();
+        assert_eq!(body["result"], "script.py", "{body}");
+        body["files"].as_object().unwrap().clone()
+    };
+    let names = |collect: Value| returned(collect).keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(json!(null)), ["a.png", "d.txt"]);
+    assert_eq!(names(json!([])), ["d.txt"]);
+    assert_eq!(names(json!(["*.CSV"])), ["a.csv", "d.txt", "given.csv"]);
+    assert_eq!(names(json!(["data/**"])), ["d.txt", "data/b.csv", "data/deep/c.csv"]);
+    assert_eq!(returned(json!(["*"]))["given.csv"], "old given.csv");
+}
+
+#[test]
+fn a_pattern_that_leaves_the_working_directory_is_refused() {
+    for (collect, error) in [
+        (json!("*.csv"), "collect must be an array of patterns such as \"*.csv\""),
+        (
+            json!(["../*"]),
+            "collect: invalid pattern `../*`: use a relative path of at most 255 bytes and 8 parts, without an empty part, `.` or `..`",
+        ),
+    ] {
+        let body = json!({"script": "def main(): 1", "collect": collect});
+        assert_eq!(server().execute(&body).json()["error"], error);
+    }
 }
 
 #[test]

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from .ending import flush_files, identity
 from .failure import fail
+from .patterns import Patterns
 
 OUTPUTS = "outputs"
-PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".gif", ".webp", ".pdf")
 # What Windows does not accept in a name, and what changes the direction of text. `files.rs` has the same rule.
 RESERVED = frozenset('\\:<>"|?*\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069')
 NUMBERED = (f"{device}{digit}" for device in ("COM", "LPT") for digit in "123456789¹²³")
@@ -19,6 +19,7 @@ NUMBERED = (f"{device}{digit}" for device in ("COM", "LPT") for digit in "123456
 DEVICES = frozenset(("CON", "PRN", "AUX", "NUL", *NUMBERED))
 # Flags to open a file without following links or waiting for a pipe.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+EVERYTHING = Patterns(["**"])
 # The errors if the script has removed or replaced the directory.
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 
@@ -33,8 +34,8 @@ class WorkDir(Protocol):
         """Opens the regular files below `outputs/`, one after the other, each with its name relative to that directory."""
         ...
 
-    def pictures(self) -> Iterator[tuple[str, RawIOBase]]:
-        """Opens the pictures at the top of the directory that the script made or changed."""
+    def made(self, patterns: Patterns, max_parts: int) -> Iterator[tuple[str, RawIOBase]]:
+        """Opens the regular files outside `outputs/` that match and that the script made or changed."""
         ...
 
 
@@ -45,7 +46,7 @@ class Directory:
         self.path = path
         self.home = os.stat(path)
         self.given: dict[str, tuple[int, ...]] = {}
-        """What is known of the pictures of the request, to tell whether the script changed them."""
+        """The versions of the files of the request, to tell whether the script changed them."""
         os.mkdir(os.path.join(path, OUTPUTS))
 
     def write(self, name: str, content: memoryview) -> None:
@@ -55,61 +56,74 @@ class Directory:
             os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "xb") as file:
             file.write(content)
-        if is_picture(name):
-            self.given[name] = version(os.stat(path))
-
-    def pictures(self) -> Iterator[tuple[str, RawIOBase]]:
-        """Opens the pictures at the top of the directory that the script made or changed. Links are skipped."""
-        try:
-            names = sorted(filter(is_picture, os.listdir(".")))
-        except OSError:  # the script has removed the directory
-            return
-        for name in names:
-            found = os.stat(name, follow_symlinks=False)
-            if stat.S_ISREG(found.st_mode) and self.given.get(name) != version(found):
-                yield name, FileIO(opened(name, 0, None, "", ""))
+        self.given[name] = version(os.stat(path))
 
     def outputs(self, max_parts: int) -> Iterator[tuple[str, RawIOBase]]:
         """Opens the regular files below `outputs/`. Links, pipes and devices are skipped."""
+        beneath = f"{OUTPUTS}/"
+        for path, file in regular_files(self.top(OUTPUTS), beneath, max_parts, EVERYTHING):
+            if self.is_new(path, file):
+                yield path.removeprefix(beneath), file
+
+    def made(self, patterns: Patterns, max_parts: int) -> Iterator[tuple[str, RawIOBase]]:
+        """Opens the regular files outside `outputs/` that match and that the script made or changed."""
+        for path, file in regular_files(self.top("."), "", max_parts, patterns):
+            if self.is_new(path, file):
+                yield path, file
+
+    def is_new(self, path: str, file: FileIO) -> bool:
+        """Whether the script made or changed a file; otherwise closes it."""
+        given = self.given.get(path)
+        if given is None or given != version(os.fstat(file.fileno())):
+            return True
+        file.close()
+        return False
+
+    def top(self, name: str) -> int | None:
+        """Opens the directory `name` in the working directory, unless the script has removed or replaced it."""
         try:
             # Relative to the working directory, if possible: another script of the same uid may be changing the
             # permissions of the directories above it.
             home = "." if os.path.samestat(os.stat("."), self.home) else self.path
-            top = os.open(os.path.join(home, OUTPUTS), READ | os.O_DIRECTORY)
+            return os.open(os.path.join(home, name), READ | os.O_DIRECTORY)
         except OSError as error:
             if error.errno in NOT_THERE:
-                return
+                return None
             raise
-        yield from regular_files(top, "", max_parts)
 
 
-def regular_files(directory: int, prefix: str, max_parts: int) -> Iterator[tuple[str, RawIOBase]]:
-    """Opens the regular files in and below an open directory, and closes the directory."""
+def regular_files(
+    directory: int | None, prefix: str, max_parts: int, patterns: Patterns
+) -> Iterator[tuple[str, FileIO]]:
+    """Opens the regular files in and below an open directory that match, and closes the directory.
+
+    `outputs` in the working directory is left to its own patterns. Links, pipes and devices are skipped.
+    """
+    if directory is None:
+        return
     try:
         for name in sorted(os.listdir(directory)):
             kind = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
             if stat.S_ISDIR(kind):
+                within = patterns.within(name)
+                if not within or prefix + name == OUTPUTS:
+                    continue
                 if max_parts == 1:
-                    fail("result_too_large", f"{OUTPUTS}/{prefix}{name} is nested too deeply")
+                    fail("result_too_large", f"{prefix}{name} is nested too deeply")
                 below = opened(name, os.O_DIRECTORY, directory, prefix)
-                yield from regular_files(below, f"{prefix}{name}/", max_parts - 1)
-            elif stat.S_ISREG(kind):
+                yield from regular_files(below, f"{prefix}{name}/", max_parts - 1, within)
+            elif stat.S_ISREG(kind) and patterns.match(name):
                 yield prefix + name, FileIO(opened(name, 0, directory, prefix))
     finally:
         os.close(directory)
 
 
-def opened(name: str, flags: int, directory: int | None, prefix: str, top: str = f"{OUTPUTS}/") -> int:
-    """Opens an entry of an open directory, or of the working directory. If that fails, the script is at fault."""
+def opened(name: str, flags: int, directory: int | None, prefix: str) -> int:
+    """Opens an entry of an open directory. If that fails, the script is at fault."""
     try:
         return os.open(name, READ | flags, dir_fd=directory)
     except OSError as error:
-        fail("exception", f"{top}{prefix}{name} cannot be read: {error.strerror}")
-
-
-def is_picture(name: str) -> bool:
-    """Whether a name is that of a picture at the top of a directory."""
-    return name.lower().endswith(PICTURES) and "/" not in name
+        fail("exception", f"{prefix}{name} cannot be read: {error.strerror}")
 
 
 def version(status: os.stat_result) -> tuple[int, ...]:
@@ -117,10 +131,12 @@ def version(status: os.stat_result) -> tuple[int, ...]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def collect(work_dir: WorkDir, limits: dict[str, Any], shown: list[tuple[str, bytes]]) -> list[tuple[bytes, bytes]]:
+def collect(
+    work_dir: WorkDir, patterns: Patterns, limits: dict[str, Any], pictures: list[tuple[str, bytes]]
+) -> list[tuple[bytes, bytes]]:
     """Returns name and content of every file that comes back, or raises a failure that names the one that exceeds a limit.
 
-    These are the files in `outputs/`, pictures at the top of the working directory, and the figures that were `shown`.
+    These are the files in `outputs/`, those that match `patterns`, and the `pictures` that were shown or returned.
     """
     collection = Collection(limits)
     unwritten: dict[Any, str] | None = None
@@ -131,12 +147,14 @@ def collect(work_dir: WorkDir, limits: dict[str, Any], shown: list[tuple[str, by
             if (reason := unwritten.get(identity(file))) is not None:
                 fail("exception", f"{OUTPUTS}/{name} could not be written: {reason}")
             collection.add(f"{OUTPUTS}/{name}", name, file)
-    for name, file in work_dir.pictures():
+    for name, file in work_dir.made(patterns, limits["max_parts"]) if patterns else ():
         with file:
             if unwritten is None:
                 unwritten = flush_files()
+            if (reason := unwritten.get(identity(file))) is not None:
+                fail("exception", f"{name} could not be written: {reason}")
             collection.add(name, name, file)
-    for name, content in shown:
+    for name, content in pictures:
         collection.add(name, name, BytesIO(content))
     return list(collection.files.items())
 

@@ -15,14 +15,19 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
+    from .patterns import Patterns
+
 OUTPUTS = "outputs"
 PYPLOT = "matplotlib.pyplot"
+NAME = "figure-{}.png"
 
 
 class Pictures:
     """The pictures of a script, in the order in which it showed them."""
 
-    def __init__(self) -> None:
+    def __init__(self, patterns: Patterns) -> None:
+        self.patterns = patterns
+        """Those of the files that come back. A figure that is shown comes back only if its name matches."""
         self.files: list[tuple[str, bytes]] = []
         self.names: dict[int, str] = {}
         """The names of pictures that are saved, by the ids of their objects."""
@@ -42,11 +47,11 @@ class Pictures:
         return name
 
     def free_name(self) -> str:
-        """Returns a name that no file in the directory of outputs has."""
+        """Returns a name that no file in the working directory or in the directory of outputs has."""
         number = len(self.files) + 1
-        while os.path.lexists(os.path.join(OUTPUTS, f"figure-{number}.png")):
+        while any(os.path.lexists(os.path.join(folder, NAME.format(number))) for folder in (".", OUTPUTS)):
             number += 1
-        return f"figure-{number}.png"
+        return NAME.format(number)
 
     def replace_show(self, pyplot: Any) -> None:
         """Replaces show of pyplot by one that saves the open figures and closes them."""
@@ -61,7 +66,7 @@ class Pictures:
     def add_open_figures(self) -> None:
         """Saves the figures that are open."""
         pyplot: Any = sys.modules.get(PYPLOT)
-        if pyplot is None or not hasattr(pyplot, "get_fignums"):
+        if not hasattr(pyplot, "get_fignums") or not self.patterns.match(NAME.format(1)):
             return
         for number in pyplot.get_fignums():
             figure = pyplot.figure(number)

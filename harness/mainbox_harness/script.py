@@ -18,6 +18,7 @@ from .ending import end_threads, run_exit_functions
 from .failure import SCRIPT, ScriptFailure, of_exception, of_exit
 from .lockdown import libc
 from .outputs import collect
+from .patterns import Patterns
 from .pictures import Pictures
 from .to_json import to_json
 from .validation import NO_MAIN, check
@@ -49,12 +50,13 @@ class Answer(NamedTuple):
     result: bytes
     """The result of main as JSON."""
     outputs: list[tuple[bytes, bytes]]
-    """Name and content of each file in `outputs/`."""
+    """Name and content of each file that comes back."""
 
 
 def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, late_limits: LateLimits | None) -> Answer:
     """Runs a script. Raises ScriptFailure unless it succeeds."""
-    pictures = Pictures()
+    patterns = Patterns(options["collect"])
+    pictures = Pictures(patterns)
     pictures.install()  # before the late limits, which import what the script names
     checked = check(request.source, options["refused"], needs_main=options["entry"] != PROGRAM)
     if late_limits is not None:
@@ -64,6 +66,8 @@ def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, lat
         try:
             while work_dir and request.files:  # each is dropped once written, since the memory limit counts it
                 work_dir.write(*request.files.pop())
+            if work_dir and "__file__" in request.source:
+                place_source(work_dir, request.source)
             returned = call(checked.code, request, options["entry"])
             end_threads()
             result = to_json(returned, options["max_depth"], options["max_result_bytes"], pictures)
@@ -71,7 +75,7 @@ def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, lat
             run_exit_functions(registered)
         finally:
             flush()  # the script may have replaced its streams with files in outputs/
-        outputs = collect(work_dir, options["outputs"], pictures.files) if work_dir else []
+        outputs = collect(work_dir, patterns, options["outputs"], pictures.files) if work_dir else []
     except ScriptFailure:
         raise
     except SystemExit as error:
@@ -98,8 +102,6 @@ def call(code: CodeType, request: Request, entry: str) -> object:
     lines = lines_of(source)
     for name in (SCRIPT, own_file()):
         linecache.cache[name] = (len(source), None, lines, name)
-    if "__file__" in source:
-        place_source(source)
     exec(code, module.__dict__)
     if is_program:
         return None
@@ -131,10 +133,10 @@ def lines_of(source: str) -> list[str]:
     return io.StringIO(source, newline=None).readlines()
 
 
-def place_source(source: str) -> None:
+def place_source(work_dir: WorkDir, source: str) -> None:
     """Writes the source to the path in `__file__`, unless there is a file of the request or none can be written."""
-    with contextlib.suppress(OSError), open(SCRIPT, "x", encoding="utf-8") as file:
-        file.write(source)
+    with contextlib.suppress(OSError):
+        work_dir.write(SCRIPT, memoryview(source.encode()))
 
 
 async def as_coroutine(result: Any) -> object:

@@ -11,6 +11,7 @@ OPTIONS: dict[str, Any] = {
     "refused": {"modules": ["no"], "os_functions": ["no"], "builtins": [], "needs_return": False},
     "max_depth": 9,
     "max_result_bytes": 1 << 20,
+    "collect": [],
     "outputs": {"max_bytes": 0, "max_files": 0, "max_name_bytes": 0, "max_parts": 1},
 }
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from mainbox_harness.failure import ScriptFailure
 from mainbox_harness.memory_fs import FUNCTIONS, MemoryDir, install
+from mainbox_harness.patterns import Patterns
 
 
 @pytest.fixture(autouse=True)
@@ -325,6 +326,22 @@ def test_outputs_are_the_files_below_outputs(memory: MemoryDir) -> None:
     os.makedirs("outputs/d")
     write("outputs/d/c", "3")
     assert [(name, file.read()) for name, file in memory.outputs(2)] == [("b", b"2"), ("d/c", b"3")]
+
+
+def test_files_that_match_come_back_if_the_script_made_or_changed_them(memory: MemoryDir) -> None:
+    for name in ("kept.csv", "changed.csv", "outputs/kept.csv"):
+        memory.write(name, memoryview(b"old"))
+    with pytest.raises(FileExistsError):
+        memory.write("kept.csv", memoryview(b"new"))
+    for name in ("changed.csv", "new.csv", "outputs/new.csv"):
+        write(name, "new")
+    os.makedirs("d/e")
+    write("d/e/deep.csv", "")
+    assert [name for name, _ in memory.made(Patterns(["*.csv"]), 1)] == ["changed.csv", "new.csv"]
+    assert [name for name, _ in memory.outputs(1)] == ["new.csv"]
+    with pytest.raises(ScriptFailure) as caught:
+        list(memory.made(Patterns(["**"]), 2))
+    assert (caught.value.kind, caught.value.error) == ("result_too_large", "d/e is nested too deeply")
 
 
 def test_outputs_that_are_nested_too_deeply_are_an_error(memory: MemoryDir) -> None:

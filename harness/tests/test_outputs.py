@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from mainbox_harness.failure import ScriptFailure
 from mainbox_harness.outputs import Directory, collect, opened, regular_files
+from mainbox_harness.patterns import Patterns
 
 LIMITS = {"max_bytes": 100, "max_files": 10, "max_name_bytes": 50, "max_parts": 3}
+PICTURES = Patterns(["*.png"])
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def write(name: str, content: str = "") -> None:
 
 def failure_of(directory: Directory, **limits: int) -> tuple[str, str]:
     with pytest.raises(ScriptFailure) as caught:
-        collect(directory, LIMITS | limits, [])
+        collect(directory, PICTURES, LIMITS | limits, [])
     return caught.value.kind, caught.value.error
 
 
@@ -48,12 +50,12 @@ def test_outputs_are_collected_in_order_with_relative_names(directory: Directory
     write("a", "1")
     write("d/e/c", "3")
     Path("elsewhere").write_text("not an output")
-    assert collect(directory, LIMITS, []) == [(b"a", b"1"), (b"b", b"2"), (b"d/e/c", b"3")]
+    assert collect(directory, PICTURES, LIMITS, []) == [(b"a", b"1"), (b"b", b"2"), (b"d/e/c", b"3")]
 
 
 def test_without_files_there_are_no_outputs(directory: Directory) -> None:
     os.makedirs("outputs/d/e")
-    assert collect(directory, LIMITS, []) == []
+    assert collect(directory, PICTURES, LIMITS, []) == []
 
 
 def test_links_and_pipes_are_skipped(directory: Directory) -> None:
@@ -62,23 +64,23 @@ def test_links_and_pipes_are_skipped(directory: Directory) -> None:
     os.symlink("/etc", "outputs/directory_link")
     os.symlink("nowhere", "outputs/broken_link")
     os.mkfifo("outputs/pipe")
-    assert collect(directory, LIMITS, []) == [(b"a", b"1")]
+    assert collect(directory, PICTURES, LIMITS, []) == [(b"a", b"1")]
 
 
 def test_outputs_that_were_removed_or_replaced_are_empty(directory: Directory) -> None:
     os.rmdir("outputs")
-    assert collect(directory, LIMITS, []) == []
+    assert collect(directory, PICTURES, LIMITS, []) == []
     Path("outputs").write_text("a file")
-    assert collect(directory, LIMITS, []) == []
+    assert collect(directory, PICTURES, LIMITS, []) == []
     os.remove("outputs")
     os.symlink("/etc", "outputs")
-    assert collect(directory, LIMITS, []) == []
+    assert collect(directory, PICTURES, LIMITS, []) == []
 
 
 def test_outputs_are_found_from_another_working_directory(directory: Directory) -> None:
     write("a", "1")
     os.chdir("/")
-    assert collect(directory, LIMITS, []) == [(b"a", b"1")]
+    assert collect(directory, PICTURES, LIMITS, []) == [(b"a", b"1")]
 
 
 def test_files_that_are_nested_too_deeply_are_an_error(directory: Directory) -> None:
@@ -89,14 +91,14 @@ def test_files_that_are_nested_too_deeply_are_an_error(directory: Directory) -> 
 def test_too_many_files_are_an_error(directory: Directory) -> None:
     for name in "abc":
         write(name)
-    assert len(collect(directory, LIMITS | {"max_files": 3}, [])) == 3
+    assert len(collect(directory, PICTURES, LIMITS | {"max_files": 3}, [])) == 3
     assert failure_of(directory, max_files=2) == ("result_too_large", "outputs/c exceeds the limit of 2 files")
 
 
 def test_the_files_together_have_a_limit(directory: Directory) -> None:
     write("a", "12345")
     write("b", "12345")
-    assert len(collect(directory, LIMITS | {"max_bytes": 10}, [])) == 2
+    assert len(collect(directory, PICTURES, LIMITS | {"max_bytes": 10}, [])) == 2
     assert failure_of(directory, max_bytes=9) == (
         "result_too_large",
         "outputs/b does not fit; the limit for all files together is 9 bytes",
@@ -132,12 +134,12 @@ def test_a_name_that_is_not_valid_everywhere_is_an_error(directory: Directory, n
 @pytest.mark.parametrize("name", [".hidden", "con1", "COM0", "x.nul", "a b", "é"])
 def test_a_name_that_every_system_can_write_is_returned(directory: Directory, name: str) -> None:
     write(name)
-    assert collect(directory, LIMITS, []) == [(name.encode(), b"")]
+    assert collect(directory, PICTURES, LIMITS, []) == [(name.encode(), b"")]
 
 
 def test_a_name_has_a_limit_of_bytes(directory: Directory) -> None:
     write("é")
-    assert collect(directory, LIMITS | {"max_name_bytes": 2}, []) == [("é".encode(), b"")]
+    assert collect(directory, PICTURES, LIMITS | {"max_name_bytes": 2}, []) == [("é".encode(), b"")]
     assert failure_of(directory, max_name_bytes=1) == ("not_json", "outputs/é has a name that cannot be returned")
 
 
@@ -146,7 +148,7 @@ def test_files_that_were_not_closed_are_flushed(directory: Directory) -> None:
     binary = open("outputs/b", "wb")  # noqa: SIM115
     text.write("text")
     binary.write(b"bytes")
-    assert collect(directory, LIMITS, []) == [(b"a", b"text"), (b"b", b"bytes")]
+    assert collect(directory, PICTURES, LIMITS, []) == [(b"a", b"text"), (b"b", b"bytes")]
     text.close()
     binary.close()
 
@@ -170,13 +172,13 @@ def test_another_file_that_cannot_be_written_does_not_matter(directory: Director
     write("a", "1")
     with suppress(OSError), open("/dev/full", "wb") as full:
         full.write(b"x")
-        assert collect(directory, LIMITS, []) == [(b"a", b"1")]
+        assert collect(directory, PICTURES, LIMITS, []) == [(b"a", b"1")]
 
 
 def test_a_file_that_cannot_be_opened_is_the_fault_of_the_script(directory: Directory) -> None:
     outputs = os.open("outputs", os.O_RDONLY)
     with pytest.raises(ScriptFailure) as caught:
-        opened("gone", 0, outputs, "d/")
+        opened("gone", 0, outputs, "outputs/d/")
     assert (caught.value.kind, caught.value.error) == (
         "exception",
         "outputs/d/gone cannot be read: No such file or directory",
@@ -187,8 +189,27 @@ def test_a_file_that_cannot_be_opened_is_the_fault_of_the_script(directory: Dire
 def test_no_descriptor_stays_open(directory: Directory) -> None:
     write("d/a")
     before = os.listdir("/proc/self/fd")
-    collect(directory, LIMITS, [])
+    collect(directory, PICTURES, LIMITS, [])
     failure_of(directory, max_parts=1)
-    for _, file in regular_files(os.open("outputs", os.O_RDONLY), "", 3):
+    for _, file in regular_files(os.open("outputs", os.O_RDONLY), "", 3, Patterns(["**"])):
         file.close()
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_files_that_match_come_back_if_the_script_made_or_changed_them(directory: Directory) -> None:
+    for name in ("kept.csv", "d/changed.csv", "outputs/kept.csv", "outputs/changed.csv"):
+        directory.write(name, memoryview(b"old"))
+    for name in ("new.csv", "d/changed.csv", "d/new.txt", "outputs/changed.csv"):
+        Path(name).write_text("new!")
+    os.symlink("/etc/passwd", "link.csv")
+    files = dict(collect(directory, Patterns(["*.csv", "d/*.csv"]), LIMITS, []))
+    assert files == dict.fromkeys((b"changed.csv", b"new.csv", b"d/changed.csv"), b"new!")
+    assert collect(directory, Patterns([]), LIMITS, []) == [(b"changed.csv", b"new!")]
+
+
+def test_a_directory_that_is_nested_too_deeply_is_named(directory: Directory) -> None:
+    os.makedirs("a/b/c/d")
+    assert collect(directory, PICTURES, LIMITS, []) == []
+    with pytest.raises(ScriptFailure) as caught:
+        collect(directory, Patterns(["**/*.png"]), LIMITS, [])
+    assert (caught.value.kind, caught.value.error) == ("result_too_large", "a/b/c is nested too deeply")

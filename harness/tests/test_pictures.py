@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mainbox_harness.patterns import Patterns
 from mainbox_harness.pictures import Pictures, PyplotFinder
 from mainbox_harness.to_json import to_json
 
+PATTERNS = Patterns(["*.png"])
 PACKAGE = """
 class Figure:
     def __init__(self, number): self.number = number
@@ -50,7 +52,7 @@ def pyplot() -> Any:
 
 @pytest.mark.usefixtures("place")
 def test_what_is_shown_comes_back_in_order_and_is_closed() -> None:
-    pictures = Pictures()
+    pictures = Pictures(PATTERNS)
     pictures.install()
     pictures.install()
     plt = pyplot()
@@ -71,7 +73,7 @@ def test_what_is_shown_comes_back_in_order_and_is_closed() -> None:
 @pytest.mark.usefixtures("place")
 def test_a_pyplot_that_is_imported_already_shows_too() -> None:
     plt = pyplot()
-    pictures = Pictures()
+    pictures = Pictures(PATTERNS)
     pictures.install()
     plt.figure(1)
     plt.show(block=True)
@@ -81,7 +83,7 @@ def test_a_pyplot_that_is_imported_already_shows_too() -> None:
 def test_a_figure_in_the_result_is_the_name_of_its_file(place: Path) -> None:
     (place / "outputs" / "figure-1.png").touch()
     figure = pyplot().figure(7)
-    pictures = Pictures()
+    pictures = Pictures(PATTERNS)
     assert to_json({"a": figure, "b": [figure]}, 9, 99, pictures) == (
         b'{"a":{"file":"figure-2.png"},"b":[{"file":"figure-2.png"}]}'
     )
@@ -97,7 +99,26 @@ def test_an_image_in_the_result_is_a_file(place: Path, monkeypatch: pytest.Monke
     module = types.ModuleType("PIL.Image")
     module.Image = Image  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "PIL.Image", module)
-    pictures = Pictures()
+    pictures = Pictures(PATTERNS)
     assert to_json([Image()], 9, 99, pictures) == b'[{"file":"figure-1.png"}]'
     assert pictures.files == [("figure-1.png", b"png")]
     assert place.is_dir()
+
+
+@pytest.mark.usefixtures("place")
+def test_figures_that_match_no_pattern_are_closed_and_not_drawn() -> None:
+    pictures = Pictures(Patterns(["*.csv"]))
+    pictures.install()
+    plt = pyplot()
+    plt.figure(1)
+    plt.show()
+    assert plt.get_fignums() == []
+    assert pictures.files == []
+    assert to_json(plt.figure(2), 9, 99, pictures) == b'{"file":"figure-1.png"}'
+    assert pictures.files == [("figure-1.png", b"png 2")]
+
+
+def test_a_figure_does_not_take_the_name_of_a_file_of_the_script(place: Path) -> None:
+    (place / "figure-1.png").touch()
+    pictures = Pictures(PATTERNS)
+    assert pictures.add(object(), lambda file, format: file.write(b"2")) == "figure-2.png"  # noqa: A006

@@ -3,6 +3,7 @@
 //! This room imports no other room, so everything else can build on it.
 
 pub mod catalogue;
+pub mod collect;
 pub mod files;
 pub mod json_text;
 pub mod limits;

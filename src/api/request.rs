@@ -8,6 +8,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use super::catalogue::{Failure, Kind};
+use super::collect::Collect;
 use super::files::{Files, OUTPUTS};
 use super::json_text;
 use super::limits::{MAX_TIMEOUT_SECONDS, timeout_from_seconds};
@@ -26,6 +27,8 @@ pub struct ExecuteRequest {
     pub entry: Entry,
     /// Files to write to the working directory before the script starts.
     pub files: Files,
+    /// Which files come back besides those in `outputs/`.
+    pub collect: Collect,
     /// The requested wall time limit. The server may allow less.
     pub timeout: Option<Duration>,
     /// The requested memory limit, MB. The server may allow less.
@@ -69,6 +72,8 @@ struct Body<'a> {
     #[serde(borrow, default)]
     files: Option<&'a RawValue>,
     #[serde(borrow, default)]
+    collect: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     limits: Option<&'a RawValue>,
 }
 
@@ -102,7 +107,7 @@ fn read<'a, T: Deserialize<'a>>(
         let text = error.to_string();
         let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
         // The errors of files quote names by themselves, and add the rule for names.
-        let text = if name == "files" { text.into() } else { quoted(text) };
+        let text = if ["files", "collect"].contains(&name) { text.into() } else { quoted(text) };
         Failure::invalid_request(format!("{name}: {text}"))
     })
 }
@@ -157,6 +162,9 @@ impl ExecuteRequest {
                 "files: `{OUTPUTS}` is reserved for the directory of returned files"
             )));
         }
+        let patterns = "an array of patterns such as \"*.csv\"";
+        let collect = body.collect.map(|collect| read(collect, "collect", '[', patterns));
+        let collect: Collect = collect.transpose()?.unwrap_or_default();
         let limits = body.limits.map(|limits| read(limits, "limits", '{', "an object"));
         let limits: Limits<'_> = limits.transpose()?.unwrap_or_default();
         let timeout = read_number(
@@ -173,7 +181,16 @@ impl ExecuteRequest {
         )?;
         let script = check_script(script, max_script_bytes)?;
         let entry = entry.unwrap_or_default();
-        Ok(ExecuteRequest { script, input: body.input, stdin, entry, files, timeout, memory_mb })
+        Ok(ExecuteRequest {
+            script,
+            input: body.input,
+            stdin,
+            entry,
+            files,
+            collect,
+            timeout,
+            memory_mb,
+        })
     }
 
     /// Reads a `text/x-python` body, which is the script itself.
@@ -192,6 +209,7 @@ impl ExecuteRequest {
             stdin: None,
             entry: Entry::default(),
             files: Files::default(),
+            collect: Collect::default(),
             timeout: None,
             memory_mb: None,
         })

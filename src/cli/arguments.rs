@@ -63,7 +63,11 @@ pub struct RunArguments {
     /// A file to copy to the working directory of the script; can be repeated
     #[arg(long, value_name = "FILE")]
     pub(super) file: Vec<PathBuf>,
-    /// A new or empty directory for the files that the script leaves in outputs/
+    /// A pattern for files that come back besides those in outputs/, for example '*.csv'; can be repeated [default:
+    /// pictures]
+    #[arg(long, value_name = "PATTERN")]
+    pub(super) collect: Vec<String>,
+    /// A new or empty directory for the files that come back
     #[arg(long, value_name = "DIRECTORY")]
     pub(super) outputs: Option<PathBuf>,
 }

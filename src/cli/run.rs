@@ -33,6 +33,8 @@ struct Body {
     entry: Option<String>,
     #[serde(skip_serializing_if = "Files::is_empty")]
     files: Files,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    collect: Vec<String>,
 }
 
 /// The part of a response that is written to a directory.
@@ -57,6 +59,7 @@ pub(super) async fn run(handler: &Handler, arguments: RunArguments) -> Result<bo
         stdin: arguments.stdin.as_deref().map(read_text).transpose()?,
         entry: arguments.entry,
         files: read_files(&arguments.file)?,
+        collect: arguments.collect,
     };
     if let Some(outputs) = &arguments.outputs {
         make_empty(outputs)?;

@@ -101,6 +101,7 @@ async fn send(channel: &mut UnixStream, job: &Job, config: &Config) -> io::Resul
         refused: &policy::refused(job.policy),
         max_result_bytes: config.max_result_bytes,
         max_depth: json_text::MAX_DEPTH,
+        collect: &job.collect,
         outputs: OutputLimits {
             max_bytes: config.max_files_bytes,
             max_files: MAX_FILES,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::value::RawValue;
 
 use super::output_capture::OutputSink;
+use crate::api::collect::Collect;
 use crate::api::files::Files;
 use crate::api::request::{Entry, ExecuteRequest};
 use crate::config::Config;
@@ -24,6 +25,8 @@ pub struct Job {
     pub entry: Entry,
     /// Files to write to the working directory first.
     pub files: Files,
+    /// Which files come back besides those in `outputs/`.
+    pub collect: Collect,
     /// Wall time limit.
     pub timeout: Duration,
     /// Receives output while the script runs, if a front wants to show it.
@@ -48,6 +51,7 @@ impl Job {
             stdin: request.stdin,
             entry: request.entry,
             files: request.files,
+            collect: request.collect,
             timeout: request
                 .timeout
                 .map_or(config.timeout, |requested| requested.min(config.timeout)),

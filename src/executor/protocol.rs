@@ -12,6 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::frames::push_frame;
+use crate::api::collect::Collect;
 use crate::api::request::Entry;
 use crate::sandbox::Lockdown;
 use crate::sandbox::policy::Refused;
@@ -132,13 +133,15 @@ pub struct RunOptions<'a> {
     pub max_result_bytes: usize,
     /// Deepest nesting of the result.
     pub max_depth: usize,
-    /// Limits on the files in `outputs/`.
+    /// Which files come back besides those in `outputs/`.
+    pub collect: &'a Collect,
+    /// Limits on the files that come back.
     pub outputs: OutputLimits,
     /// By how much to lower resource limits before the script runs.
     pub lower: &'a [Limit],
 }
 
-/// Limits on the files in `outputs/`.
+/// Limits on the files that come back.
 #[derive(Serialize)]
 pub struct OutputLimits {
     /// Total size, bytes.

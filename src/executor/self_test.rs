@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::harness::SELF_TEST;
 use super::job::Job;
 use super::outcome::Execution;
+use crate::api::collect::Collect;
 use crate::api::files::Files;
 use crate::api::request::Entry;
 use crate::config::Config;
@@ -61,6 +62,7 @@ pub(super) fn job(config: &Config) -> Job {
         stdin: None,
         entry: Entry::Main,
         files: Files::default(),
+        collect: Collect::default(),
         timeout: Duration::from_secs(10),
         output_sink: None,
         progress: Progress::default(),
