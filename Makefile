@@ -46,7 +46,7 @@ build:                       ## Build the binary, target/release/mainbox
 	$(PYTHON) -m pip --python .venv/bin/python3 install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	touch $@
 
-extra: .venv/installed       ## Install the optional packages of requirements-extra.txt for `make run`: matplotlib, scipy
+extra: .venv/installed       ## Install the packages of requirements-extra.txt for `make run`: scipy, scikit-learn, seaborn, Pillow, pydantic
 	$(PYTHON) -m pip --python .venv/bin/python3 install --quiet --disable-pip-version-check -r requirements-extra.txt
 
 test: needs .venv/installed  ## Run all tests except the slow suites

@@ -1019,7 +1019,17 @@ fn the_environment_is_clean_and_the_scratch_directory_is_private() {
             ]
     "#};
     let expected = json!([
-        ["HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER"],
+        [
+            "HOME",
+            "JOBLIB_MULTIPROCESSING",
+            "LANG",
+            "LOGNAME",
+            "MPLBACKEND",
+            "PATH",
+            "TMPDIR",
+            "TZ",
+            "USER"
+        ],
         true,
         true,
         true,

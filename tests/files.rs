@@ -401,6 +401,77 @@ fn pictures_that_the_script_made_in_its_working_directory_come_back() {
 }
 
 #[test]
+fn plots_come_back_without_a_word_on_stderr() {
+    let script = indoc! {r#"
+        import matplotlib.pyplot as plt
+
+        def main():
+            plt.plot([1, 2, 3], [-4, 5, 6], label="a")
+            plt.plot([1, 2, 3], [6, -5, 4], label="b")
+            plt.title("$\\alpha^2$")
+            plt.legend()
+            plt.show()
+            plt.bar(["x", "y"], [1, 2])
+            plt.savefig("bars.svg")
+            plt.savefig("bars.pdf")
+            return plt.get_backend()
+    "#};
+    let body = server().run(script).json();
+    assert_eq!((&body["result"], &body["stderr"]), (&json!("agg"), &Value::Null), "{body}");
+    let files = body["files"].as_object().unwrap();
+    assert_eq!(
+        files.keys().collect::<Vec<_>>(),
+        ["bars.pdf", "bars.svg", "figure-1.png", "figure-2.png"]
+    );
+    assert!(files["bars.svg"].as_str().unwrap().contains("</svg>"));
+}
+
+#[test]
+fn a_workbook_is_read() {
+    let script = indoc! {r#"
+        import zipfile
+        import pandas as pd
+
+        MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+        DOCUMENT = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+        PACKAGE = "http://schemas.openxmlformats.org/package/2006"
+        SHEET = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml"
+        PARTS = {
+            "[Content_Types].xml": f'<Types xmlns="{PACKAGE}/content-types"><Override PartName="/xl/workbook.xml" ContentType="{SHEET}"/></Types>',
+            "_rels/.rels": f'<Relationships xmlns="{PACKAGE}/relationships"><Relationship Id="a" Type="{DOCUMENT}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
+            "xl/workbook.xml": f'<workbook xmlns="{MAIN}"><sheets><sheet name="S" sheetId="1" xmlns:r="{DOCUMENT}" r:id="b"/></sheets></workbook>',
+            "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{PACKAGE}/relationships"><Relationship Id="b" Type="{DOCUMENT}/worksheet" Target="sheet.xml"/></Relationships>',
+            "xl/sheet.xml": f'<worksheet xmlns="{MAIN}"><sheetData><row><c t="str"><v>a</v></c></row><row><c><v>7</v></c></row></sheetData></worksheet>',
+        }
+
+        def main():
+            with zipfile.ZipFile("book.xlsx", "w") as book:
+                for name, text in PARTS.items():
+                    book.writestr(name, text)
+            return pd.read_excel("book.xlsx")
+    "#};
+    let body = server().run(script).json();
+    assert_eq!(body["result"], json!([{"a": 7}]), "{body}");
+}
+
+/// openpyxl writes each sheet to a temporary file, which the tier `rlimits` does not have.
+#[test]
+fn a_workbook_is_written() {
+    let script = indoc! {r#"
+        import pandas as pd
+
+        def main():
+            pd.DataFrame({"a": [1, 2]}).to_excel("outputs/book.xlsx", index=False)
+            return pd.read_excel("outputs/book.xlsx")
+    "#};
+    if common::declared_tier() == "rlimits" {
+        return not_run("tempfile does not work here");
+    }
+    let body = server().run(script).json();
+    assert_eq!(body["result"], json!([{"a": 1}, {"a": 2}]), "{body}");
+}
+
+#[test]
 fn collect_names_the_files_that_come_back_besides_outputs() {
     let script = indoc! {r#"
         import os

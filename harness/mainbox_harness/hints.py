@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr
 from types import TracebackType
 
+from .pandas_hints import moved
+
 # Errors of the kernel for a file that a script may not reach.
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 PROCESSES = ("/multiprocessing/", "/concurrent/futures/process.py")
@@ -32,6 +34,8 @@ def hint_for(error: BaseException) -> str:
         return f"; {NO_INPUT}"
     if type(error) is RuntimeError and says(error, "can't start new thread"):
         return f"; {NO_THREADS}"
+    if isinstance(error, (AttributeError, TypeError)) and (hint := moved(error)):
+        return hint
     if sys.version_info < (3, 12) and isinstance(error, (NameError, AttributeError)):
         return suggestion(error)
     return ""

@@ -10,7 +10,7 @@ from . import memory_fs, memory_imports
 from .audit_hook import explain_late_limits
 from .lockdown import set_limits
 from .outputs import OUTPUTS, WorkDir
-from .validation import Checked, imported_modules, is_async
+from .validation import Checked, implied_modules, imported_modules, is_async
 
 
 class LateLimits:
@@ -20,7 +20,7 @@ class LateLimits:
         self.limits = limits
 
     def take_into_memory(self, preloaded: Iterable[str]) -> None:
-        """In the zygote: makes imports and time zones independent of files."""
+        """In the zygote: makes imports, time zones and fonts independent of files."""
         memory_imports.take_into_memory(preloaded)
 
     def work_dir(self) -> WorkDir:
@@ -31,6 +31,7 @@ class LateLimits:
 
     def set(self, checked: Checked) -> None:
         """In a worker: imports what the script names while files can be opened, then sets the limits."""
-        memory_imports.prepare(list(imported_modules(checked.tree)), is_async(checked.tree))
+        tree = checked.tree
+        memory_imports.prepare(list(imported_modules(tree)), set(implied_modules(tree)), is_async(tree))
         set_limits(self.limits)
         explain_late_limits()

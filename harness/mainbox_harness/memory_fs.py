@@ -34,6 +34,10 @@ class Node:
         self.changed = time.time()
 
 
+LIBRARY_FILES: dict[str, Node] = {}
+"""Files of packages that a script may read, by their paths."""
+
+
 class MemoryFile(io.RawIOBase):
     """An open file. Every open file of the same node shares the content."""
 
@@ -376,6 +380,8 @@ def replaced_open(real: Callable[..., Any]) -> Callable[..., Any]:
         memory = MemoryDir.current
         if memory is not None and opener is None and (place := memory.place(file)) is not None:
             return memory.open(place, file, mode, buffering, (encoding, errors, newline))
+        if mode == "rb" and isinstance(file, str) and file in LIBRARY_FILES:
+            return io.BufferedReader(MemoryFile(file, LIBRARY_FILES[file], "r"))
         return real(file, mode, buffering, encoding, errors, newline, closefd, opener)
 
     replacement.__name__ = replacement.__qualname__ = "open"

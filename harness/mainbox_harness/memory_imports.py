@@ -21,6 +21,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from .memory_fs import LIBRARY_FILES, Node
+
 # Size of the header of a .pyc file, bytes: https://peps.python.org/pep-0552/
 PYC_HEADER = 16
 # Programs and tests, which scripts do not import. `this` and `antigravity` print text and open a browser.
@@ -133,6 +135,7 @@ def take_into_memory(preloaded: Iterable[str]) -> None:
     load(extensions)
     sys.meta_path.insert(0, library)
     take_time_zones_into_memory()
+    take_fonts_into_memory()
 
 
 def load(extensions: Iterable[str]) -> None:
@@ -170,13 +173,38 @@ def take_time_zones_into_memory() -> None:
     common.load_tzdata = load_tzdata
 
 
-def prepare(names: Collection[str], is_async: bool) -> None:
-    """Does what needs files and descriptors for a script that imports `names`, while they can still be opened."""
+def take_fonts_into_memory() -> None:
+    """Reads the fonts of matplotlib, which opens them in each process that draws."""
+    matplotlib: Any = sys.modules.get("matplotlib")
+    if matplotlib is not None:
+        for path in Path(matplotlib.get_data_path(), "fonts", "ttf").iterdir():
+            LIBRARY_FILES[str(path)] = Node(path.read_bytes())
+
+
+def prepare(names: Collection[str], implied: Iterable[str], is_async: bool) -> None:
+    """Does what needs files and descriptors for a script that imports `names`, while they can still be opened.
+
+    Of the packages that are `implied` it may import any module.
+    """
     import_named(names)
+    for name in implied:
+        take_package_into_memory(name)
     if is_async or "asyncio" in names:
         asyncio.set_event_loop_policy(OneLoopPolicy())
     # It lists directories, which fails from then on with an error other than ModuleNotFoundError.
     sys.meta_path.remove(PathFinder)
+
+
+def take_package_into_memory(name: str) -> None:
+    """Reads the pure modules of a package, unless it is not installed."""
+    spec = importlib.util.find_spec(name)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        the_library().add(Path(folder), f"{name}.")
+
+
+def the_library() -> Any:
+    """Returns the library of this process."""
+    return next(finder for finder in sys.meta_path if type(finder) is Library)
 
 
 def import_named(names: Iterable[str]) -> None:
@@ -184,7 +212,7 @@ def import_named(names: Iterable[str]) -> None:
 
     An import that fails here fails again, with its error, when the script runs it.
     """
-    library: Any = next(finder for finder in sys.meta_path if type(finder) is Library)
+    library = the_library()
     for name in names:
         parts = name.split(".")
         in_memory = parts[0] in sys.stdlib_module_names or parts[0] in library.bytecode

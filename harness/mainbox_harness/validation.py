@@ -60,6 +60,17 @@ def imported_modules(tree: ast.Module) -> Iterator[str]:
                 yield from (f"{module}.{name.name}" for name in names)
 
 
+def implied_modules(tree: ast.Module) -> Iterator[str]:
+    """Yields packages of which libraries import modules only when the script calls certain methods."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr="read_excel" | "ExcelFile"):
+                yield from ("openpyxl", "et_xmlfile")
+            case ast.Call(func=ast.Attribute(attr="savefig"), args=[ast.Constant(value=str(text)), *_]):
+                if text.endswith(".pdf"):
+                    yield "fontTools"
+
+
 def syntax_failure(error: SyntaxError) -> ScriptFailure:
     """Returns a failure that names the line and shows its text."""
     if error.lineno is None:  # a null byte, which has no line

@@ -4,14 +4,21 @@ import sys
 from typing import Any
 
 from .outputs import WorkDir
+from .pictures import PYPLOT
 from .script import Request, forget, run
+
+# The environment in which libraries are imported.
+LIBRARIES = {
+    "MPLBACKEND": "agg",  # otherwise matplotlib first tries to import toolkits for windows
+    "JOBLIB_MULTIPROCESSING": "0",  # otherwise joblib, and so scikit-learn, warns that there are no processes
+}
 
 OPTIONS: dict[str, Any] = {
     "entry": "main",
     "refused": {"modules": ["no"], "os_functions": ["no"], "builtins": [], "needs_return": False},
     "max_depth": 9,
     "max_result_bytes": 1 << 20,
-    "collect": [],
+    "collect": ["*.png"],
     "outputs": {"max_bytes": 0, "max_files": 0, "max_name_bytes": 0, "max_parts": 1},
 }
 
@@ -38,10 +45,25 @@ def main(x):
     return [int(frame["a"].sum()), frame.groupby("b")["a"].sum()]
 """
 
+# Loads what matplotlib imports only when it draws, and fills its caches.
+PLOT = """
+import matplotlib.pyplot as plt
+def main(x):
+    plt.plot([1, 2, 3], [1, 4, 9], label="a")
+    plt.legend()
+    plt.show()
+"""
+
 
 def warm_up(work_dir: WorkDir | None) -> None:
-    """Runs a script for each preloaded package, and removes every trace that a later script could see."""
-    for package, script in ((None, PLAIN), ("numpy", NUMPY), ("pandas", PANDAS)):
+    """Runs a script for each preloaded package, and removes every trace that a later script could see.
+
+    A plot takes as long as many requests, so only the zygote draws one. It has no working directory.
+    """
+    scripts = [(None, PLAIN), ("numpy", NUMPY), ("pandas", PANDAS)]
+    if work_dir is None:
+        scripts.append((PYPLOT, PLOT))
+    for package, script in scripts:
         if package is None or package in sys.modules:
             run(Request(script, [b"[1]"], []), OPTIONS, work_dir, late_limits=None)
     forget()

@@ -19,7 +19,7 @@ from .frames import Channel, ChannelClosed
 from .lockdown import CHANNEL, RULESET, LockdownError, lock_down, lower_limits
 from .outputs import Directory
 from .script import Request, run
-from .warmup import warm_up
+from .warmup import LIBRARIES, warm_up
 
 if TYPE_CHECKING:
     from .late_limits import LateLimits
@@ -105,7 +105,14 @@ def reset_process_state(scratch: str) -> None:
     sys.stderr = sys.__stderr__ = unbuffered(2, "backslashreplace")
     os.environ.clear()
     os.environ.update(
-        HOME=scratch, TMPDIR=scratch, PATH="/usr/bin:/bin", LANG="C.UTF-8", TZ="UTC", USER="script", LOGNAME="script"
+        HOME=scratch,
+        TMPDIR=scratch,
+        PATH="/usr/bin:/bin",
+        LANG="C.UTF-8",
+        TZ="UTC",
+        USER="script",
+        LOGNAME="script",
+        **LIBRARIES,
     )
     sys.argv = ["script.py"]
     sys.path.append(scratch)  # last, so that a file of the request hides no library

@@ -17,7 +17,7 @@ from .failure import cut, type_and_message
 from .import_home import import_home
 from .lazy_imports import load_pending
 from .lockdown import PR_SET_DUMPABLE, Filter, prctl
-from .warmup import warm_up
+from .warmup import LIBRARIES, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +69,7 @@ class Zygote:
         if self.lockdown["prctl"]:
             prctl(PR_SET_DUMPABLE, 0)  # workers of the same uid must not read its memory
         sys.set_int_max_str_digits(0)  # results may contain integers of any size; the timeout limits their conversion
+        os.environ.update(LIBRARIES)
         with import_home(self.lockdown["home"]) if self.preload else nullcontext(), self.archive:
             packages, missing, threaded = import_all(self.preload, lambda name: self.report("importing", module=name))
             load_pending()

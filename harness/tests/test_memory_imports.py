@@ -15,17 +15,19 @@ memory_imports.take_time_zones_into_memory()
 library = memory_imports.Library()
 extensions = library.add(memory_imports.Path(sys.argv[1]))
 sys.meta_path.insert(0, library)
-memory_imports.prepare(["shapes"], is_async=True)
+sys.path.append(sys.argv[2])
+memory_imports.prepare(["shapes"], ["colors", "nowhere"], is_async=True)
 resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
 
 import asyncio
 import datetime
 import zoneinfo
 import shapes.square
+import colors.red
 async def main():
     return 7
 print(extensions)
-print(shapes.square.SIDES, shapes.__path__)
+print(shapes.square.SIDES, shapes.__path__, colors.red.CODE)
 print(datetime.datetime(2024, 7, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")).isoformat())
 print(asyncio.run(main()))
 for act in (lambda: zoneinfo.ZoneInfo("Nowhere/None"), lambda: __import__("nowhere"), asyncio.new_event_loop):
@@ -43,12 +45,15 @@ def test_modules_time_zones_and_an_event_loop_need_no_files(tmp_path: Path) -> N
     (package / "square.py").write_text("SIDES = 4\n")
     (package / "test.py").write_text("")
     (package / "fast.abi3.so").write_text("")
-    command = [sys.executable, "-I", "-B", "-c", PROGRAM, tmp_path]
+    (tmp_path / "site" / "colors").mkdir(parents=True)
+    (tmp_path / "site" / "colors" / "__init__.py").write_text("")
+    (tmp_path / "site" / "colors" / "red.py").write_text("CODE = 'f00'\n")
+    command = [sys.executable, "-I", "-B", "-c", PROGRAM, tmp_path, tmp_path / "site"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout.splitlines() == [
         "['shapes.fast']",
-        f"4 ['{package}']",
+        f"4 ['{package}'] f00",
         "2024-07-01T00:00:00+02:00",
         "7",
         "ZoneInfoNotFoundError 'No time zone found with key Nowhere/None'",

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 from mainbox_harness.failure import ScriptFailure
-from mainbox_harness.validation import check, imported_modules, is_async
+from mainbox_harness.validation import check, implied_modules, imported_modules, is_async
 
 # The same as in src/sandbox/policy.rs.
 OS = ["system", "popen", "fork", "forkpty", "exec*", "spawn*", "posix_spawn*"]
@@ -183,3 +183,9 @@ def test_a_script_is_async_if_it_has_a_coroutine_function() -> None:
 def test_every_name_that_may_be_a_module_is_an_imported_module() -> None:
     tree = ast.parse("import a, b.c as d\nfrom e import f, g\nfrom . import h\ndef i(): import j")
     assert sorted(imported_modules(tree)) == ["a", "b.c", "e", "e.f", "e.g", "j"]
+
+
+def test_methods_imply_the_modules_that_they_import() -> None:
+    source = "pd.read_excel('a.xlsx')\nplt.savefig('a.pdf')\nplt.savefig('a.png')\nprint('b.pdf')"
+    assert sorted(implied_modules(ast.parse(source))) == ["et_xmlfile", "fontTools", "openpyxl"]
+    assert list(implied_modules(ast.parse("pd.read_csv('a.csv')"))) == []

@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(config.memory_bytes, 256 << 20);
         assert_eq!(config.max_stdout_bytes, 1 << 20);
         assert_eq!((config.policy, config.floor), (Policy::Standard, Some(Tier::Seccomp)));
-        assert_eq!(config.preload, ["numpy", "pandas"]);
+        assert_eq!(config.preload, ["numpy", "pandas", "matplotlib.pyplot"]);
         assert!(config.playground && config.concurrency >= 1);
     }
 

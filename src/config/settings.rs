@@ -197,7 +197,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "MAINBOX_PRELOAD",
         value: "MODULES",
-        default: DefaultValue::Is("numpy,pandas"),
+        default: DefaultValue::Is("numpy,pandas,matplotlib.pyplot"),
         meaning: "modules to import before the first request; a module that is not installed is skipped with a warning",
         reader: Reader::Text("module names separated by commas", |config, value| {
             config.preload = modules(value)?;

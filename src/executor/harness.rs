@@ -26,6 +26,7 @@ pub(super) const MODULES: &[(&str, &str)] = &[
     module!("memory_fs"),
     module!("memory_imports"),
     module!("outputs"),
+    module!("pandas_hints"),
     module!("patterns"),
     module!("pictures"),
     module!("script"),

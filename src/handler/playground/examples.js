@@ -68,12 +68,11 @@ import numpy as np
 
 def main():
     x = np.linspace(0, 2 * np.pi, 200)
-    figure, axes = plt.subplots(figsize=(6, 3))
-    axes.plot(x, np.sin(x), label="sin")
-    axes.plot(x, np.cos(x), label="cos")
-    axes.legend()
-    figure.savefig("outputs/waves.png", dpi=120)
-    return "see the picture"
+    plt.figure(figsize=(6, 3))
+    plt.plot(x, np.sin(x), label="sin")
+    plt.plot(x, np.cos(x), label="cos")
+    plt.legend()
+    plt.show()
 `,
   },
   {
