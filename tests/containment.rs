@@ -67,7 +67,7 @@ fn twin_is_declared_missing(name: &str) -> bool {
         "writes_outside_its_scratch_directory",
         "fills_its_scratch_directory_with_bytes",
         "fills_its_scratch_directory_with_files",
-        "reads_the_password_file",
+        "reads_a_file_of_the_host",
         "enlarges_a_pipe",
         "sends_through_a_socket_pair_to_an_address",
     ];
@@ -153,7 +153,7 @@ offenders! {
     reads_the_environment_of_others
     reads_the_memory_map_of_others
     reads_the_memory_of_its_parent
-    reads_the_password_file
+    reads_a_file_of_the_host
     resolves_a_name
     sends_out_of_band_data
     sends_through_a_socket_pair_to_an_address

@@ -513,6 +513,30 @@ fn a_pattern_that_leaves_the_working_directory_is_refused() {
 }
 
 #[test]
+fn the_user_of_a_script_has_a_name_where_each_worker_has_a_root_of_its_own() {
+    let script = indoc! {r#"
+        import getpass, grp, os, pathlib, pwd, tarfile
+
+        def main():
+            pathlib.Path("a").touch()
+            with tarfile.open("a.tar", "w") as archive:
+                archive.add("a")
+                owner = archive.getmember("a").uname
+            return [
+                pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name, pathlib.Path("a").owner(), owner,
+                getpass.getuser(), pwd.getpwuid(0).pw_name,
+            ]
+    "#};
+    if common::declared_tier() != "namespaces" {
+        return not_run("the files of the host are in use, or none");
+    }
+    assert_eq!(
+        server().run(script).json()["result"],
+        json!(["script", "script", "script", "script", "script", "root"])
+    );
+}
+
+#[test]
 fn tmp_is_the_scratch_directory_where_each_worker_has_a_root_of_its_own() {
     let script = indoc! {r#"
         import os, sys

@@ -89,7 +89,7 @@ def main():
         "signal another process": attempt(lambda: call("kill", os.getppid(), 0)),
         "read the memory of the parent": attempt(peek),
         "read the environment of the parent": attempt(lambda: read(f"/proc/{os.getppid()}/environ")),
-        "read a file outside the interpreter": attempt(lambda: read("/etc/passwd")),
+        "read a file outside the interpreter": attempt(lambda: read("/etc/hosts")),
         "write outside the scratch directory": attempt(lambda: write(outside())),
         "create a namespace": attempt(lambda: call("unshare", 0x10000000)),
         "use inherited descriptors": attempt(inherited_descriptors),

@@ -324,7 +324,7 @@ impl Sandbox {
             shares_files: false,
             readable: vec![],
             janitor: Janitor::start().unwrap(),
-            scratch: ScratchRoot::create().unwrap(),
+            scratch: ScratchRoot::create(7..10).unwrap(),
             scratch_generation: AtomicU64::new(0),
             workers: None,
             plan: Plan::default(),

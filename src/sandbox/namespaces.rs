@@ -1,7 +1,8 @@
 //! Namespaces around a zygote: a plan, as data, of the steps that its process takes between clone and exec.
 //!
-//! The steps build a private root. It holds the interpreter and its libraries, four devices, the time zones and the
-//! mount point of scratch directories, all read-only. It has no /proc, /sys or /tmp, and no network interface is up.
+//! The steps build a private root. It holds the interpreter and its libraries, four devices, the time zones, the names of
+//! its users and the mount point of scratch directories, all read-only. /tmp leads to the scratch directory. There is no
+//! /proc or /sys, and no network interface is up.
 //! See <https://man7.org/linux/man-pages/man7/namespaces.7.html>.
 
 use std::ffi::CString;
@@ -14,6 +15,7 @@ use nix::sched::CloneFlags;
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::policy::MAX_SCRATCH_FILES;
+use super::scratch::{GROUP, PASSWD};
 use crate::python::interpreter::Python;
 
 /// The path of a worker's scratch directory in the private root: a mount point in a read-only directory.
@@ -161,6 +163,12 @@ impl Plan {
             builder.bind(Path::new(device), Path::new(device), MsFlags::MS_NOEXEC)?;
         }
         builder.bind(scratch_home, Path::new(BOX), MsFlags::MS_NODEV)?;
+        // Without these, a script could not look up its own name.
+        builder.steps.push(Step::Directory(builder.inside(Path::new("/etc"))?));
+        for file in [PASSWD, GROUP] {
+            let link = builder.inside(&Path::new("/etc").join(file))?;
+            builder.steps.push(Step::Link(c_path(&Path::new(BOX).join(file))?, link));
+        }
         // Many scripts write to /tmp. Not if libraries are in it, and only where each worker sees its own at one path.
         let holds_libraries = paths.iter().any(|path| path.starts_with("/tmp"));
         if mounts == Mounts::Full && !holds_libraries {

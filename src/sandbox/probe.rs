@@ -79,7 +79,8 @@ impl Probe {
     /// # Errors
     /// When the scratch root cannot be created.
     pub fn of_host(config: &Config, python: &Python) -> Result<Probe, ScratchError> {
-        let scratch = ScratchRoot::create()?;
+        let worker_uids = uids::choose();
+        let scratch = ScratchRoot::create(worker_uids.clone())?;
         let mut readable = python.libraries.clone();
         readable.extend(policy::READABLE.iter().map(|(path, _)| PathBuf::from(path)));
         readable.retain(|path| path.exists());
@@ -87,7 +88,6 @@ impl Probe {
         // A user namespace gives an unprivileged service the right to create the other namespaces. In it, the kernel
         // also counts the threads of workers that have no uid of their own.
         let privileged = try_namespace(CloneFlags::CLONE_NEWNS, false);
-        let worker_uids = uids::choose();
         let own_uid = sys::in_child(|| try_own_uid(worker_uids.start));
         let user = !matches!((privileged, own_uid), (Ok(0), Ok(0)));
         let mut layers =

@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +29,14 @@ pub struct ScratchError {
     pub source: io::Error,
 }
 
+/// The files with the names of users and groups, in [`ScratchRoot::home`]. `/etc` in a private root has links to them.
+pub const PASSWD: &str = "passwd";
+/// See [`PASSWD`].
+pub const GROUP: &str = "group";
+/// The uid and gid of a process whose own are not mapped in its user namespace:
+/// <https://man7.org/linux/man-pages/man7/user_namespaces.7.html>.
+const OVERFLOW_ID: u32 = 65534;
+
 /// The prefix of the names of scratch roots. The process id of the supervisor and a random suffix follow.
 const ROOT_NAME: &str = "mainbox-";
 
@@ -37,6 +46,8 @@ const ROOT_NAME: &str = "mainbox-";
 pub struct ScratchRoot {
     path: PathBuf,
     made: AtomicU64,
+    /// The uids that workers may have.
+    uids: Range<u32>,
     /// Held to tell other supervisors that the directory is in use. The kernel releases it when this process ends, even
     /// by SIGKILL.
     lock: Mutex<Flock<File>>,
@@ -61,11 +72,12 @@ pub enum Scratch {
 
 impl ScratchRoot {
     /// Creates a scratch root with a random name in the directory for temporary files (`TMPDIR`, by default `/tmp`),
-    /// and removes the scratch roots of dead supervisors there. Workers can enter a scratch root but not list it.
+    /// and removes the scratch roots of dead supervisors there. Workers can enter a scratch root but not list it. `uids` are
+    /// the uids that workers may have.
     ///
     /// # Errors
     /// When a directory cannot be created or locked.
-    pub fn create() -> Result<ScratchRoot, ScratchError> {
+    pub fn create(uids: Range<u32>) -> Result<ScratchRoot, ScratchError> {
         remove_abandoned(&std::env::temp_dir());
         let name = format!("{ROOT_NAME}{}-XXXXXX", std::process::id());
         let template = std::env::temp_dir().join(name);
@@ -81,7 +93,7 @@ impl ScratchRoot {
                 Err(source) => return Err(ScratchError { path, source }),
             }
         };
-        let root = ScratchRoot { path, made: AtomicU64::new(0), lock: Mutex::new(lock) };
+        let root = ScratchRoot { path, made: AtomicU64::new(0), uids, lock: Mutex::new(lock) };
         root.make_directories()?;
         Ok(root)
     }
@@ -114,6 +126,16 @@ impl ScratchRoot {
                 Ok(()) => missing = true,
                 Err(_) if is_directory(&directory) => {}
                 Err(source) => return Err(ScratchError { path: directory, source }),
+            }
+        }
+        for (path, content) in [
+            (self.home().join(PASSWD), passwd(&self.uids)),
+            (self.home().join(GROUP), group(&self.uids)),
+        ] {
+            if fs::symlink_metadata(&path).is_err() {
+                fs::write(&path, content)
+                    .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o644)))
+                    .map_err(|source| ScratchError { path, source })?;
             }
         }
         Ok(missing)
@@ -159,6 +181,19 @@ impl ScratchRoot {
         }
         Ok(Scratch::Directory { host, seen })
     }
+}
+
+/// The users that a script can look up: root, and itself under each uid that it may have.
+fn passwd(uids: &Range<u32>) -> String {
+    let scripts = uids.clone().chain([OVERFLOW_ID]);
+    let scripts = scripts.map(|id| format!("script:x:{id}:{id}::{SCRATCH}:/bin/false\n"));
+    [String::from("root:x:0:0:root:/root:/bin/false\n")].into_iter().chain(scripts).collect()
+}
+
+/// The groups of these users.
+fn group(uids: &Range<u32>) -> String {
+    let scripts = uids.clone().chain([OVERFLOW_ID]).map(|id| format!("script:x:{id}:\n"));
+    [String::from("root:x:0:\n")].into_iter().chain(scripts).collect()
 }
 
 /// Locks a directory for as long as the returned guard lives. Fails at once if another process holds the lock.
@@ -291,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_root_that_something_removed_is_made_anew() {
-        let root = ScratchRoot::create().unwrap();
+        let root = ScratchRoot::create(7..10).unwrap();
         assert!(!root.repair().unwrap());
         for gone in [root.home().join("scratch"), root.home(), root.path().to_owned()] {
             remove(&gone).unwrap();
@@ -308,7 +343,7 @@ mod tests {
 
     #[test]
     fn the_permissions_of_a_root_are_restored() {
-        let root = ScratchRoot::create().unwrap();
+        let root = ScratchRoot::create(7..10).unwrap();
         let first = root.make(None, false).unwrap();
         for directory in [root.home().join("scratch"), root.home(), root.path().to_owned()] {
             fs::set_permissions(directory, Permissions::from_mode(0o000)).unwrap();

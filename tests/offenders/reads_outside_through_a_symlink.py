@@ -2,7 +2,7 @@
 
 
 def offence():
-    os.symlink("/etc/passwd", "link")
+    os.symlink("/etc/hosts", "link")
     return open("link").read()[:9]
 
 

@@ -98,7 +98,7 @@ def attempt(act):
 def main():
     return {
         "the network": attempt(lambda: socket.create_connection(("1.1.1.1", 53), 1)),
-        "a file of the host": attempt(lambda: open("/etc/passwd").read()),
+        "a file of the host": attempt(lambda: open("/etc/hosts").read()),
         "other processes": attempt(lambda: os.listdir(f"/proc/{os.getppid()}")),
         "writing elsewhere": attempt(lambda: open("/usr/lib/mine", "w")),
     }

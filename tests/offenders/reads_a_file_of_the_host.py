@@ -2,7 +2,7 @@
 
 
 def offence():
-    return open("/etc/passwd").read()[:9]
+    return open("/etc/hosts").read()[:9]
 
 
 def twin():
