@@ -26,7 +26,7 @@ IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
 WORLDS := host user rootless docker uid bare small old old-uid gvisor lambda
 
-.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page extra soak fuzz schemathesis cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 help:                        ## List the targets
 	@awk 'match($$0, /^[a-z0-9-]+:/) && split($$0, parts, / *## /) > 1 { printf "  %-16s %s\n", substr($$0, 1, RLENGTH - 1), parts[2] }' $(firstword $(MAKEFILE_LIST))
@@ -105,6 +105,9 @@ page: .page/installed         ## Test the web page in headless Chromium; needs /
 
 soak: .venv/installed        ## Run the fault tests that need root, and many requests, a third of them hostile: make soak SOAK=100000
 	SOAK=$(SOAK) cargo test --locked --test faults --test soak -- --include-ignored --nocapture --test-threads 1
+
+cpython: .venv/installed build ## Run CPython's own tests in the sandbox and outside: make cpython MODULES=test.test_json
+	$(PYTHON) tests/cpython/compare.py $(MODULES)
 
 schemathesis: .venv/installed .schemathesis/installed ## Send requests generated from openapi.yaml to a real server
 	cargo build --locked

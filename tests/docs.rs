@@ -196,6 +196,26 @@ fn without_link_targets(line: &str) -> String {
 }
 
 #[test]
+fn the_table_of_absences_matches_the_list_of_tests() {
+    let list = document("tests/cpython/namespaces-3.11.txt");
+    let counted: Vec<Vec<String>> = list
+        .split("\n# ")
+        .skip(1)
+        .map(|part| {
+            let (absence, tests) = part.split_once('\n').unwrap();
+            let count = tests.lines().filter(|line| !line.is_empty()).count();
+            vec![absence.to_owned(), count.to_string()]
+        })
+        .collect();
+    let rows = table("docs/compatibility.md", "| what the sandbox does not have |");
+    assert_eq!(rows, counted);
+    let total: usize = rows.iter().map(|row| row[1].parse::<usize>().unwrap()).sum();
+    for name in ["README.md", "docs/compatibility.md"] {
+        assert!(document(name).contains(&format!("{total} ")), "{name} does not say {total}");
+    }
+}
+
+#[test]
 fn the_settings_of_the_compatibility_table_are_accepted() {
     let mut rows = 0;
     for row in table("docs/compatibility.md", "| set up as | settings |") {

@@ -47,6 +47,7 @@ pub const READABLE: &[(&str, &str)] = &[
     ("/usr/local/lib", "shared libraries, the Python of the official images"),
     ("/usr/share/zoneinfo", "time zones of the zoneinfo module"),
     ("/etc/ld.so.cache", "library paths for the dynamic loader"),
+    ("/etc/mime.types", "the mimetypes module, which fails if the file exists but cannot be read"),
     ("/dev/null", "os.devnull"),
     ("/dev/zero", "anonymous mappings in older code"),
     ("/dev/full", "tests of code that handles a full disk"),
