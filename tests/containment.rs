@@ -197,6 +197,7 @@ fn the_server_reports_the_expected_isolation() {
     assert_eq!(works("own uid per worker"), !lacks("own uid"));
     assert_eq!(works("removal of leftovers"), !lacks("sweep"));
     assert!(works("libraries of another owner") || lacks("modes"));
+    assert_eq!(works("limited threads"), !lacks("threads") || declared_tier() == "rlimits");
     let cpus = std::env::var("WORLD_CPUS").ok().and_then(|cpus| cpus.parse::<u64>().ok());
     let cpus = cpus.or_else(|| std::thread::available_parallelism().ok().map(|n| n.get() as u64));
     assert_eq!(about["limits"]["concurrency"].as_u64(), cpus);

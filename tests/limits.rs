@@ -313,6 +313,34 @@ fn a_script_over_its_limit_gets_413() {
 }
 
 #[test]
+fn threads_that_python_does_not_know_are_limited_too() {
+    if lacks("threads") {
+        return not_run("workers have no threads here");
+    }
+    let script = indoc! {r#"
+        import ctypes, errno, time
+        libc = ctypes.CDLL(None)
+        def main():
+            small, thread = ctypes.create_string_buffer(256), ctypes.c_ulong()
+            libc.pthread_attr_init(small)
+            libc.pthread_attr_setstacksize(small, ctypes.c_size_t(65536))
+            pause, count = ctypes.cast(libc.pause, ctypes.c_void_p), 0
+            while (code := libc.pthread_create(ctypes.byref(thread), small, pause, None)) == 0:
+                count += 1
+                if count == 200:
+                    time.sleep(5)
+            return [count, errno.errorcode[code]]
+    "#};
+    let response = Server::start(&[("MAINBOX_PRELOAD", "")]).run(script);
+    if lacks("own uid") && common::declared_tier() == "seccomp" {
+        let expected = "The script was ended, since it had more than 64 threads";
+        assert_eq!(response.failure(), (400, String::from("crashed"), String::from(expected)));
+    } else {
+        assert_eq!(response.json()["result"], json!([63, "EAGAIN"]));
+    }
+}
+
+#[test]
 fn threads_descriptors_and_file_sizes_are_limited() {
     let server = small();
     let threads = indoc! {r#"

@@ -9,7 +9,7 @@ use mainbox::config::choices::Policy;
 use mainbox::sandbox::policy::{OWN_PROCESS, READABLE, refused};
 use mainbox::sandbox::seccomp::filter;
 use mainbox::sandbox::system_calls::{
-    ANSWERS, Allowed, For, LEGACY_CALLS, NEWEST, SYSTEM_CALLS, When,
+    ANSWERS, Allowed, LEGACY_CALLS, NEWEST, SYSTEM_CALLS, When, Workers,
 };
 
 const ALLOW: u32 = 0x7fff_0000;
@@ -26,7 +26,11 @@ const OWN_ARCH: u32 = 0xc000_00b7;
 const FOREIGN_ARCHS: [u32; 2] = [0x4000_0003, 0x4000_0028];
 /// The bit that marks an x32 system call: `__X32_SYSCALL_BIT`.
 const X32: u32 = 0x4000_0000;
-const CLASSES: [For; 3] = [For::All, For::NotOwners, For::OwnUid];
+/// Workers with the uid of the service: those that own libraries, and those that do not.
+const OWNERS: Workers = Workers { own_uid: false, owners: true, counted: false };
+const NOT_OWNERS: Workers = Workers { owners: false, ..OWNERS };
+const COUNTED: Workers = Workers { counted: true, ..NOT_OWNERS };
+const CLASSES: [Workers; 4] = [OWNERS, NOT_OWNERS, COUNTED, Workers::APART];
 
 /// What the kernel passes to a filter: `struct seccomp_data`.
 #[derive(Clone, Copy, Debug)]
@@ -90,14 +94,14 @@ fn hold(conditions: &[When], arguments: &[u64; 6]) -> bool {
 }
 
 /// What a call must get, by the table.
-fn expected(call: &Call, workers: For) -> u32 {
+fn expected(call: &Call, workers: Workers) -> u32 {
     if call.number > NEWEST {
         return ENOSYS;
     }
     let of_call = |number: i64| number == i64::from(call.number);
-    if rows()
-        .any(|row| of_call(row.number) && row.workers <= workers && hold(row.when, &call.arguments))
-    {
+    if rows().any(|row| {
+        of_call(row.number) && row.workers.includes(workers) && hold(row.when, &call.arguments)
+    }) {
         return ALLOW;
     }
     let answer =
@@ -175,7 +179,7 @@ fn every_call_gets_what_the_table_says() {
 
 #[test]
 fn each_number_is_found_with_few_comparisons() {
-    let filter = filter(For::OwnUid);
+    let filter = filter(Workers::APART);
     // As many instructions as `run` executes, until the first one that is not part of the search.
     let steps = |number: u32| {
         let (mut at, mut steps) = (4, 0);
@@ -194,7 +198,7 @@ fn each_number_is_found_with_few_comparisons() {
 type Case = (libc::c_long, [u64; 6], u32);
 
 #[track_caller]
-fn get(workers: For, cases: &[Case]) {
+fn get(workers: Workers, cases: &[Case]) {
     let filter = filter(workers);
     for (number, arguments, verdict) in cases {
         let call = Call::new(*number as u32, *arguments);
@@ -219,11 +223,11 @@ fn locks_wait_and_wake_but_inherit_no_priority() {
             _ => unreachable!(),
         };
         for flags in [0, private, realtime, private | realtime] {
-            get(For::OwnUid, &[(libc::SYS_futex, with(1, operation | flags), verdict)]);
+            get(Workers::APART, &[(libc::SYS_futex, with(1, operation | flags), verdict)]);
         }
     }
     let futex2 = [libc::SYS_futex_waitv, 454, 455, 456].map(|number| (number, [0; 6], EPERM));
-    get(For::OwnUid, &futex2);
+    get(Workers::APART, &futex2);
 }
 
 #[test]
@@ -233,7 +237,7 @@ fn there_is_no_epoll() {
     #[cfg(target_arch = "x86_64")]
     calls.extend([libc::SYS_epoll_create, libc::SYS_epoll_wait]);
     for number in calls {
-        get(For::OwnUid, &[(number, [0; 6], EPERM)]);
+        get(Workers::APART, &[(number, [0; 6], EPERM)]);
     }
 }
 
@@ -244,7 +248,7 @@ fn socket_pairs_are_streams_without_out_of_band_data() {
     let (nonblocking, cloexec) = (0o4000, 0o2_000_000);
     let option = |level, name| [3, level, name, 1, 1, 0];
     get(
-        For::OwnUid,
+        Workers::APART,
         &[
             (libc::SYS_socketpair, pair(unix, stream, 0), ALLOW),
             (libc::SYS_socketpair, pair(unix, stream | nonblocking | cloexec, 0), ALLOW),
@@ -279,15 +283,15 @@ fn clocks_are_those_of_the_system_and_of_the_own_process() {
     let of_descriptor = |fd: i64| (!fd << 3 | 3) as u64;
     for number in [libc::SYS_clock_gettime, libc::SYS_clock_getres] {
         for clock in (0..=9).chain([11, of_thread(77)]) {
-            get(For::OwnUid, &[(number, with(0, clock), ALLOW)]);
+            get(Workers::APART, &[(number, with(0, clock), ALLOW)]);
         }
         for clock in [10, 12, 16, of_process(1), of_process(77), of_descriptor(3), of_descriptor(7)]
         {
-            get(For::OwnUid, &[(number, with(0, clock), EPERM)]);
+            get(Workers::APART, &[(number, with(0, clock), EPERM)]);
         }
     }
     get(
-        For::OwnUid,
+        Workers::APART,
         &[
             (libc::SYS_clock_nanosleep, with(0, 1), ALLOW),
             (libc::SYS_clock_nanosleep, with(0, of_process(1)), EPERM),
@@ -320,7 +324,7 @@ fn memory_is_mapped_and_advised_as_malloc_does() {
         let used = matches!(advice, 0..=4 | 8 | 14..=17 | 102 | 103);
         cases.push((libc::SYS_madvise, with(2, advice), if used { ALLOW } else { EPERM }));
     }
-    get(For::OwnUid, &cases);
+    get(Workers::APART, &cases);
 }
 
 #[test]
@@ -357,7 +361,7 @@ fn files_get_no_set_user_id_are_not_exchanged_and_keep_their_blocks() {
         cases.push((number, with(argument, set_user), EPERM));
         cases.push((number, with(argument, set_group), EPERM));
     }
-    get(For::OwnUid, &cases);
+    get(Workers::APART, &cases);
 }
 
 #[test]
@@ -365,7 +369,7 @@ fn a_worker_with_the_uid_of_the_service_changes_files_by_descriptor_and_only_if_
  {
     let (by_path, by_descriptor) = ([9, 0x7000, 0o600, 0, 0, 0], [3, 0, 0, 0, 0, 0]);
     for (workers, paths, descriptors) in
-        [(For::OwnUid, ALLOW, ALLOW), (For::NotOwners, EPERM, ALLOW), (For::All, EPERM, EPERM)]
+        [(Workers::APART, ALLOW, ALLOW), (NOT_OWNERS, EPERM, ALLOW), (OWNERS, EPERM, EPERM)]
     {
         get(
             workers,
@@ -387,21 +391,22 @@ fn a_worker_with_the_uid_of_the_service_changes_files_by_descriptor_and_only_if_
 fn barriers_interrupt_no_other_process() {
     for command in 0..=512 {
         let verdict = if matches!(command, 0 | 8 | 16) { ALLOW } else { EPERM };
-        get(For::OwnUid, &[(libc::SYS_membarrier, with(0, command), verdict)]);
+        get(Workers::APART, &[(libc::SYS_membarrier, with(0, command), verdict)]);
     }
 }
 
 #[test]
-fn only_workers_with_a_uid_of_their_own_start_threads() {
+fn only_workers_whose_threads_are_limited_start_threads() {
     let shared = libc::CLONE_FILES | libc::CLONE_FS;
     let own_table = (libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND) as u64;
     let thread = own_table | shared as u64;
-    get(For::OwnUid, &[(libc::SYS_clone, with(0, own_table), EPERM)]);
+    get(Workers::APART, &[(libc::SYS_clone, with(0, own_table), EPERM)]);
     let call = (libc::SYS_clone, with(0, thread));
-    get(For::OwnUid, &[(call.0, call.1, ALLOW), (call.0, with(0, 17), EPERM)]);
-    get(For::NotOwners, &[(call.0, call.1, EPERM)]);
-    get(For::All, &[(call.0, call.1, EPERM)]);
-    get(For::OwnUid, &[(libc::SYS_clone3, [0; 6], ENOSYS)]);
+    get(Workers::APART, &[(call.0, call.1, ALLOW), (call.0, with(0, 17), EPERM)]);
+    get(COUNTED, &[(call.0, call.1, ALLOW), (call.0, with(0, 17), EPERM)]);
+    get(NOT_OWNERS, &[(call.0, call.1, EPERM)]);
+    get(OWNERS, &[(call.0, call.1, EPERM)]);
+    get(Workers::APART, &[(libc::SYS_clone3, [0; 6], ENOSYS)]);
 }
 
 /// Python cannot start without these. The other tests compare the filter with the table, so they would not notice that a
@@ -439,14 +444,14 @@ fn the_system_calls_of_every_script_are_allowed() {
 #[test]
 fn numbers_that_are_newer_than_the_table_return_enosys() {
     for number in [NEWEST + 1, NEWEST + 100, X32, X32 | 59, u32::MAX] {
-        get(For::OwnUid, &[(libc::c_long::from(number), [0; 6], ENOSYS)]);
+        get(Workers::APART, &[(libc::c_long::from(number), [0; 6], ENOSYS)]);
     }
     assert!(rows().all(|row| row.number <= libc::c_long::from(NEWEST)));
 }
 
 #[test]
 fn foreign_architectures_are_killed() {
-    let filter = filter(For::OwnUid);
+    let filter = filter(Workers::APART);
     for arch in FOREIGN_ARCHS {
         for number in 0..1024 {
             let call = Call { number, arch, arguments: [0; 6] };

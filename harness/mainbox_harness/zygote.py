@@ -55,6 +55,8 @@ class Zygote:
             substitutes.install(lockdown["by_descriptor"])
         if not lockdown["threads"]:
             run_threads_inline()
+        elif lockdown["max_threads"]:
+            limit_threads(lockdown["max_threads"])
         self.lockdown = lockdown | {"filter": program and Filter(program, lockdown["own_process"])}
         self.control = Control(CONTROL)
         self.children: dict[int, int] = {}
@@ -186,6 +188,13 @@ def run_threads_inline() -> None:
     from . import inline_threads
 
     inline_threads.install()
+
+
+def limit_threads(most: int) -> None:
+    """Refuses further threads. Imported here, since few hosts need it."""
+    from . import thread_limit
+
+    thread_limit.install(most)
 
 
 def preload_common_modules() -> None:

@@ -31,6 +31,7 @@ pub(super) const MODULES: &[(&str, &str)] = &[
     module!("pictures"),
     module!("script"),
     module!("substitutes"),
+    module!("thread_limit"),
     module!("to_json"),
     module!("validation"),
     module!("warmup"),

@@ -12,7 +12,7 @@ use super::watch::Breach;
 use crate::api::catalogue::{Failure, Kind};
 use crate::api::files::Files;
 use crate::api::json_text;
-use crate::sandbox::policy::{MAX_SCRATCH_DEPTH, MAX_SCRATCH_FILES};
+use crate::sandbox::policy::{MAX_SCRATCH_DEPTH, MAX_SCRATCH_FILES, MAX_THREADS};
 use crate::sandbox::usage::Excess;
 use crate::telemetry::execution_record::ExecutionRecord;
 
@@ -147,6 +147,11 @@ pub fn protocol_violation() -> Failure {
 pub(super) fn of_breach(breach: Breach, memory_mb: u64, scratch_bytes: u64) -> Failure {
     let error = match breach {
         Breach::Memory => return memory_limit(memory_mb),
+        Breach::Threads => {
+            let error =
+                format!("The script was ended, since it had more than {MAX_THREADS} threads");
+            return Failure::new(Kind::Crashed, error);
+        }
         Breach::Scratch(Excess::Bytes) => {
             let limit = scratch_bytes >> 20;
             format!("The script wrote more than its limit of {limit} MB to its scratch directory")

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::sandbox::policy::MEMORY_RESERVE_BYTES;
+use crate::sandbox::policy::{MAX_THREADS, MEMORY_RESERVE_BYTES};
 use crate::sandbox::process::ProcessHandle;
 use crate::sandbox::procfs::{self, Memory};
 use crate::sandbox::sys;
@@ -37,6 +37,8 @@ pub(super) enum Breach {
     Memory,
     /// What is in the scratch directory.
     Scratch(Excess),
+    /// The number of threads, where the kernel does not hold it.
+    Threads,
 }
 
 impl Watched<'_> {
@@ -55,6 +57,9 @@ impl Watched<'_> {
             let bytes = memory.and_then(|memory| memory.anonymous_bytes);
             if most.zip(bytes).is_some_and(|(most, bytes)| bytes > most) {
                 return Breach::Memory;
+            }
+            if memory.is_some_and(|memory| memory.threads > MAX_THREADS) {
+                return Breach::Threads;
             }
             if let Some(excess) = self.scratch_excess().await {
                 return Breach::Scratch(excess);

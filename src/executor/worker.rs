@@ -65,7 +65,12 @@ impl Worker {
             scratch: &jail.scratch.path().to_string_lossy(),
             mount: matches!(jail.scratch, Scratch::Mount)
                 .then(|| namespaces::scratch_options(config.scratch_bytes, jail.uid())),
-            limits: &rlimits::limits(config, config.timeout, mapped_bytes + config.memory_bytes),
+            limits: &rlimits::limits(
+                config,
+                config.timeout,
+                mapped_bytes + config.memory_bytes,
+                sandbox.max_tasks(),
+            ),
             warm_up,
         };
         let (channel, their_channel) =

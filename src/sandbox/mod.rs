@@ -38,7 +38,7 @@ use self::probe::Probe;
 use self::rlimits::Limit;
 use self::scratch::{Scratch, ScratchError, ScratchRoot};
 use self::sweep::Sweeper;
-use self::system_calls::For;
+use self::system_calls::Workers;
 use self::uids::{OwnUid, Uids};
 use crate::config::Config;
 use crate::config::choices::{Platform, Tier};
@@ -95,7 +95,9 @@ pub struct Sandbox {
     scratch: ScratchRoot,
     scratch_generation: AtomicU64,
     /// The workers for which the filter is made; `None` if they install none.
-    workers: Option<For>,
+    workers: Option<Workers>,
+    /// The largest number of processes and threads of the uid of a worker.
+    max_tasks: u64,
     plan: Plan,
     prctl: bool,
     sweeper: Option<Sweeper>,
@@ -111,6 +113,8 @@ pub struct Lockdown {
     pub own_process: u32,
     /// Whether workers can have threads.
     pub threads: bool,
+    /// The largest number of threads of a worker if the kernel does not hold it, since workers share a uid.
+    pub max_threads: Option<u64>,
     /// Whether the filter refuses to change the mode, the times or the size of a file by its path.
     pub by_descriptor: bool,
     /// Whether prctl(2) works, so that workers can set no_new_privs, become non-dumpable and drop capabilities.
@@ -145,14 +149,19 @@ impl Sandbox {
         let shares_uid = tier == Some(Tier::Seccomp) && !own_uids;
         let owned = shares_uid.then(|| ownership::first_owned(&probe.readable)).flatten();
         let workers = match tier {
-            Some(Tier::Namespaces) => Some(For::OwnUid),
-            Some(Tier::Seccomp) if own_uids => Some(For::OwnUid),
-            // Without Landlock, a worker can open whatever the service owns.
-            Some(Tier::Seccomp) if probe.landlock.is_some() && owned.is_none() => {
-                Some(For::NotOwners)
-            }
-            Some(Tier::Seccomp) => Some(For::All),
+            Some(Tier::Namespaces) => Some(Workers::APART),
+            Some(Tier::Seccomp) if own_uids => Some(Workers::APART),
+            Some(Tier::Seccomp) => Some(Workers {
+                own_uid: false,
+                // Without Landlock, a worker can open whatever the service owns.
+                owners: probe.landlock.is_none() || owned.is_some(),
+                counted: probe.shared_tasks.is_some(),
+            }),
             Some(Tier::Rlimits) | None => None,
+        };
+        let max_tasks = match probe.shared_tasks {
+            Some(tasks) if shares_uid => tasks + policy::MAX_SHARED_TASKS,
+            _ => policy::MAX_THREADS,
         };
         let prctl = probe.has(probe::PRCTL);
         // The tier namespaces, and seccomp with Landlock, let a worker write only to its scratch directory and create no
@@ -176,7 +185,8 @@ impl Sandbox {
         if let (true, Some(Tier::Rlimits), Some(sweeper)) = (on_lambda, tier, &sweeper) {
             sweeper.clear().map_err(SandboxError::Leftovers)?;
         }
-        let more_layers = [sweeping, ownership::layer(owned)];
+        let counted = workers.is_none_or(|workers| workers.counted);
+        let more_layers = [sweeping, ownership::layer(owned), probe::threads_layer(counted)];
         let plan = probe.plan.filter(|_| tier == Some(Tier::Namespaces)).unwrap_or_default();
         Ok(Sandbox {
             tier,
@@ -191,6 +201,7 @@ impl Sandbox {
             scratch_generation: AtomicU64::new(0),
             plan,
             workers,
+            max_tasks,
             prctl,
             sweeper,
             contamination: Contamination::default(),
@@ -230,10 +241,11 @@ impl Sandbox {
         Lockdown {
             filter: self.workers.map(|workers| seccomp::to_hexadecimal(&seccomp::filter(workers))),
             threads: match self.workers {
-                Some(workers) => workers == For::OwnUid,
+                Some(workers) => workers.counted,
                 None => self.tier != Some(Tier::Rlimits),
             },
-            by_descriptor: self.workers.is_some_and(|workers| workers != For::OwnUid),
+            max_threads: self.shares_uid().then_some(policy::MAX_THREADS),
+            by_descriptor: self.shares_uid(),
             own_process: policy::OWN_PROCESS,
             prctl: self.prctl,
             user_namespace: self.plan.has_user_namespace(),
@@ -244,6 +256,16 @@ impl Sandbox {
                 vec![]
             },
         }
+    }
+
+    /// Whether a filter is in force and workers share the uid of the service.
+    fn shares_uid(&self) -> bool {
+        self.workers.is_some_and(|workers| !workers.own_uid)
+    }
+
+    /// The largest number of processes and threads of the uid of a worker, for RLIMIT_NPROC.
+    pub fn max_tasks(&self) -> u64 {
+        self.max_tasks
     }
 
     /// The namespaces of a zygote and the steps that its process takes before it executes Python.
@@ -327,6 +349,7 @@ impl Sandbox {
             scratch: ScratchRoot::create(7..10).unwrap(),
             scratch_generation: AtomicU64::new(0),
             workers: None,
+            max_tasks: policy::MAX_THREADS,
             plan: Plan::default(),
             prctl: false,
             sweeper: None,

@@ -21,9 +21,12 @@ pub const WORKER_UIDS: u32 = 1000;
 ///   the dynamic users of systemd and `nobody` above it.
 pub const WORKER_UID_RANGES: [std::ops::Range<u32>; 2] = [0x7000_0000..0x7ffe_0000, 10_000..60_000];
 
-/// The largest number of threads of a worker, the main thread included. It applies if the kernel can count the threads
-/// of one worker: if each has its own uid or its own user namespace.
+/// The largest number of threads of a worker, the main thread included. The kernel holds it if each worker has its own uid
+/// or its own user namespace. Otherwise the supervisor ends a worker with more.
 pub const MAX_THREADS: u64 = 64;
+/// How many more processes and threads a uid that workers share may have than at the start, in all containers. The kernel
+/// holds this for what a worker starts before the supervisor looks again.
+pub const MAX_SHARED_TASKS: u64 = 1024;
 /// The largest number of open file descriptors of a worker, the four that it starts with included.
 pub const MAX_DESCRIPTORS: u64 = 128;
 /// The largest number of signals that may be queued for a worker. The kernel allows tens of thousands.

@@ -10,8 +10,8 @@ use nix::sched::CloneFlags;
 use nix::unistd::geteuid;
 
 use super::attempts::{
-    errno_of, try_landlock, try_limits, try_mount_namespace, try_namespace, try_own_uid,
-    try_rlimits_of_zero, try_seccomp,
+    errno_of, tasks_of_user, try_landlock, try_limits, try_mount_namespace, try_namespace,
+    try_own_uid, try_rlimits_of_zero, try_seccomp,
 };
 use super::landlock::ABIS;
 use super::layer::Layer;
@@ -69,6 +69,9 @@ pub struct Probe {
     pub scratch: ScratchRoot,
     /// The existing paths that a worker may read.
     pub readable: Vec<PathBuf>,
+    /// The processes and threads of the user of the service; `None` if the kernel does not limit them, or if workers have
+    /// uids of their own.
+    pub shared_tasks: Option<u64>,
     /// The uids of workers, if they have their own.
     pub worker_uids: Range<u32>,
 }
@@ -106,6 +109,7 @@ impl Probe {
             .into_iter()
             .find(|abi| sys::in_child(|| try_landlock(*abi)).is_ok_and(|errno| errno == 0));
         let own_uids = own_uids(worker_uids.start, &readable, plan.as_ref());
+        let shared_tasks = if own_uids.works || plan.is_some() { None } else { tasks_of_user() };
         layers.extend([
             layer(NO_NEW_PRIVILEGES, sys::in_child(|| errno_of(sys::set_no_new_privileges()))),
             layer(SECCOMP, sys::in_child(try_seccomp)),
@@ -126,7 +130,12 @@ impl Probe {
                     // A worker's memory limit includes what its zygote has mapped, which is not known yet. 4 GiB stand
                     // in for it.
                     let memory = u64::from(u32::MAX) + config.memory_bytes;
-                    try_limits(&rlimits::limits(config, config.timeout, memory))
+                    try_limits(&rlimits::limits(
+                        config,
+                        config.timeout,
+                        memory,
+                        policy::MAX_THREADS,
+                    ))
                 }),
             ),
             layer(ZERO_RLIMITS, sys::in_child(try_rlimits_of_zero)),
@@ -139,6 +148,7 @@ impl Probe {
             needs_user_namespace: user,
             scratch,
             readable,
+            shared_tasks,
             worker_uids,
         })
     }
@@ -189,6 +199,17 @@ fn file_rules(landlock: bool, own_uids: &Layer) -> Layer {
         format!("workers would run as root without Landlock: {}", own_uids.detail)
     };
     Layer { name: FILE_RULES, works, detail }
+}
+
+/// Whether scripts can have threads, since something limits their number.
+pub(super) fn threads_layer(counted: bool) -> Layer {
+    let detail = match counted {
+        true => "works",
+        false => {
+            "workers share the uid of root, whose threads the kernel does not limit, so scripts have none"
+        }
+    };
+    Layer { name: "limited threads", works: counted, detail: String::from(detail) }
 }
 
 /// The kernel makes a process non-dumpable, without prctl(2), if its user can execute but not read its binary.

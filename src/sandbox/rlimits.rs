@@ -51,14 +51,15 @@ pub fn cpu_seconds(timeout: Duration) -> u64 {
 
 /// The limits of a worker with a wall time limit of `timeout` and an address space of `memory` bytes. `memory` must
 /// include what the zygote has mapped, since RLIMIT_AS counts it too. The hard memory limit is higher by
-/// [`MEMORY_RESERVE_BYTES`], which the worker uses to report a `MemoryError`.
-pub fn limits(config: &Config, timeout: Duration, memory: u64) -> Vec<Limit> {
+/// [`MEMORY_RESERVE_BYTES`], which the worker uses to report a `MemoryError`. `tasks` limits the processes and threads of
+/// the uid that the worker has.
+pub fn limits(config: &Config, timeout: Duration, memory: u64, tasks: u64) -> Vec<Limit> {
     let cpu = cpu_seconds(timeout);
     let mut limits = vec![
         limit(Resource::RLIMIT_AS, memory, memory + MEMORY_RESERVE_BYTES),
         limit(Resource::RLIMIT_CPU, cpu, cpu + 1),
         limit(Resource::RLIMIT_NOFILE, MAX_DESCRIPTORS, MAX_DESCRIPTORS),
-        limit(Resource::RLIMIT_NPROC, MAX_THREADS, MAX_THREADS),
+        limit(Resource::RLIMIT_NPROC, tasks, tasks),
         limit(Resource::RLIMIT_FSIZE, config.scratch_bytes, config.scratch_bytes),
         limit(Resource::RLIMIT_STACK, STACK_BYTES, STACK_BYTES),
         limit(Resource::RLIMIT_CORE, 0, 0),
@@ -87,8 +88,8 @@ pub fn late_limits() -> Vec<Limit> {
 /// that do not differ are left out. These are differences rather than limits, since the memory limit of the worker
 /// includes what its zygote has mapped.
 pub fn differences(config: &Config, timeout: Duration, memory_bytes: u64) -> Vec<Limit> {
-    let server = limits(config, config.timeout, config.memory_bytes);
-    let requested = limits(config, timeout, memory_bytes);
+    let server = limits(config, config.timeout, config.memory_bytes, MAX_THREADS);
+    let requested = limits(config, timeout, memory_bytes, MAX_THREADS);
     server
         .into_iter()
         .zip(requested)

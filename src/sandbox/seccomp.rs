@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use libc::sock_filter as Instruction;
 
-use super::system_calls::{ANSWERS, Allowed, For, LEGACY_CALLS, NEWEST, SYSTEM_CALLS, When};
+use super::system_calls::{ANSWERS, Allowed, LEGACY_CALLS, NEWEST, SYSTEM_CALLS, When, Workers};
 
 /// AUDIT_ARCH_X86_64 and AUDIT_ARCH_AARCH64 of linux/audit.h.
 #[cfg(target_arch = "x86_64")]
@@ -30,12 +30,12 @@ const NUMBER_OFFSET: u32 = 0;
 const ARCH_OFFSET: u32 = 4;
 const ARGUMENTS_OFFSET: u32 = 16;
 
-/// The filter of workers for which the rows of `workers` count, and of everything below it.
+/// The filter of these workers.
 ///
 /// A system call that is not in the table fails with EPERM rather than killing the process, since under gVisor
 /// SECCOMP_RET_KILL_PROCESS ends only the thread. A call of another architecture kills the process. The numbers of the
 /// x32 ABI are above those of all calls.
-pub fn filter(workers: For) -> Vec<Instruction> {
+pub fn filter(workers: Workers) -> Vec<Instruction> {
     let mut program = vec![
         load(ARCH_OFFSET),
         instruction(JUMP_IF_EQUAL, 1, 0, ARCH),
@@ -53,10 +53,10 @@ struct Leaf {
 }
 
 /// The leaves for all numbers, in ascending order, the first for number 0. Neighbors differ.
-fn leaves(workers: For) -> Vec<Leaf> {
+fn leaves(workers: Workers) -> Vec<Leaf> {
     let mut by_number: BTreeMap<u32, Vec<Instruction>> = BTreeMap::new();
     let rows = SYSTEM_CALLS.iter().chain(LEGACY_CALLS);
-    for row in rows.filter(|row| row.workers <= workers) {
+    for row in rows.filter(|row| row.workers.includes(workers)) {
         by_number.entry(row.number as u32).or_default().extend(allow(row));
     }
     for answer in ANSWERS {

@@ -28,15 +28,44 @@ pub enum When {
 }
 
 /// The workers for which a row counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum For {
     /// All.
     All,
     /// Workers that do not own the libraries, or see them on a read-only file system.
     NotOwners,
-    /// Workers with a uid or a user namespace of their own, so that the kernel counts their threads apart and they own no
-    /// file of the service.
+    /// Workers with a uid or a user namespace of their own, which own no file of the service.
     OwnUid,
+    /// Workers whose threads are limited.
+    Counted,
+}
+
+/// What the filter depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workers {
+    /// Whether each has a uid or a user namespace of its own.
+    pub own_uid: bool,
+    /// Whether they own libraries that they can open.
+    pub owners: bool,
+    /// Whether their threads are limited.
+    pub counted: bool,
+}
+
+impl Workers {
+    /// Workers with a uid or a user namespace of their own, for which the kernel counts their threads.
+    pub const APART: Workers = Workers { own_uid: true, owners: false, counted: true };
+}
+
+impl For {
+    /// Whether a row counts for these workers.
+    pub fn includes(self, workers: Workers) -> bool {
+        match self {
+            For::All => true,
+            For::NotOwners => workers.own_uid || !workers.owners,
+            For::OwnUid => workers.own_uid,
+            For::Counted => workers.counted,
+        }
+    }
 }
 
 /// A system call that a worker may make.
@@ -360,7 +389,7 @@ pub const SYSTEM_CALLS: &[Allowed] = &[
     any(libc::SYS_setitimer, "signal.setitimer, signal.alarm: one timer of each kind"),
     // Threads
     only(
-        For::OwnUid,
+        For::Counted,
         when(
             libc::SYS_clone,
             &[When::Masked(0, THREAD | NEW_NAMESPACE, &[THREAD])],

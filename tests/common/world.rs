@@ -73,8 +73,7 @@ impl World {
         let missing = |layer: &str| text.contains(&format!("  no   {layer}: "));
         let by_chroot = text.contains("private root and scratch: works, by chroot");
         let own_uid = missing("own uid per worker");
-        // The number of threads is limited per uid, and only a user namespace or an own uid keeps workers apart.
-        let threads = tier == "rlimits" || (own_uid && tier != "namespaces");
+        let threads = tier == "rlimits" || (tier == "seccomp" && missing("limited threads"));
         let found = [
             ("landlock", missing("landlock")),
             ("own uid", own_uid),
