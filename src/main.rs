@@ -4,6 +4,7 @@
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mainbox::cli::arguments::Arguments;
 use mainbox::cli::error::CommandError;
@@ -19,6 +20,9 @@ use mainbox::sandbox::probe::Probe;
 use mainbox::sandbox::scratch::ScratchError;
 use mainbox::sandbox::{Sandbox, SandboxError, sys};
 use mainbox::telemetry::log;
+
+/// As good as for ever, and short enough for any clock.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Why mainbox could not start, or a command could not run.
 #[derive(Debug, thiserror::Error)]
@@ -119,8 +123,14 @@ fn start() -> Result<bool, StartError> {
         tracing::warn!(%error, "cannot become non-dumpable");
     }
     log::write_in_background()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(FOREVER)
+        .build()?;
     runtime.block_on(async {
+        // Without a thread that waits for blocking work, tokio panics if it cannot create one, and a script that shares the
+        // uid of the service may be using up its threads.
+        tokio::task::spawn_blocking(|| ()).await.expect("BUG: nothing panics or is aborted");
         let executor = Executor::start(Arc::new(config), Arc::new(sandbox), python);
         let handler = Handler::new(Arc::clone(&executor));
         let shutdown = http::shutdown_signal()?;

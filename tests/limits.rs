@@ -333,7 +333,7 @@ fn threads_that_python_does_not_know_are_limited_too() {
     "#};
     let response = Server::start(&[("MAINBOX_PRELOAD", "")]).run(script);
     if lacks("own uid") && common::declared_tier() == "seccomp" {
-        let expected = "The script was ended, since it had more than 64 threads";
+        let expected = "The script was stopped because it had more than 64 threads";
         assert_eq!(response.failure(), (400, String::from("crashed"), String::from(expected)));
     } else {
         assert_eq!(response.json()["result"], json!([63, "EAGAIN"]));

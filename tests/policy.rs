@@ -30,7 +30,8 @@ const X32: u32 = 0x4000_0000;
 const OWNERS: Workers = Workers { own_uid: false, owners: true, counted: false };
 const NOT_OWNERS: Workers = Workers { owners: false, ..OWNERS };
 const COUNTED: Workers = Workers { counted: true, ..NOT_OWNERS };
-const CLASSES: [Workers; 4] = [OWNERS, NOT_OWNERS, COUNTED, Workers::APART];
+const COUNTED_OWNERS: Workers = Workers { owners: true, ..COUNTED };
+const CLASSES: [Workers; 5] = [OWNERS, NOT_OWNERS, COUNTED, COUNTED_OWNERS, Workers::APART];
 
 /// What the kernel passes to a filter: `struct seccomp_data`.
 #[derive(Clone, Copy, Debug)]

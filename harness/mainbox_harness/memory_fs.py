@@ -182,7 +182,7 @@ class MemoryDir:
         while folder:
             self.folders.add(folder)
             folder, _ = os.path.split(folder)
-        if name in self.files:
+        if name in self.files or name in self.folders:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
         node = self.files[name] = Node(content)
         self.given[name] = (node.number, node.changed)
@@ -191,28 +191,24 @@ class MemoryDir:
         """Opens the files outside `outputs/` that match and that the script made or changed."""
         beneath = self.outputs_folder + "/"
         for name in sorted(self.files):
-            if not name.startswith(beneath) and self.is_new(name) and patterns.match_path(name):
-                yield self.within_depth(name, max_parts), MemoryFile(name, self.files[name], "r")
+            fits = name.count("/") < max_parts and not name.startswith(beneath)
+            if fits and self.is_new(name) and patterns.match_path(name):
+                yield name, MemoryFile(name, self.files[name], "r")
 
     def outputs(self, max_parts: int) -> Iterator[tuple[str, io.RawIOBase]]:
         """Opens the files below `outputs/`, one after the other, each with its name relative to that directory."""
         beneath = self.outputs_folder + "/"
         for name in sorted(self.files):
             if name.startswith(beneath) and self.is_new(name):
-                below = self.within_depth(name, max_parts + 1).removeprefix(beneath)
+                below = name.removeprefix(beneath)
+                if below.count("/") >= max_parts:
+                    fail("result_too_large", f"{'/'.join(name.split('/')[: max_parts + 1])} is nested too deeply")
                 yield below, MemoryFile(name, self.files[name], "r")
 
     def is_new(self, name: str) -> bool:
         """Whether the script made or changed a file."""
         node = self.files[name]
         return self.given.get(name) != (node.number, node.changed)
-
-    def within_depth(self, name: str, max_parts: int) -> str:
-        """Returns a path, or raises a failure that names it if it has too many parts."""
-        parts = name.split("/")
-        if len(parts) > max_parts:
-            fail("result_too_large", f"{'/'.join(parts[:max_parts])} is nested too deeply")
-        return name
 
     def place(self, path: Any) -> str | None:
         """Returns a path relative to the working directory, or None if its parent is not a directory in memory."""

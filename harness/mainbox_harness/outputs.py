@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 from io import SEEK_END, BytesIO, FileIO, RawIOBase
 from typing import Any, Protocol
+from zlib import crc32
 
 from .ending import flush_files, identity
 from .failure import fail
@@ -45,8 +46,8 @@ class Directory:
     def __init__(self, path: str) -> None:
         self.path = path
         self.home = os.stat(path)
-        self.given: dict[str, tuple[int, ...]] = {}
-        """The versions of the files of the request, to tell whether the script changed them."""
+        self.given: dict[str, tuple[tuple[int, ...], int]] = {}
+        """Versions and checksums of the files of the request, to tell whether the script changed them."""
         os.mkdir(os.path.join(path, OUTPUTS))
 
     def write(self, name: str, content: memoryview) -> None:
@@ -56,7 +57,7 @@ class Directory:
             os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "xb") as file:
             file.write(content)
-        self.given[name] = version(os.stat(path))
+        self.given[name] = version(os.stat(path)), crc32(content)
 
     def outputs(self, max_parts: int) -> Iterator[tuple[str, RawIOBase]]:
         """Opens the regular files below `outputs/`. Links, pipes and devices are skipped."""
@@ -73,8 +74,12 @@ class Directory:
 
     def is_new(self, path: str, file: FileIO) -> bool:
         """Whether the script made or changed a file; otherwise closes it."""
-        given = self.given.get(path)
-        if given is None or given != version(os.fstat(file.fileno())):
+        known, checksum = self.given.get(path, (None, 0))
+        if known != version(os.fstat(file.fileno())):
+            return True
+        # Before Linux 6.13 the times of a file have a resolution of 4 ms, and a script can be faster.
+        content = file.readall()
+        if crc32(content) != checksum:
             return True
         file.close()
         return False
@@ -97,7 +102,8 @@ def regular_files(
 ) -> Iterator[tuple[str, FileIO]]:
     """Opens the regular files in and below an open directory that match, and closes the directory.
 
-    `outputs` in the working directory is left to its own patterns. Links, pipes and devices are skipped.
+    `outputs` in the working directory is left to its own patterns. Links, pipes and devices are skipped. A directory that is
+    nested too deeply fails the script in `outputs`, and is skipped elsewhere.
     """
     if directory is None:
         return
@@ -109,7 +115,9 @@ def regular_files(
                 if not within or prefix + name == OUTPUTS:
                     continue
                 if max_parts == 1:
-                    fail("result_too_large", f"{prefix}{name} is nested too deeply")
+                    if prefix.startswith(f"{OUTPUTS}/"):
+                        fail("result_too_large", f"{prefix}{name} is nested too deeply")
+                    continue
                 below = opened(name, os.O_DIRECTORY, directory, prefix)
                 yield from regular_files(below, f"{prefix}{name}/", max_parts - 1, within)
             elif stat.S_ISREG(kind) and patterns.match(name):

@@ -1,4 +1,4 @@
-"""What pandas 3 has in place of what it removed. Many scripts are written for pandas 2.
+"""What to use instead of what newer versions of pandas removed. Many scripts are written for older ones.
 
 Where pandas says this itself, as it does of frequencies (`'M' is no longer supported`), nothing is added.
 """
@@ -6,7 +6,6 @@ Where pandas says this itself, as it does of frequencies (`'M' is no longer supp
 MOVED = {
     "'DataFrame' object has no attribute 'append'": "pd.concat([a, b])",
     "'DataFrame' object has no attribute 'applymap'": "DataFrame.map",
-    "'DataFrame' object has no attribute 'first'": ".loc with a date",
     "'DataFrame' object has no attribute 'iteritems'": "DataFrame.items",
     "'DataFrame' object has no attribute 'ix'": ".loc and .iloc",
     "'DataFrame' object has no attribute 'pad'": "DataFrame.ffill",
@@ -28,4 +27,4 @@ def moved(error: BaseException) -> str:
     """Returns the rest of a sentence about an error, or nothing."""
     message = error.args[0] if len(error.args) == 1 else None
     replacement = MOVED.get(message) if type(message) is str else None
-    return f"; pandas 3 has {replacement}" if replacement else ""
+    return f"; use {replacement} instead" if replacement else ""

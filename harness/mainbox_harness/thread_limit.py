@@ -1,4 +1,4 @@
-"""Refuses a thread too many where the kernel does not, since workers share a uid.
+"""Refuses to start more threads than are allowed, where the kernel cannot since workers share a uid.
 
 The supervisor ends a script with too many threads. This gives honest scripts the error that they get elsewhere.
 """

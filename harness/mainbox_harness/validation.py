@@ -16,6 +16,10 @@ FENCED = "The script is in a code fence (```); send the code without it"
 NOTEBOOK = "is a command of a notebook, not Python; leave it out"
 # The types of nodes that a policy can refuse. They are few, so the others are dropped before sorting.
 POLICY_NODES = frozenset({ast.Import, ast.ImportFrom, ast.Attribute, ast.Name})
+READS_WORKBOOKS = ("read_excel", "ExcelFile")
+# Formats, and the modules of matplotlib, that need the outlines of fonts.
+PRINTED = (".pdf", ".eps", ".ps")
+PRINTERS = ("backend_pdf", "backend_ps")
 
 
 class Checked(NamedTuple):
@@ -64,11 +68,13 @@ def implied_modules(tree: ast.Module) -> Iterator[str]:
     """Yields packages of which libraries import modules only when the script calls certain methods."""
     for node in ast.walk(tree):
         match node:
-            case ast.Attribute(attr="read_excel" | "ExcelFile"):
+            case ast.Attribute(attr=name) | ast.Name(id=name) | ast.alias(name=name) if name in READS_WORKBOOKS:
                 yield from ("openpyxl", "et_xmlfile")
-            case ast.Call(func=ast.Attribute(attr="savefig"), args=[ast.Constant(value=str(text)), *_]):
-                if text.endswith(".pdf"):
-                    yield "fontTools"
+            # Also a part of an f-string. A script without matplotlib loses a few milliseconds.
+            case ast.Constant(value=str(text)) if f".{text.lower()}".endswith(PRINTED):
+                yield "fontTools"
+            case ast.ImportFrom(module=str(name)) | ast.alias(name=name) if name.endswith(PRINTERS):
+                yield "fontTools"
 
 
 def syntax_failure(error: SyntaxError) -> ScriptFailure:

@@ -338,10 +338,11 @@ def test_files_that_match_come_back_if_the_script_made_or_changed_them(memory: M
     os.makedirs("d/e")
     write("d/e/deep.csv", "")
     assert [name for name, _ in memory.made(Patterns(["*.csv"]), 1)] == ["changed.csv", "new.csv"]
+    assert [name for name, _ in memory.made(Patterns(["**/deep.csv"]), 3)] == ["d/e/deep.csv"]
+    assert list(memory.made(Patterns(["**/deep.csv"]), 2)) == []
     assert [name for name, _ in memory.outputs(1)] == ["new.csv"]
-    with pytest.raises(ScriptFailure) as caught:
-        list(memory.made(Patterns(["**"]), 2))
-    assert (caught.value.kind, caught.value.error) == ("result_too_large", "d/e is nested too deeply")
+    with pytest.raises(FileExistsError):
+        memory.write("d", memoryview(b""))
 
 
 def test_outputs_that_are_nested_too_deeply_are_an_error(memory: MemoryDir) -> None:

@@ -185,7 +185,32 @@ def test_every_name_that_may_be_a_module_is_an_imported_module() -> None:
     assert sorted(imported_modules(tree)) == ["a", "b.c", "e", "e.f", "e.g", "j"]
 
 
-def test_methods_imply_the_modules_that_they_import() -> None:
-    source = "pd.read_excel('a.xlsx')\nplt.savefig('a.pdf')\nplt.savefig('a.png')\nprint('b.pdf')"
-    assert sorted(implied_modules(ast.parse(source))) == ["et_xmlfile", "fontTools", "openpyxl"]
-    assert list(implied_modules(ast.parse("pd.read_csv('a.csv')"))) == []
+@pytest.mark.parametrize(
+    "source",
+    [
+        "pd.read_excel('a.xlsx')",
+        "from pandas import read_excel",
+        "pd.ExcelFile('a.xlsx').parse()",
+    ],
+)
+def test_reading_a_workbook_implies_its_packages(source: str) -> None:
+    assert set(implied_modules(ast.parse(source))) == {"openpyxl", "et_xmlfile"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "plt.savefig('a.pdf')",
+        "plt.savefig(fname='A.PDF')",
+        "plt.savefig(f'{n}.pdf')",
+        "plt.savefig(buffer, format='eps')",
+        "from matplotlib.backends.backend_pdf import PdfPages",
+        "import matplotlib.backends.backend_ps",
+    ],
+)
+def test_printing_a_figure_implies_the_package_for_fonts(source: str) -> None:
+    assert set(implied_modules(ast.parse(source))) == {"fontTools"}
+
+
+def test_other_scripts_imply_no_package() -> None:
+    assert list(implied_modules(ast.parse("pd.read_csv('a.csv')\nplt.savefig('a.png')"))) == []

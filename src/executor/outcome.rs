@@ -149,7 +149,7 @@ pub(super) fn of_breach(breach: Breach, memory_mb: u64, scratch_bytes: u64) -> F
         Breach::Memory => return memory_limit(memory_mb),
         Breach::Threads => {
             let error =
-                format!("The script was ended, since it had more than {MAX_THREADS} threads");
+                format!("The script was stopped because it had more than {MAX_THREADS} threads");
             return Failure::new(Kind::Crashed, error);
         }
         Breach::Scratch(Excess::Bytes) => {

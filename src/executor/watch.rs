@@ -1,5 +1,5 @@
 //! Watches a running script for what the kernel does not limit: memory that replaces mapped libraries, a scratch directory
-//! that is not a file system of its own, and more CPU time than its share.
+//! that is not a file system of its own, threads of workers that share a uid, and more CPU time than its share.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,8 @@ use crate::sandbox::usage::{Excess, ScratchGauge};
 const INTERVAL: Duration = Duration::from_millis(25);
 /// The same for a script whose scratch directory is watched. Looking costs 40 us, so this takes half a percent of a CPU.
 const SCRATCH_INTERVAL: Duration = Duration::from_millis(10);
+/// How many threads of an honest script may have ended for Python and not yet for the kernel.
+const ENDING_THREADS: u64 = 16;
 /// How much more CPU time than its share a script may use at once.
 const BURST: Duration = Duration::from_millis(100);
 
@@ -58,7 +60,7 @@ impl Watched<'_> {
             if most.zip(bytes).is_some_and(|(most, bytes)| bytes > most) {
                 return Breach::Memory;
             }
-            if memory.is_some_and(|memory| memory.threads > MAX_THREADS) {
+            if memory.is_some_and(|memory| memory.threads > MAX_THREADS + ENDING_THREADS) {
                 return Breach::Threads;
             }
             if let Some(excess) = self.scratch_excess().await {

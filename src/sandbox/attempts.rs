@@ -11,16 +11,12 @@ use std::path::Path;
 use landlock::ABI;
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::resource::Resource;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::landlock::empty_ruleset;
 use super::rlimits::Limit;
 use super::system_calls::Workers;
 use super::{rlimits, seccomp, sys};
-
-/// The largest process id of Linux, PID_MAX_LIMIT in linux/threads.h.
-const MOST_TASKS: u64 = 1 << 22;
 
 /// Creates the namespace of `flag`, in a new user namespace if `user` is set.
 pub(super) fn try_namespace(flag: CloneFlags, user: bool) -> io::Result<i32> {
@@ -110,37 +106,6 @@ pub(super) fn try_rlimits_of_zero() -> i32 {
     let opened = std::fs::File::open("/dev/null").is_ok();
     let forked = sys::in_child(|| 0).is_ok();
     if opened || forked { libc::ENOTSUP } else { 0 }
-}
-
-/// How many processes and threads the user of this process has, in all containers, as RLIMIT_NPROC counts them. Returns
-/// `None` if the kernel does not apply the limit to this process, for example since it runs as root. Nothing else tells the
-/// number: /proc shows the processes of this container only.
-pub(super) fn tasks_of_user() -> Option<u64> {
-    let allows = |tasks| {
-        let attempt = || {
-            let limit = Limit { resource: Resource::RLIMIT_NPROC, soft: tasks, hard: tasks };
-            match try_limits(&[limit]) {
-                0 => sys::in_child(|| 0).map_or(libc::EAGAIN, |_| 0),
-                errno => errno,
-            }
-        };
-        sys::in_child(attempt).is_ok_and(|errno| errno == 0)
-    };
-    if allows(1) {
-        return None;
-    }
-    let (mut too_few, mut enough) = (1, 2);
-    while !allows(enough) {
-        (too_few, enough) = (enough, enough * 2);
-        if enough > MOST_TASKS {
-            return None;
-        }
-    }
-    while enough - too_few > 1 {
-        let middle = u64::midpoint(too_few, enough);
-        if allows(middle) { enough = middle } else { too_few = middle }
-    }
-    Some(enough)
 }
 
 /// The errno of `outcome`, or 0 for a success. EIO stands for an error without an errno.

@@ -21,6 +21,7 @@ mod standing;
 pub mod sweep;
 pub mod sys;
 pub mod system_calls;
+mod tasks;
 mod uids;
 pub mod usage;
 use std::os::fd::OwnedFd;
@@ -160,7 +161,7 @@ impl Sandbox {
             Some(Tier::Rlimits) | None => None,
         };
         let max_tasks = match probe.shared_tasks {
-            Some(tasks) if shares_uid => tasks + policy::MAX_SHARED_TASKS,
+            Some(tasks) if shares_uid => tasks,
             _ => policy::MAX_THREADS,
         };
         let prctl = probe.has(probe::PRCTL);

@@ -24,8 +24,8 @@ pub const WORKER_UID_RANGES: [std::ops::Range<u32>; 2] = [0x7000_0000..0x7ffe_00
 /// The largest number of threads of a worker, the main thread included. The kernel holds it if each worker has its own uid
 /// or its own user namespace. Otherwise the supervisor ends a worker with more.
 pub const MAX_THREADS: u64 = 64;
-/// How many more processes and threads a uid that workers share may have than at the start, in all containers. The kernel
-/// holds this for what a worker starts before the supervisor looks again.
+/// How many more processes and threads a uid that workers share may have than at the start, in all containers: what a worker
+/// can start before the supervisor looks again. It is less where the container has a lower limit.
 pub const MAX_SHARED_TASKS: u64 = 1024;
 /// The largest number of open file descriptors of a worker, the four that it starts with included.
 pub const MAX_DESCRIPTORS: u64 = 128;

@@ -10,15 +10,15 @@ use nix::sched::CloneFlags;
 use nix::unistd::geteuid;
 
 use super::attempts::{
-    errno_of, tasks_of_user, try_landlock, try_limits, try_mount_namespace, try_namespace,
-    try_own_uid, try_rlimits_of_zero, try_seccomp,
+    errno_of, try_landlock, try_limits, try_mount_namespace, try_namespace, try_own_uid,
+    try_rlimits_of_zero, try_seccomp,
 };
 use super::landlock::ABIS;
 use super::layer::Layer;
 use super::namespaces::{Mounts, NAMESPACES, Plan, worker_steps};
 use super::scratch::{ScratchError, ScratchRoot};
 use super::sys::{SpawnError, SpawnStep};
-use super::{policy, rlimits, sys, uids};
+use super::{policy, rlimits, sys, tasks, uids};
 use crate::config::Config;
 use crate::config::choices::Tier;
 use crate::python::interpreter::Python;
@@ -69,8 +69,8 @@ pub struct Probe {
     pub scratch: ScratchRoot,
     /// The existing paths that a worker may read.
     pub readable: Vec<PathBuf>,
-    /// The processes and threads of the user of the service; `None` if the kernel does not limit them, or if workers have
-    /// uids of their own.
+    /// The largest number of processes and threads of the user of the service; `None` if the kernel does not limit them, or
+    /// if workers do not share a uid.
     pub shared_tasks: Option<u64>,
     /// The uids of workers, if they have their own.
     pub worker_uids: Range<u32>,
@@ -109,7 +109,7 @@ impl Probe {
             .into_iter()
             .find(|abi| sys::in_child(|| try_landlock(*abi)).is_ok_and(|errno| errno == 0));
         let own_uids = own_uids(worker_uids.start, &readable, plan.as_ref());
-        let shared_tasks = if own_uids.works || plan.is_some() { None } else { tasks_of_user() };
+        let shared_tasks = if own_uids.works || plan.is_some() { None } else { tasks::limit() };
         layers.extend([
             layer(NO_NEW_PRIVILEGES, sys::in_child(|| errno_of(sys::set_no_new_privileges()))),
             layer(SECCOMP, sys::in_child(try_seccomp)),
@@ -206,7 +206,7 @@ pub(super) fn threads_layer(counted: bool) -> Layer {
     let detail = match counted {
         true => "works",
         false => {
-            "workers share the uid of root, whose threads the kernel does not limit, so scripts have none"
+            "the kernel does not limit the threads of this user, as it does not for root, so scripts cannot start any"
         }
     };
     Layer { name: "limited threads", works: counted, detail: String::from(detail) }

@@ -5,6 +5,9 @@ import os
 import sys
 import unittest
 
+# Of the lines that are not printed by the tests themselves.
+PREFIX = "test: "
+
 
 class Results(unittest.TestResult):
     """Notes why tests fail, and prints each before it runs, so that one that never ends can be named."""
@@ -17,7 +20,7 @@ class Results(unittest.TestResult):
     def startTest(self, test: unittest.TestCase) -> None:  # noqa: N802
         """Prints the name of a test."""
         super().startTest(test)
-        print(test.id(), file=self.out, flush=True)
+        print(f"{PREFIX}{test.id()}", file=self.out, flush=True)
 
     def note(self, test: object, error: object) -> None:
         """Keeps the first error of a test. A failed setUpClass stands for all tests of its class."""
@@ -40,15 +43,15 @@ class Results(unittest.TestResult):
 
 
 def main(name: str) -> dict[str, object]:
-    """Returns how many tests of a module ran, and why some failed."""
+    """Returns which tests of a module were skipped, and why some failed."""
     results = Results()
     sys.stderr = io.StringIO()
     try:
         suite = unittest.defaultTestLoader.loadTestsFromName(name)
     except unittest.SkipTest as skipped:
-        return {"ran": 0, "failed": {name: f"SkipTest: {skipped}"}}
+        return {"skipped": [], "failed": {name: f"SkipTest: {skipped}"}}
     suite.run(results)
-    return {"ran": results.testsRun - len(results.skipped), "failed": results.why}
+    return {"skipped": [test.id() for test, _ in results.skipped], "failed": results.why}
 
 
 if __name__ == "__main__" and len(sys.argv) > 1:
