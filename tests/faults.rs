@@ -54,7 +54,7 @@ fn answers(server: &Server, fault: impl FnOnce()) -> BTreeMap<String, usize> {
         let script = indoc! {r#"
             import time
             def main(x):
-                time.sleep(2)
+                time.sleep(3)
                 print('out', x)
                 return x
         "#};
@@ -213,8 +213,16 @@ fn a_stopped_worker_fails_its_own_request_with_a_timeout() {
 #[test]
 fn killing_spares_fails_no_request() {
     let Some(server) = started(SETTINGS) else { return };
-    for spare in spares(&server) {
-        send(Signal::SIGKILL, spare);
+    let killed = spares(&server);
+    for spare in &killed {
+        send(Signal::SIGKILL, *spare);
+    }
+    // A request that takes a spare before it is dead fails, as any script that is killed.
+    let started = Instant::now();
+    let is_dead = |state: String| state.is_empty() || state.starts_with('Z');
+    while !killed.iter().all(|spare| is_dead(status(*spare, "State"))) {
+        assert!(started.elapsed() < HEALTHY_AGAIN, "{killed:?}");
+        std::thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(answers(&server, || {}), counted(&[(RIGHT, 16)]));
 }
