@@ -114,7 +114,8 @@ pub struct Lockdown {
     pub own_process: u32,
     /// Whether workers can have threads.
     pub threads: bool,
-    /// The largest number of threads of a worker if the kernel does not hold it, since workers share a uid.
+    /// The largest number of threads of a worker if the kernel may not hold it: since workers share a uid, or since the user
+    /// of the service is root outside its user namespace.
     pub max_threads: Option<u64>,
     /// Whether the filter refuses to change the mode, the times or the size of a file by its path.
     pub by_descriptor: bool,
@@ -245,7 +246,8 @@ impl Sandbox {
                 Some(workers) => workers.counted,
                 None => self.tier != Some(Tier::Rlimits),
             },
-            max_threads: self.shares_uid().then_some(policy::MAX_THREADS),
+            max_threads: (self.workers.is_some() && self.uids.is_none())
+                .then_some(policy::MAX_THREADS),
             by_descriptor: self.shares_uid(),
             own_process: policy::OWN_PROCESS,
             prctl: self.prctl,
