@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Iterator
 from io import SEEK_END, BytesIO, FileIO, RawIOBase
+from itertools import chain
 from typing import Any, Protocol
 from zlib import crc32
 
@@ -148,20 +149,15 @@ def collect(
     """
     collection = Collection(limits)
     unwritten: dict[Any, str] | None = None
-    for name, file in work_dir.outputs(limits["max_parts"]):
+    left = ((f"{OUTPUTS}/{name}", name, file) for name, file in work_dir.outputs(limits["max_parts"]))
+    matching = work_dir.made(patterns, limits["max_parts"]) if patterns else ()
+    for place, name, file in chain(left, ((name, name, file) for name, file in matching)):
         with file:
             if unwritten is None:
                 unwritten = flush_files()
             if (reason := unwritten.get(identity(file))) is not None:
-                fail("exception", f"{OUTPUTS}/{name} could not be written: {reason}")
-            collection.add(f"{OUTPUTS}/{name}", name, file)
-    for name, file in work_dir.made(patterns, limits["max_parts"]) if patterns else ():
-        with file:
-            if unwritten is None:
-                unwritten = flush_files()
-            if (reason := unwritten.get(identity(file))) is not None:
-                fail("exception", f"{name} could not be written: {reason}")
-            collection.add(name, name, file)
+                fail("exception", f"{place} could not be written: {reason}")
+            collection.add(place, name, file)
     for name, content in pictures:
         collection.add(name, name, BytesIO(content))
     return list(collection.files.items())
