@@ -24,14 +24,11 @@ from .to_json import to_json
 from .validation import NO_MAIN, check
 
 if TYPE_CHECKING:
-    from types import CodeType
-
     from .late_limits import LateLimits
     from .outputs import WorkDir
+    from .validation import Checked
 
 MODULE = "script"
-# The entry of a script that is run as a program rather than by its main.
-PROGRAM = "script"
 
 
 class Request(NamedTuple):
@@ -58,7 +55,7 @@ def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, lat
     patterns = Patterns(options["collect"])
     pictures = Pictures(patterns)
     pictures.install()  # before the late limits, which import what the script names
-    checked = check(request.source, options["refused"], needs_main=options["entry"] != PROGRAM)
+    checked = check(request.source, options["refused"], options["entry"], has_input=bool(request.arguments))
     if late_limits is not None:
         late_limits.set(checked)
     try:
@@ -68,7 +65,7 @@ def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, lat
                 work_dir.write(*request.files.pop())
             if work_dir and "__file__" in request.source:
                 place_source(work_dir, request.source)
-            returned = call(checked.code, request, options["entry"])
+            returned = call(checked, request)
             end_threads()
             result = to_json(returned, options["max_depth"], options["max_result_bytes"], pictures)
             pictures.add_open_figures()  # before the exit functions, one of which closes them
@@ -92,18 +89,17 @@ def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, lat
     return Answer(result, outputs)
 
 
-def call(code: CodeType, request: Request, entry: str) -> object:
-    """Executes the module, and calls its main unless the script is run as a program (`entry`)."""
-    is_program = entry == PROGRAM
-    module = types.ModuleType("__main__" if is_program else MODULE)
+def call(checked: Checked, request: Request) -> object:
+    """Executes the module, and calls its main unless the script is run as a program."""
+    module = types.ModuleType("__main__" if checked.is_program else MODULE)
     sys.modules[MODULE] = sys.modules["__main__"] = module
     source = request.source
     module.__dict__["__file__"] = own_file()
     lines = lines_of(source)
     for name in (SCRIPT, own_file()):
         linecache.cache[name] = (len(source), None, lines, name)
-    exec(code, module.__dict__)
-    if is_program:
+    exec(checked.code, module.__dict__)
+    if checked.is_program:
         return None
     main = module.__dict__.get("main")
     if not callable(main) or isinstance(main, type):

@@ -27,17 +27,25 @@ class Checked(NamedTuple):
 
     code: CodeType
     tree: ast.Module
+    is_program: bool
+    """Whether it is run as a program rather than by its main."""
 
 
-def check(source: str, refused: dict[str, Any], *, needs_main: bool = True) -> Checked:
-    """Checks and compiles a script. `refused` is what the policy refuses, and comes from the supervisor."""
+def check(source: str, refused: dict[str, Any], entry: str = "main", *, has_input: bool = False) -> Checked:
+    """Checks and compiles a script. `refused` is what the policy refuses, and comes from the supervisor.
+
+    `entry` is how to run the script: `main`, `script`, or `auto` to find out. `has_input` says that main gets an argument.
+    """
     if source.lstrip().startswith("```"):
         fail("syntax_error", FENCED, 1)
     try:
         tree: Any = compile(source, SCRIPT, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
-        if needs_main and not binds_main(tree):
+        is_program = entry == "script" or (entry == "auto" and is_meant_as_program(tree, has_input=has_input))
+        if not is_program and not binds_main(tree):
             fail("missing_main", NO_MAIN)
         check_policy(tree, refused)
+        if refused["needs_return"] and not is_program:
+            check_return(tree)
         code = compile(tree, SCRIPT, "exec", dont_inherit=True)
     except SyntaxError as error:
         raise syntax_failure(error) from None
@@ -45,7 +53,7 @@ def check(source: str, refused: dict[str, Any], *, needs_main: bool = True) -> C
         raise ScriptFailure("syntax_error", f"The script cannot be compiled: {error}") from None
     except MemoryError:  # raised by the parser when its stack is full
         raise ScriptFailure("syntax_error", "The script cannot be compiled: it is nested too deeply") from None
-    return Checked(code, tree)
+    return Checked(code, tree, is_program)
 
 
 def is_async(tree: ast.Module) -> bool:
@@ -108,6 +116,28 @@ def binds_main(tree: ast.Module) -> bool:
     return False
 
 
+def is_meant_as_program(tree: ast.Module, *, has_input: bool) -> bool:
+    """Whether a script of a language model is a program: it has no main, or calls its main itself.
+
+    A call in `if __name__ == "__main__"` does not count: that main can be called for its result. Nor does any call if there
+    is an input, which only a main can take.
+    """
+    if not binds_main(tree):
+        return True
+    body = [statement for statement in tree.body if not is_name_guard(statement)]
+    calls = (node.func for node in module_level(ast.Module(body, [])) if isinstance(node, ast.Call))
+    return not has_input and any(isinstance(called, ast.Name) and called.id == "main" for called in calls)
+
+
+def is_name_guard(statement: ast.stmt) -> bool:
+    """Whether a statement is `if __name__ == ...`."""
+    match statement:
+        case ast.If(test=ast.Compare(left=ast.Name(id="__name__"))):
+            return True
+        case _:
+            return False
+
+
 def module_level(tree: ast.Module) -> Iterator[ast.AST]:
     """Yields every node outside function and class bodies, and the `global` statements inside them."""
     pending: list[ast.AST] = list(tree.body)
@@ -147,8 +177,6 @@ def check_policy(tree: ast.Module, refused: dict[str, Any]) -> None:
                 check_os_function(name, node, refused)
             case ast.Name(id=name) if name in refused["builtins"]:
                 fail("forbidden", f"Dangerous builtin detected: {name}", node.lineno)
-    if refused["needs_return"]:
-        check_return(tree)
 
 
 def check_module(name: str, node: ast.stmt, refused: dict[str, Any]) -> None:

@@ -74,6 +74,50 @@ def test_a_script_without_main_is_refused(source: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print(1)",
+        "def other(): return 1",
+        "def main(): print(1)\nmain()",
+        "async def main(): print(1)\nimport asyncio\nasyncio.run(main())",
+        "def main(): return 1\nx = [main()]",
+        "def main(): return 1\nif True:\n    main()",
+        "def main(): return 1\nimport sys\nsys.exit(main())",
+    ],
+)
+def test_auto_runs_a_script_that_calls_its_main_as_a_program(source: str) -> None:
+    assert check(source, OFF, "auto").is_program
+    assert check(source, STANDARD, "script").is_program
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def main(): return 1",
+        "def main(): return 1\nif __name__ == '__main__':\n    print(main())",
+        "def main(): return 1\ndef other(): main()",
+        "def main(n): return main(n - 1) if n else 0",
+        "def main(): return 1\nf = lambda: main()",
+        "def main(): return 1\nx.main()",
+    ],
+)
+def test_auto_calls_a_main_that_the_script_does_not_call(source: str) -> None:
+    assert not check(source, OFF, "auto").is_program
+
+
+def test_auto_calls_main_if_there_is_an_input() -> None:
+    assert not check("def main(x): return x\nmain(1)", OFF, "auto", has_input=True).is_program
+    assert check("print(1)", OFF, "auto", has_input=True).is_program
+
+
+def test_strict_wants_a_return_of_a_main_that_is_called_only() -> None:
+    source = "def main(): print(1)\nmain()"
+    assert check(source, STRICT, "auto").is_program
+    with pytest.raises(ScriptFailure, match="must contain a return statement"):
+        check(source, STRICT, "main")
+
+
 def test_a_syntax_error_has_the_line_and_its_text() -> None:
     assert refused("def main() return 1") == (
         "syntax_error",

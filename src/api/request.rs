@@ -23,8 +23,8 @@ pub struct ExecuteRequest {
     pub input: Option<Box<RawValue>>,
     /// What the script reads from its standard input; `None` is empty.
     pub stdin: Option<String>,
-    /// How the script is run.
-    pub entry: Entry,
+    /// How the script is run; `None` if the request does not tell.
+    pub entry: Option<Entry>,
     /// Files to write to the working directory before the script starts.
     pub files: Files,
     /// Which files come back besides those in `outputs/`.
@@ -44,6 +44,9 @@ pub enum Entry {
     Main,
     /// It is run as a program, with `__name__` set to `__main__`. The result is `null`.
     Script,
+    /// The worker finds out, since a language model may send either: a script that has no `main`, or calls it itself, is
+    /// run as a program. A request to `/execute` cannot ask for it.
+    Auto,
 }
 
 impl Entry {
@@ -180,7 +183,6 @@ impl ExecuteRequest {
             |megabytes: u64| (megabytes > 0).then_some(megabytes),
         )?;
         let script = check_script(script, max_script_bytes)?;
-        let entry = entry.unwrap_or_default();
         Ok(ExecuteRequest {
             script,
             input: body.input,
@@ -207,7 +209,7 @@ impl ExecuteRequest {
             script,
             input: None,
             stdin: None,
-            entry: Entry::default(),
+            entry: None,
             files: Files::default(),
             collect: Collect::default(),
             timeout: None,
@@ -233,9 +235,7 @@ impl ExecuteRequest {
                 }
                 "entry" => {
                     let entry = check_entry(&value)?;
-                    if self.entry == Entry::default() {
-                        self.entry = entry;
-                    }
+                    self.entry.get_or_insert(entry);
                 }
                 _ => {}
             }
@@ -326,8 +326,8 @@ mod tests {
     fn the_query_of_a_bare_script_contains_entry_and_stdin() {
         let read = |query: &str| ExecuteRequest::from_python(b"x", 4).unwrap().with_query(query, 4);
         let request = read("entry=script&stdin=a+b%0A").unwrap();
-        assert_eq!((request.entry, request.stdin.as_deref()), (Entry::Script, Some("a b\n")));
-        assert_eq!(read("a=b").unwrap().entry, Entry::Main);
+        assert_eq!((request.entry, request.stdin.as_deref()), (Some(Entry::Script), Some("a b\n")));
+        assert_eq!(read("a=b").unwrap().entry, None);
         for (query, error) in [
             ("entry=x", "entry must be `main` or `script`"),
             ("stdin=12345", "stdin has 5 bytes; the limit is 4"),

@@ -49,7 +49,7 @@ impl Job {
             script: request.script,
             input: request.input,
             stdin: request.stdin,
-            entry: request.entry,
+            entry: request.entry.unwrap_or_default(),
             files: request.files,
             collect: request.collect,
             timeout: request
