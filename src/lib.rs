@@ -24,6 +24,7 @@
 //! | [`config`] | the table of settings | `api`, `callers` |
 //! | [`sandbox`] | the policy as data, one mechanism per file | `config`, `python` |
 //! | [`executor`] | admission, pools, zygotes, workers, self-test | all of the above except `callers` |
+//! | [`mcp`] | the Model Context Protocol: messages, revisions, the tool `run_python` | `api`, `config`, `executor` |
 //! | [`handler`] | endpoints and responses | all of the above |
 //! | [`front`], [`cli`] | HTTP, AWS Lambda, commands | all of the above |
 //!
@@ -36,6 +37,7 @@ pub mod config;
 pub mod executor;
 pub mod front;
 pub mod handler;
+pub mod mcp;
 pub mod python;
 pub mod sandbox;
 pub mod telemetry;

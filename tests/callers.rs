@@ -155,7 +155,7 @@ fn only_pages_of_configured_origins_can_call() {
         for line in [
             &format!("access-control-allow-origin: {origin}"),
             "access-control-allow-methods: get,head,post",
-            "access-control-allow-headers: authorization,content-type,x-request-id",
+            "access-control-allow-headers: authorization,content-type,x-request-id,mcp-protocol-version,mcp-method,mcp-name",
             "access-control-max-age: 3600",
         ] {
             assert!(head.contains(&format!("\r\n{line}\r\n")), "{line}: {head}");

@@ -229,9 +229,11 @@ fn the_index_lists_the_endpoints() {
             "GET /health",
             "GET /livez",
             "GET /metrics",
+            "GET /openapi.json",
             "GET /openapi.yaml",
             "GET /readyz",
-            "POST /execute"
+            "POST /execute",
+            "POST /mcp"
         ]
     );
     assert_eq!(server().get("/health").body, r#"{"status":"healthy"}"#);

@@ -215,6 +215,47 @@ fn a_response_over_6_mb_is_refused_before_it_reaches_lambda() {
     assert_eq!(run(&function, script).1["result"].as_str().map(str::len), Some(1_900_000));
 }
 
+/// Has the tool of MCP run a script, through a function URL. Returns the status and the message.
+fn call_tool(function: &Server, script: &str) -> (u64, Value) {
+    let call = json!({
+        "jsonrpc": "2.0", "id": 7, "method": "tools/call",
+        "params": {"name": "run_python", "arguments": {"script": script}, "_meta": {
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }},
+    });
+    let event = json!({
+        "version": "2.0", "rawPath": "/mcp", "requestContext": {"http": {"method": "POST"}},
+        "headers": {
+            "content-type": "application/json", "mcp-protocol-version": "2026-07-28",
+            "mcp-method": "tools/call", "mcp-name": "run_python",
+        },
+        "body": call.to_string(),
+    });
+    let (status, response) = function.invoke(event.to_string().as_bytes());
+    assert_eq!(status, 200);
+    let response: Value = serde_json::from_str(&response).unwrap();
+    let message = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
+    (response["statusCode"].as_u64().unwrap(), message)
+}
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn a_function_is_an_mcp_server_and_a_result_that_is_too_large_stays_in_its_form() {
+    let function = function(&[("MAINBOX_PRELOAD", "")]);
+    let (status, message) = call_tool(&function, "print(6 * 7)");
+    assert_eq!((status, &message["id"]), (200, &json!(7)));
+    assert_eq!(message["result"]["content"], json!([{"type": "text", "text": "42\n"}]));
+    let (status, message) = call_tool(&function, "def main(): return '\"' * 1_900_000");
+    assert_eq!((status, &message["id"]), (200, &json!(7)));
+    let result = &message["result"];
+    assert_eq!(
+        (&result["isError"], &result["structuredContent"]["kind"]),
+        (&json!(true), &json!("result_too_large"))
+    );
+    assert_eq!(call_tool(&function, "print(1)").0, 200);
+}
+
 #[test]
 #[ignore = "needs the emulator: make lambda"]
 fn a_script_is_ended_before_the_deadline_of_lambda() {

@@ -9,6 +9,11 @@ pub fn is_same_origin(origin: &str, host: &str) -> bool {
     origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
 }
 
+/// Returns whether a page with this `Origin` comes from this machine itself.
+pub fn is_loopback_origin(origin: &str) -> bool {
+    origin.split_once("://").is_some_and(|(_, authority)| is_loopback(authority))
+}
+
 /// Returns whether `host`, with or without a port, names this machine itself. Any other name can be one that a stranger
 /// has pointed at this machine: that is DNS rebinding.
 pub fn is_loopback(host: &str) -> bool {

@@ -35,6 +35,8 @@ pub enum Command {
         /// The file to write, next to the packages, where the interpreter may read it
         file: PathBuf,
     },
+    /// Serves the Model Context Protocol over standard input and output, for a desktop client that starts it
+    Mcp,
     /// Checks the health of the service on this host; exits with 0 if it is healthy, else with 1
     Health,
     /// Prints a completion script for a shell

@@ -42,6 +42,9 @@ pub enum CommandError {
     /// Standard error cannot be written.
     #[error("standard error: {0}")]
     Stderr(io::Error),
+    /// Standard input cannot be read.
+    #[error("standard input: {0}")]
+    Stdin(io::Error),
     /// Standard output cannot be written.
     #[error("standard output: {0}")]
     Stdout(io::Error),

@@ -6,6 +6,7 @@ pub mod error;
 mod health;
 mod kernel_hint;
 mod manual;
+mod mcp;
 mod output;
 mod run;
 mod terminal;
@@ -44,9 +45,11 @@ pub fn run_without_config(command: &Command) -> Result<bool, CommandError> {
     match command {
         Command::Completions { shell } => manual::completions(*shell, out),
         Command::Man => manual::manual(out),
-        Command::Run(_) | Command::Doctor | Command::Archive { .. } | Command::Health => {
-            return Ok(false);
-        }
+        Command::Run(_)
+        | Command::Doctor
+        | Command::Mcp
+        | Command::Archive { .. }
+        | Command::Health => return Ok(false),
     }
     .map_err(CommandError::Stdout)?;
     Ok(true)
@@ -66,7 +69,11 @@ pub fn run_without_sandbox(
             bytecode_archive::write(&Python::find(&config.python)?, &config.preload, file)?;
             Ok(Some(true))
         }
-        Command::Run(_) | Command::Doctor | Command::Completions { .. } | Command::Man => Ok(None),
+        Command::Run(_)
+        | Command::Doctor
+        | Command::Mcp
+        | Command::Completions { .. }
+        | Command::Man => Ok(None),
     }
 }
 
@@ -82,6 +89,7 @@ pub async fn run(
     match command {
         Command::Run(arguments) => run::run(handler, arguments).await,
         Command::Doctor => doctor::doctor(executor).await,
+        Command::Mcp => mcp::serve(handler).await,
         // These have run before, since they need no executor.
         Command::Health | Command::Archive { .. } | Command::Completions { .. } | Command::Man => {
             Ok(true)

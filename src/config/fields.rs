@@ -33,6 +33,8 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// Whether browsers get the playground page.
     pub playground: bool,
+    /// Whether agents get the endpoint `/mcp`.
+    pub mcp: bool,
     /// The modules that the preloaded zygote imports.
     pub preload: Vec<String>,
     /// The bytecode archive to import them from.
@@ -86,6 +88,7 @@ impl Config {
             cors: None,
             hosts: vec![],
             playground: false,
+            mcp: false,
             preload: vec![],
             archive: None,
             timeout: Duration::ZERO,

@@ -228,6 +228,7 @@ mod tests {
             ("MAINBOX_CORS", "example.com"),
             ("MAINBOX_HOSTS", "box.example:80"),
             ("MAINBOX_PAGE", "yes"),
+            ("MAINBOX_MCP", "yes"),
             ("MAINBOX_PYTHON", ""),
             ("MAINBOX_PRELOAD", "numpy;pandas"),
             ("MAINBOX_PRELOAD", "os.path.,x"),

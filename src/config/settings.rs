@@ -185,6 +185,16 @@ pub const SETTINGS: &[Setting] = &[
         }),
     },
     Setting {
+        name: "MAINBOX_MCP",
+        value: "ON_OR_OFF",
+        default: DefaultValue::Is("on"),
+        meaning: "endpoint `/mcp` for agents, which speaks the Model Context Protocol",
+        reader: Reader::Text("`on` or `off`", |config, value| {
+            config.mcp = choose(value, [("on", true), ("off", false)])?;
+            Some(())
+        }),
+    },
+    Setting {
         name: "MAINBOX_PYTHON",
         value: "PROGRAM",
         default: DefaultValue::Is("python3"),

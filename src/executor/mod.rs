@@ -288,6 +288,15 @@ impl Executor {
         self.settle().await
     }
 
+    /// Waits until scripts can run, and returns what the preloaded zygote reported.
+    ///
+    /// # Errors
+    /// `internal` when workers cannot be started or the self-test failed; `busy` while Python is started again.
+    pub async fn ready_zygote(&self) -> Result<Arc<ZygoteInfo>, Failure> {
+        self.preloaded.proved().await?;
+        self.zygote().ok_or_else(|| Failure::new(Kind::Busy, "Python is being started again"))
+    }
+
     /// What the preloaded zygote reported when it became ready.
     pub fn zygote(&self) -> Option<Arc<ZygoteInfo>> {
         self.preloaded.info()

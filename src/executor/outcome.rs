@@ -54,6 +54,11 @@ impl Execution {
         outcome + self.stdout.bytes.len() + self.stderr.bytes.len()
     }
 
+    /// The size of the result of `main` as JSON, bytes; 0 if there is none.
+    pub fn result_bytes(&self) -> usize {
+        self.outcome.as_ref().map_or(0, |returned| returned.result.get().len())
+    }
+
     /// The record for logs and metrics.
     pub fn record(&self) -> ExecutionRecord {
         ExecutionRecord {

@@ -6,12 +6,14 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, ORIGIN, RETRY_
 use http::{HeaderValue, Method, Request};
 use tower_http::cors::{Any, CorsLayer};
 
+use super::routes::Route;
 use crate::api::catalogue::{Failure, Kind};
 use crate::api::response::{ISOLATION, PEAK_MEMORY, REQUEST_ID, SERVER_TIMING};
 use crate::api::text::quoted;
 use crate::callers::web_page;
 use crate::config::Config;
 use crate::config::choices::Origins;
+use crate::mcp::revision::{METHOD, NAME, VERSION};
 
 /// The headers of a response that a page may read.
 const EXPOSED: [HeaderName; 5] = [SERVER_TIMING, PEAK_MEMORY, ISOLATION, REQUEST_ID, RETRY_AFTER];
@@ -20,16 +22,23 @@ const MAX_AGE: Duration = Duration::from_secs(3600);
 
 /// Checks that a request does not come from a web page of a stranger. Only browsers send `Origin`, and only a page can make
 /// one send a request that its user does not know of. A service with API keys needs no check: a page does not know them.
+/// MCP asks for one all the same, and its clients may be pages of this machine:
+/// <https://modelcontextprotocol.io/specification/2026-07-28/basic/transports/streamable-http#security-endpoint>.
 ///
 /// # Errors
 /// `forbidden_origin`.
-pub(super) fn check_page<B>(request: &Request<B>, config: &Config) -> Result<(), Failure> {
+pub(super) fn check_page<B>(
+    request: &Request<B>,
+    config: &Config,
+    route: Route,
+) -> Result<(), Failure> {
     let headers = request.headers();
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     // HTTP/2 has the host in the URI.
     let host = request.uri().authority().map(|authority| authority.as_str().to_owned());
     let host = host.or_else(|| headers.get(HOST).map(text));
-    if let (Some(host), true) = (&host, config.host.is_some_and(|host| host.is_loopback())) {
+    let is_local = config.host.is_some_and(|host| host.is_loopback());
+    if let (Some(host), true) = (&host, is_local) {
         let name = web_page::without_port(host).to_ascii_lowercase();
         if !web_page::is_loopback(host) && !config.hosts.contains(&name) {
             let name = quoted(&name);
@@ -38,7 +47,9 @@ pub(super) fn check_page<B>(request: &Request<B>, config: &Config) -> Result<(),
             return Err(Failure::new(Kind::ForbiddenOrigin, error));
         }
     }
-    let Some(origin) = headers.get(ORIGIN).filter(|_| config.api_keys.is_none()) else {
+    let is_mcp = route == Route::Mcp;
+    let is_checked = is_mcp || config.api_keys.is_none();
+    let Some(origin) = headers.get(ORIGIN).filter(|_| is_checked) else {
         return Ok(());
     };
     let is_listed = match &config.cors {
@@ -47,7 +58,9 @@ pub(super) fn check_page<B>(request: &Request<B>, config: &Config) -> Result<(),
         None => false,
     };
     let origin = text(origin);
-    if is_listed || host.is_some_and(|host| web_page::is_same_origin(&origin, &host)) {
+    let is_neighbor = is_mcp && is_local && web_page::is_loopback_origin(&origin);
+    if is_listed || is_neighbor || host.is_some_and(|host| web_page::is_same_origin(&origin, &host))
+    {
         return Ok(());
     }
     let error = format!(
@@ -61,7 +74,7 @@ pub(super) fn check_page<B>(request: &Request<B>, config: &Config) -> Result<(),
 pub(super) fn layer(origins: &Origins) -> CorsLayer {
     let layer = CorsLayer::new()
         .allow_methods([Method::GET, Method::HEAD, Method::POST])
-        .allow_headers([AUTHORIZATION, CONTENT_TYPE, REQUEST_ID])
+        .allow_headers([AUTHORIZATION, CONTENT_TYPE, REQUEST_ID, VERSION, METHOD, NAME])
         .expose_headers(EXPOSED)
         .max_age(MAX_AGE);
     match origins {

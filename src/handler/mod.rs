@@ -2,6 +2,8 @@
 //! ([`crate::front`]) or the command line ([`crate::cli`]) calls it.
 
 mod cors;
+mod execute;
+pub mod mcp;
 pub mod memory_budget;
 pub mod pace;
 mod playground;
@@ -11,10 +13,10 @@ mod routes;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, EXPECT, VARY};
+use http::header::{ACCEPT, AUTHORIZATION, VARY};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
@@ -22,29 +24,28 @@ use serde_json::json;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::cors::CorsLayer;
 
+use self::mcp::OverStdio;
 use self::memory_budget::MemoryBudget;
-use self::request_body::{MAX_BODY_BYTES, Media, media_type, read};
-use self::response::{Responses, document};
+use self::request_body::MAX_BODY_BYTES;
+use self::response::{JSON, Responses, document};
 use self::routes::{ENDPOINTS, Endpoint, Route};
 use crate::api::catalogue::{Failure, Kind};
-use crate::api::files::{Files, MAX_FILES};
-use crate::api::request::ExecuteRequest;
+use crate::api::files::MAX_FILES;
 use crate::api::text::quoted;
 use crate::callers::client_ip::ClientIp;
 use crate::callers::rate_limit::{Caller, RateLimit};
 use crate::config::Config;
-use crate::executor::outcome::Execution;
-use crate::executor::output_capture::OutputSink;
-use crate::executor::{Executor, Health, Job};
-use crate::telemetry::progress::Progress;
-use crate::telemetry::prometheus::{self, Metrics};
+use crate::executor::{Executor, Health};
+use crate::telemetry::prometheus;
 
 /// The limit on the size of all requests in memory together, bytes. Further requests get `busy`.
 const MAX_HELD_BYTES: usize = 64 << 20;
 
 /// The API as an OpenAPI document.
 const OPENAPI: &str = include_str!("../../openapi.yaml");
-/// Its media type: <https://www.rfc-editor.org/rfc/rfc9512>.
+/// The same as JSON; build.rs converts it.
+const OPENAPI_JSON: &str = include_str!(concat!(env!("OUT_DIR"), "/openapi.json"));
+/// The media type of YAML: <https://www.rfc-editor.org/rfc/rfc9512>.
 const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
 
 /// When the platform ends the request. A front attaches it to a request as an extension.
@@ -108,17 +109,17 @@ impl Handler {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let path = request.uri().path();
-        let Some(endpoint) = Endpoint::at(path) else {
+        let serves_mcp = self.config().mcp || request.extensions().get::<OverStdio>().is_some();
+        let endpoint =
+            Endpoint::at(path).filter(|endpoint| endpoint.route != Route::Mcp || serves_mcp);
+        let Some(endpoint) = endpoint else {
             let error = format!("The endpoint {} does not exist", quoted(path));
             let failure = Failure::new(Kind::NotFound, error);
             return self.responses.failure(&failure);
         };
         let caller = match self.identify(&request, endpoint) {
             Ok(caller) => caller,
-            Err(failure) if endpoint.route == Route::Execute => {
-                return self.responses.refusal(&failure);
-            }
-            Err(failure) => return self.responses.failure(&failure),
+            Err(failure) => return self.refuse(endpoint, &failure),
         };
         if !endpoint.accepts(request.method()) {
             return self.responses.method_not_allowed(endpoint.allowed());
@@ -128,12 +129,23 @@ impl Handler {
                 Ok(execution) => self.responses.execution(&execution, caller),
                 Err(failure) => self.responses.refusal(&failure),
             },
+            Route::Mcp => self.mcp(request, caller).await,
             Route::Root => self.root(request.headers()),
             Route::Health | Route::Ready => self.health(),
             Route::Live => self.liveness(),
             Route::About => self.about(),
             Route::Metrics => self.metrics(),
             Route::OpenApi => document(YAML, OPENAPI),
+            Route::OpenApiJson => document(JSON, OPENAPI_JSON),
+        }
+    }
+
+    /// The response to a request that is refused before it is read, in the form of its endpoint.
+    fn refuse(&self, endpoint: &Endpoint, failure: &Failure) -> Response<Full<Bytes>> {
+        match endpoint.route {
+            Route::Execute => self.responses.refusal(failure),
+            Route::Mcp => self.responses.rpc_refusal(failure),
+            _ => self.responses.failure(failure),
         }
     }
 
@@ -146,7 +158,7 @@ impl Handler {
         if request.extensions().get::<Trusted>().is_some() {
             return Ok(None);
         }
-        cors::check_page(request, self.config())?;
+        cors::check_page(request, self.config(), endpoint.route)?;
         let keys = self.config().api_keys.as_ref().filter(|_| endpoint.needs_key);
         if let Some(keys) = keys {
             let authorization = request.headers().get(AUTHORIZATION);
@@ -163,61 +175,6 @@ impl Handler {
         Ok(Some(client.map_or(Caller::Shared(0), |client| Caller::Address(client.network()))))
     }
 
-    /// Runs a script within the rate of its caller. The rate is checked before the body is read, so a caller over its
-    /// rate cannot fill the memory. A request that is refused as `busy` does not count.
-    async fn execute<B>(
-        &self,
-        request: Request<B>,
-        caller: Option<Caller>,
-    ) -> Result<Execution, Failure>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let (Some(rate_limit), Some(caller)) = (&self.rate_limit, caller) else {
-            return self.execute_now(request, caller).await;
-        };
-        let token = rate_limit.take(caller).map_err(rate_limited)?;
-        let execution = self.execute_now(request, Some(caller)).await;
-        if execution.as_ref().is_err_and(|failure| failure.kind == Kind::Busy) {
-            rate_limit.give_back(token);
-        }
-        execution
-    }
-
-    /// Runs a script.
-    async fn execute_now<B>(
-        &self,
-        request: Request<B>,
-        caller: Option<Caller>,
-    ) -> Result<Execution, Failure>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let config = self.executor.config();
-        let media = media_type(request.headers())?;
-        let expects_continue = request.headers().contains_key(EXPECT);
-        let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
-        let output_sink = request.extensions().get::<OutputSink>().cloned();
-        let progress = request.extensions().get::<Progress>().cloned().unwrap_or_default();
-        let mut reservation = self.requests.reservation(caller);
-        let query = request.uri().query().unwrap_or_default().to_owned();
-        let body = read(request.into_body(), expects_continue, &mut reservation).await?;
-        let request = match media {
-            Media::Json => ExecuteRequest::from_json(&body, config.max_script_bytes),
-            Media::Python => ExecuteRequest::from_python(&body, config.max_script_bytes),
-        };
-        let request = request?.with_query(&query, config.max_script_bytes)?;
-        drop(body);
-        check_scratch_room(&request.files, config)?;
-        let job = Job { deadline, output_sink, progress, ..Job::new(request, config) };
-        let cancelled = CancelGuard(Some(self.executor.metrics()));
-        let execution = self.executor.execute(job).await;
-        cancelled.disarm();
-        execution
-    }
-
     fn root(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
         let is_browser = self.config().playground && playground::is_wanted(headers);
         let mut response = if is_browser { playground::page() } else { self.index() };
@@ -226,7 +183,9 @@ impl Handler {
     }
 
     fn index(&self) -> Response<Full<Bytes>> {
+        let is_served = |endpoint: &&Endpoint| endpoint.route != Route::Mcp || self.config().mcp;
         let listed = ENDPOINTS.iter().filter(|endpoint| !endpoint.purpose.is_empty());
+        let listed = listed.filter(is_served);
         let endpoints: serde_json::Map<_, _> = listed
             .map(|endpoint| {
                 (format!("{} {}", endpoint.method, endpoint.path), json!(endpoint.purpose))
@@ -300,39 +259,4 @@ impl Handler {
             }
         }
     }
-}
-
-/// Counts the request as cancelled if the guard is dropped before [`CancelGuard::disarm`], which happens when the
-/// client disconnects.
-struct CancelGuard<'a>(Option<&'a Metrics>);
-
-impl CancelGuard<'_> {
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for CancelGuard<'_> {
-    fn drop(&mut self) {
-        if let Some(metrics) = self.0 {
-            metrics.count_cancelled();
-        }
-    }
-}
-
-fn rate_limited(wait: Duration) -> Failure {
-    let seconds = (wait.as_secs_f64().ceil() as u64).max(1);
-    let unit = if seconds == 1 { "second" } else { "seconds" };
-    let error = format!("Too many requests; retry in {seconds} {unit}");
-    Failure { retry_after: Some(seconds), ..Failure::new(Kind::RateLimited, error) }
-}
-
-/// Refuses files that do not fit in the scratch directory, before a worker is taken for them.
-fn check_scratch_room(files: &Files, config: &Config) -> Result<(), Failure> {
-    let (needed, room) = (files.bytes_on_disk(), config.scratch_bytes);
-    if needed <= room {
-        return Ok(());
-    }
-    let error = format!("The files need {needed} bytes; the scratch directory has {room}");
-    Err(Failure::new(Kind::PayloadTooLarge, error))
 }

@@ -9,6 +9,7 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
 
+use super::mcp::AnsweredCall;
 use super::memory_budget::{MemoryBudget, OverBudget, Reservation, SHARES, release_when_sent};
 use crate::api::catalogue::{Failure, Kind};
 use crate::api::response::{Error, ISOLATION, PEAK_MEMORY, SERVER_TIMING, Success};
@@ -37,7 +38,7 @@ const FULL: &str = concat!(r#"{"error":""#, full!(), r#"","kind":"busy","stdout"
 /// The names, quotation marks and braces of a response, bytes.
 const FRAME_BYTES: usize = 256;
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// The warning of every response when no sandbox is in force.
 const UNSANDBOXED: &str = "No sandbox is in force: the script had the rights of the service. MAINBOX_FLOOR=none is for development";
@@ -115,6 +116,17 @@ impl Responses {
         };
         let failure = execution.outcome.as_ref().err();
         let status = failure.map_or(StatusCode::OK, |failure| failure.kind.status());
+        let response = self.measured(status, (body, reservation), execution);
+        self.recorded(response, execution.record())
+    }
+
+    /// A response that says in its headers what a run took and how it was isolated.
+    pub(super) fn measured(
+        &self,
+        status: StatusCode,
+        (body, reservation): (Vec<u8>, Reservation),
+        execution: &Execution,
+    ) -> Response<Full<Bytes>> {
         let mut response = held(status, body, reservation);
         let timing = format!(
             "queue;dur={:.3}, run;dur={:.3}, cpu;dur={:.3}",
@@ -128,7 +140,24 @@ impl Responses {
         }
         headers.insert(PEAK_MEMORY, HeaderValue::from(execution.peak_memory));
         headers.insert(ISOLATION, HeaderValue::from_static(self.executor.sandbox().tier_name()));
-        self.recorded(response, execution.record())
+        response
+    }
+
+    /// The response that replaces one that a front cannot send.
+    pub fn instead_of(
+        &self,
+        replaced: &http::Extensions,
+        failure: &Failure,
+    ) -> Response<Full<Bytes>> {
+        match replaced.get::<AnsweredCall>() {
+            Some(call) => self.failed_call(call, failure),
+            None => self.failure(failure),
+        }
+    }
+
+    /// The warning about the configuration of the service, if there is one.
+    pub(super) fn warning(&self) -> Option<&'static str> {
+        self.warning
     }
 
     /// A response with a JSON body, within the memory for responses.
@@ -149,7 +178,7 @@ impl Responses {
     }
 
     /// A JSON body of about `expected` bytes, within the memory for responses. Escaping can turn one byte into six.
-    fn budgeted(
+    pub(super) fn budgeted(
         &self,
         body: &impl Serialize,
         expected: usize,
@@ -179,16 +208,7 @@ impl Responses {
     /// The response to a request to any other endpoint that failed.
     pub fn failure(&self, failure: &Failure) -> Response<Full<Bytes>> {
         let mut response = self.json(failure.kind.status(), &self.error_body(failure));
-        if let Some(seconds) = failure.retry_after {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        if failure.kind == Kind::Unauthorized {
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        if failure.kind == Kind::UnsupportedMediaType {
-            // What a body may be encoded with: <https://www.rfc-editor.org/rfc/rfc9110#section-12.5.3>.
-            response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        }
+        add_hints(&mut response, failure);
         response
     }
 
@@ -213,7 +233,7 @@ impl Responses {
         }
     }
 
-    fn recorded(
+    pub(super) fn recorded(
         &self,
         mut response: Response<Full<Bytes>>,
         record: ExecutionRecord,
@@ -221,6 +241,20 @@ impl Responses {
         self.executor.metrics().count(&record);
         response.extensions_mut().insert(record);
         response
+    }
+}
+
+/// Adds the headers that say what a client can do about a failure.
+pub(super) fn add_hints(response: &mut Response<Full<Bytes>>, failure: &Failure) {
+    if let Some(seconds) = failure.retry_after {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if failure.kind == Kind::Unauthorized {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if failure.kind == Kind::UnsupportedMediaType {
+        // What a body may be encoded with: <https://www.rfc-editor.org/rfc/rfc9110#section-12.5.3>.
+        response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
 }
 

@@ -6,6 +6,7 @@ use http::Method;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     Execute,
+    Mcp,
     Root,
     Health,
     Live,
@@ -13,6 +14,7 @@ pub(super) enum Route {
     About,
     Metrics,
     OpenApi,
+    OpenApiJson,
 }
 
 /// An endpoint.
@@ -34,6 +36,13 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         method: "POST",
         needs_key: true,
         purpose: "runs main() of a Python script and returns its result as JSON and what it printed",
+    },
+    Endpoint {
+        route: Route::Mcp,
+        path: "/mcp",
+        method: "POST",
+        needs_key: true,
+        purpose: "the same as a tool of the Model Context Protocol, for agents",
     },
     Endpoint { route: Route::Root, path: "/", method: "GET", needs_key: false, purpose: "" },
     Endpoint {
@@ -77,6 +86,13 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         method: "GET",
         needs_key: false,
         purpose: "the API as an OpenAPI document",
+    },
+    Endpoint {
+        route: Route::OpenApiJson,
+        path: "/openapi.json",
+        method: "GET",
+        needs_key: false,
+        purpose: "the same document as JSON",
     },
 ];
 

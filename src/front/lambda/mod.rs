@@ -144,6 +144,7 @@ async fn respond(
     }
     let mut record = response.extensions().get::<ExecutionRecord>().copied();
     let mut status = response.status();
+    let extensions = response.extensions().clone();
     let mut wrapped = event::response(form, buffered(response).await);
     let length = wrapped.get().len();
     if length > LAMBDA_RESPONSE_BYTES {
@@ -152,8 +153,9 @@ async fn respond(
         );
         let failure = Failure::new(Kind::ResultTooLarge, error);
         record = record.map(|record| ExecutionRecord { kind: Some(failure.kind), ..record });
-        status = failure.kind.status();
-        wrapped = event::response(form, buffered(handler.responses().failure(&failure)).await);
+        let response = handler.responses().instead_of(&extensions, &failure);
+        status = response.status();
+        wrapped = event::response(form, buffered(response).await);
     }
     log_invocation(&handler, metrics, &context, status, record.as_ref());
     Ok(wrapped)

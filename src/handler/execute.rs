@@ -1,0 +1,157 @@
+//! Runs scripts for the endpoints that take them: within the rate of the caller, and through the one function that every
+//! script passes, [`Handler::run`].
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::EXPECT;
+use http::{Extensions, Request};
+use http_body::Body;
+
+use super::request_body::{Media, media_type, read};
+use super::{Deadline, Handler};
+use crate::api::catalogue::{Failure, Kind};
+use crate::api::files::Files;
+use crate::api::request::ExecuteRequest;
+use crate::callers::rate_limit::Caller;
+use crate::config::Config;
+use crate::executor::Job;
+use crate::executor::outcome::Execution;
+use crate::executor::output_capture::OutputSink;
+use crate::telemetry::progress::Progress;
+use crate::telemetry::prometheus::Metrics;
+
+/// What a front attached to a request for the run of its script.
+pub(super) struct Attached {
+    deadline: Option<Instant>,
+    output_sink: Option<OutputSink>,
+    progress: Progress,
+}
+
+impl Attached {
+    /// What is attached as these extensions.
+    pub(super) fn to(extensions: &Extensions) -> Attached {
+        Attached {
+            deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
+            output_sink: extensions.get::<OutputSink>().cloned(),
+            progress: extensions.get::<Progress>().cloned().unwrap_or_default(),
+        }
+    }
+}
+
+impl Handler {
+    /// Answers a request to `/execute`. One that is refused as `busy` does not count against the rate.
+    pub(super) async fn execute<B>(
+        &self,
+        request: Request<B>,
+        caller: Option<Caller>,
+    ) -> Result<Execution, Failure>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let counts = |execution: &Result<_, Failure>| !execution.as_ref().is_err_and(is_busy);
+        self.within_rate(caller, self.execute_now(request, caller), counts).await?
+    }
+
+    /// Does `work` within the rate of its caller. The rate is checked first, so a caller over its rate cannot fill the
+    /// memory. The work is not counted if it turns out that it does not count.
+    pub(super) async fn within_rate<T>(
+        &self,
+        caller: Option<Caller>,
+        work: impl Future<Output = T>,
+        counts: impl FnOnce(&T) -> bool,
+    ) -> Result<T, Failure> {
+        let (Some(rate_limit), Some(caller)) = (&self.rate_limit, caller) else {
+            return Ok(work.await);
+        };
+        let token = rate_limit.take(caller).map_err(rate_limited)?;
+        let done = work.await;
+        if !counts(&done) {
+            rate_limit.give_back(token);
+        }
+        Ok(done)
+    }
+
+    async fn execute_now<B>(
+        &self,
+        request: Request<B>,
+        caller: Option<Caller>,
+    ) -> Result<Execution, Failure>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let max_script_bytes = self.config().max_script_bytes;
+        let media = media_type(request.headers())?;
+        let expects_continue = request.headers().contains_key(EXPECT);
+        let attached = Attached::to(request.extensions());
+        let mut reservation = self.requests.reservation(caller);
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let body = read(request.into_body(), expects_continue, &mut reservation).await?;
+        let request = match media {
+            Media::Json => ExecuteRequest::from_json(&body, max_script_bytes),
+            Media::Python => ExecuteRequest::from_python(&body, max_script_bytes),
+        };
+        let request = request?.with_query(&query, max_script_bytes)?;
+        drop(body);
+        self.run(request, attached).await
+    }
+
+    /// Runs a script. Every script of a caller passes here, whatever the endpoint.
+    pub(super) async fn run(
+        &self,
+        request: ExecuteRequest,
+        attached: Attached,
+    ) -> Result<Execution, Failure> {
+        let config = self.executor.config();
+        check_scratch_room(&request.files, config)?;
+        let Attached { deadline, output_sink, progress } = attached;
+        let job = Job { deadline, output_sink, progress, ..Job::new(request, config) };
+        let cancelled = CancelGuard(Some(self.executor.metrics()));
+        let execution = self.executor.execute(job).await;
+        cancelled.disarm();
+        execution
+    }
+}
+
+/// Whether a request was refused because the service has too much to do.
+pub(super) fn is_busy(failure: &Failure) -> bool {
+    failure.kind == Kind::Busy
+}
+
+/// Counts the request as cancelled if the guard is dropped before [`CancelGuard::disarm`], which happens when the
+/// client disconnects.
+struct CancelGuard<'a>(Option<&'a Metrics>);
+
+impl CancelGuard<'_> {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CancelGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(metrics) = self.0 {
+            metrics.count_cancelled();
+        }
+    }
+}
+
+fn rate_limited(wait: Duration) -> Failure {
+    let seconds = (wait.as_secs_f64().ceil() as u64).max(1);
+    let unit = if seconds == 1 { "second" } else { "seconds" };
+    let error = format!("Too many requests; retry in {seconds} {unit}");
+    Failure { retry_after: Some(seconds), ..Failure::new(Kind::RateLimited, error) }
+}
+
+/// Refuses files that do not fit in the scratch directory, before a worker is taken for them.
+fn check_scratch_room(files: &Files, config: &Config) -> Result<(), Failure> {
+    let (needed, room) = (files.bytes_on_disk(), config.scratch_bytes);
+    if needed <= room {
+        return Ok(());
+    }
+    let error = format!("The files need {needed} bytes; the scratch directory has {room}");
+    Err(Failure::new(Kind::PayloadTooLarge, error))
+}

@@ -1,0 +1,268 @@
+//! The endpoint `/mcp`: answers messages of the Model Context Protocol, each by itself and without a session.
+
+use bytes::Bytes;
+use http::header::EXPECT;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::Full;
+use serde::Serialize;
+
+use super::Handler;
+use super::execute::{Attached, is_busy};
+use super::request_body::{Media, media_type, read};
+use super::response::{Responses, add_hints};
+use crate::api::catalogue::{Failure, Kind};
+use crate::api::request::ExecuteRequest;
+use crate::callers::rate_limit::Caller;
+use crate::executor::outcome::Execution;
+use crate::mcp::message::{Id, Message, Reply, RpcError};
+use crate::mcp::method::{Asked, Discovered, Empty, Initialized, Tools};
+use crate::mcp::revision::Era;
+use crate::mcp::tool::{self, Tool};
+use crate::mcp::tool_result::ToolResult;
+use crate::telemetry::execution_record::ExecutionRecord;
+
+/// Marks a message that came over stdio, which has no headers to agree with it. The command line attaches it to a request
+/// as an extension.
+#[derive(Clone, Copy, Debug)]
+pub struct OverStdio;
+
+/// The call that a response answers. It is attached to the response as an extension, so that a front which cannot send the
+/// response can replace it.
+#[derive(Clone, Debug)]
+pub(super) struct AnsweredCall {
+    id: Id,
+    era: Era,
+}
+
+/// The answer to a message.
+struct Answer {
+    response: Response<Full<Bytes>>,
+    /// Whether it counts against the rate of its caller.
+    counts: bool,
+}
+
+/// A message that was read. It no longer refers to the body, so that the body can be dropped before a script runs.
+enum Read {
+    /// A notification, which gets no answer.
+    Notification,
+    /// A request for something that the service knows.
+    Question(AnsweredCall, Question),
+    /// A call of the tool, or why its arguments are not accepted.
+    Call(AnsweredCall, Result<ExecuteRequest, Failure>),
+}
+
+enum Question {
+    Discover,
+    Initialize(&'static str),
+    Ping,
+    ListTools,
+}
+
+/// Why a message was not read: its id if known, the error, and the HTTP status.
+type Unread = (Option<Id>, RpcError, StatusCode);
+
+impl Handler {
+    /// Answers a message. Only calls of the tool, and what cannot be read, count against the rate of the caller.
+    pub(super) async fn mcp<B>(
+        &self,
+        request: Request<B>,
+        caller: Option<Caller>,
+    ) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let answer = self.answer(request, caller);
+        match self.within_rate(caller, answer, |answer| answer.counts).await {
+            Ok(answer) => answer.response,
+            Err(failure) => self.responses.rpc_refusal(&failure),
+        }
+    }
+
+    async fn answer<B>(&self, request: Request<B>, caller: Option<Caller>) -> Answer
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let over_stdio = request.extensions().get::<OverStdio>().is_some();
+        let (parts, body) = request.into_parts();
+        let expects_continue = parts.headers.contains_key(EXPECT);
+        let mut reservation = self.requests.reservation(caller);
+        let body = match is_json(&parts.headers) {
+            Ok(()) => read(body, expects_continue, &mut reservation).await,
+            Err(failure) => Err(failure),
+        };
+        let body = match body {
+            Ok(body) => body,
+            Err(failure) => {
+                let counts = !is_busy(&failure);
+                return Answer { response: self.responses.rpc_refusal(&failure), counts };
+            }
+        };
+        let headers = (!over_stdio).then_some(&parts.headers);
+        let read = self.read_message(&body, headers);
+        drop(body);
+        match read {
+            Err((id, error, status)) => {
+                let response = self.responses.rpc_error(id.as_ref(), &error, status);
+                let record = ExecutionRecord::refused(Kind::InvalidRequest);
+                Answer { response: self.responses.recorded(response, record), counts: true }
+            }
+            Ok(Read::Notification) => {
+                let mut response = Response::new(Full::default());
+                *response.status_mut() = StatusCode::ACCEPTED;
+                Answer { response, counts: false }
+            }
+            Ok(Read::Question(call, question)) => {
+                Answer { response: self.answer_question(&call, &question).await, counts: false }
+            }
+            Ok(Read::Call(call, arguments)) => {
+                let execution = match arguments {
+                    Ok(arguments) => self.run(arguments, Attached::to(&parts.extensions)).await,
+                    Err(failure) => Err(failure),
+                };
+                let counts = !execution.as_ref().is_err_and(is_busy);
+                let response = match execution {
+                    Ok(execution) => self.responses.tool_result(&call, &execution, caller),
+                    Err(failure) => self.responses.tool_refusal(&call, &failure),
+                };
+                Answer { response, counts }
+            }
+        }
+    }
+
+    fn read_message(&self, body: &[u8], headers: Option<&HeaderMap>) -> Result<Read, Unread> {
+        let bad_request = StatusCode::BAD_REQUEST;
+        let message = Message::read(body).map_err(|(id, error)| (id, error, bad_request))?;
+        let Some(id) = message.id.clone() else { return Ok(Read::Notification) };
+        let failed = |era: Era| {
+            let id = id.clone();
+            move |error: RpcError| {
+                let status = error.status(era);
+                (Some(id), error, status)
+            }
+        };
+        let params = message.params().map_err(failed(Era::Modern))?;
+        let era = Era::of(&message, &params, headers).map_err(failed(Era::Modern))?;
+        let asked = Asked::of(&message, &params, era).map_err(failed(era))?;
+        let call = AnsweredCall { id, era };
+        Ok(match asked {
+            Asked::Discover => Read::Question(call, Question::Discover),
+            Asked::Initialize(revision) => Read::Question(call, Question::Initialize(revision)),
+            Asked::Ping => Read::Question(call, Question::Ping),
+            Asked::ListTools => Read::Question(call, Question::ListTools),
+            Asked::CallTool(arguments) => {
+                let request = tool::request(arguments.get(), self.config().max_script_bytes);
+                Read::Call(call, request)
+            }
+        })
+    }
+
+    async fn answer_question(
+        &self,
+        call: &AnsweredCall,
+        question: &Question,
+    ) -> Response<Full<Bytes>> {
+        let is_private = self.config().api_keys.is_some();
+        let responses = &self.responses;
+        match question {
+            Question::Discover => responses.rpc_result(&call.id, Discovered::new(is_private)),
+            Question::Initialize(revision) => {
+                responses.rpc_result(&call.id, Initialized::new(revision))
+            }
+            Question::Ping => responses.rpc_result(&call.id, Empty {}),
+            // The description names the packages, which are known once Python has started.
+            Question::ListTools => match self.executor.ready_zygote().await {
+                Ok(zygote) => {
+                    let tool = Tool::new(self.config(), &zygote.installed);
+                    responses.rpc_result(&call.id, Tools::new(tool, call.era, is_private))
+                }
+                Err(failure) => {
+                    let status = failure.kind.status();
+                    responses.rpc_error(Some(&call.id), &RpcError::Refused(failure), status)
+                }
+            },
+        }
+    }
+}
+
+/// Checks that the body is JSON and not compressed.
+fn is_json(headers: &HeaderMap) -> Result<(), Failure> {
+    match media_type(headers)? {
+        Media::Json => Ok(()),
+        Media::Python => {
+            let error = "Content-Type must be application/json";
+            Err(Failure::new(Kind::UnsupportedMediaType, error))
+        }
+    }
+}
+
+impl Responses {
+    fn rpc_result(&self, id: &Id, result: impl Serialize) -> Response<Full<Bytes>> {
+        self.json(StatusCode::OK, &Reply::result(id, result))
+    }
+
+    fn rpc_error(
+        &self,
+        id: Option<&Id>,
+        error: &RpcError,
+        status: StatusCode,
+    ) -> Response<Full<Bytes>> {
+        let mut response = self.json(status, &Reply::error(id, error));
+        if let RpcError::Refused(failure) = error {
+            add_hints(&mut response, failure);
+        }
+        response
+    }
+
+    /// The response to a message that is refused before it is read.
+    pub(super) fn rpc_refusal(&self, failure: &Failure) -> Response<Full<Bytes>> {
+        let error = RpcError::Refused(failure.clone());
+        let response = self.rpc_error(None, &error, failure.kind.status());
+        self.recorded(response, ExecutionRecord::refused(failure.kind))
+    }
+
+    fn tool_result(
+        &self,
+        call: &AnsweredCall,
+        execution: &Execution,
+        caller: Option<Caller>,
+    ) -> Response<Full<Bytes>> {
+        let result = ToolResult::of(execution, self.warning(), call.era);
+        // The result of main comes twice.
+        let expected = execution.bytes() + execution.result_bytes();
+        match self.budgeted(&Reply::result(&call.id, result), expected, caller) {
+            Ok(held) => {
+                let response = self.measured(StatusCode::OK, held, execution);
+                call.attach(self.recorded(response, execution.record()))
+            }
+            Err(failure) => {
+                let kind = Some(failure.kind);
+                let record = ExecutionRecord { kind, ..execution.record() };
+                self.recorded(self.failed_call(call, &failure), record)
+            }
+        }
+    }
+
+    fn tool_refusal(&self, call: &AnsweredCall, failure: &Failure) -> Response<Full<Bytes>> {
+        let response = self.failed_call(call, failure);
+        self.recorded(response, ExecutionRecord::refused(failure.kind))
+    }
+
+    /// The response to a call that has no result, in the form from which a model can go on.
+    pub(super) fn failed_call(
+        &self,
+        call: &AnsweredCall,
+        failure: &Failure,
+    ) -> Response<Full<Bytes>> {
+        self.rpc_result(&call.id, ToolResult::refused(failure, call.era))
+    }
+}
+
+impl AnsweredCall {
+    fn attach(&self, mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+        response.extensions_mut().insert(self.clone());
+        response
+    }
+}

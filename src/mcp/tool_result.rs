@@ -1,0 +1,399 @@
+//! The result of a call of `run_python`: what a script returned, printed, drew and wrote, as MCP's content.
+//!
+//! The blocks come in a fixed order: what was printed, the result or the error, the pictures, the other files. Everything
+//! of the script is borrowed, since a result can have megabytes.
+
+use std::borrow::Cow;
+
+use base64::display::Base64Display;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::method::Modern;
+use super::revision::Era;
+use crate::api::catalogue::{Failure, Kind};
+use crate::api::files::Files;
+use crate::executor::outcome::{Execution, Returned};
+use crate::executor::output_capture::Captured;
+
+/// The largest picture that is returned as an image, bytes. Language models take images of up to 5 MB in base64, and
+/// clients limit the answer of a tool; a larger picture is returned as a file.
+const MAX_IMAGE_BYTES: usize = 1 << 20;
+
+/// The beginnings of the image formats that language models read. The name of a file does not count, since a wrong media
+/// type makes model providers refuse the whole conversation.
+const IMAGES: [(&[u8], &str); 4] = [
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+];
+
+/// The media types of files by the end of their name. Anything else is `text/plain` or `application/octet-stream`.
+const TYPES: [(&str, &str); 8] = [
+    (".csv", "text/csv"),
+    (".html", "text/html"),
+    (".json", "application/json"),
+    (".md", "text/markdown"),
+    (".pdf", "application/pdf"),
+    (".svg", "image/svg+xml"),
+    (".xlsx", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
+    (".zip", "application/zip"),
+];
+
+/// The result of `tools/call`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ToolResult<'a> {
+    content: Vec<Content<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    structured_content: Option<Structured<'a>>,
+    is_error: bool,
+    #[serde(flatten)]
+    modern: Option<Modern>,
+}
+
+/// A block of content.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Content<'a> {
+    Text {
+        text: Cow<'a, str>,
+    },
+    Image {
+        data: InBase64<'a>,
+        #[serde(rename = "mimeType")]
+        media_type: &'static str,
+    },
+    Resource {
+        resource: Resource<'a>,
+    },
+}
+
+/// A file.
+#[derive(Debug, Serialize)]
+struct Resource<'a> {
+    uri: String,
+    #[serde(rename = "mimeType")]
+    media_type: &'static str,
+    #[serde(flatten)]
+    content: FileContent<'a>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum FileContent<'a> {
+    Text(&'a str),
+    Blob(InBase64<'a>),
+}
+
+/// Bytes that become base64 while they are written.
+#[derive(Debug)]
+struct InBase64<'a>(&'a [u8]);
+
+impl Serialize for InBase64<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Base64Display::new(self.0, &BASE64_STANDARD))
+    }
+}
+
+/// The result for programs.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Structured<'a> {
+    /// What `main` returned.
+    Value(&'a RawValue),
+    /// The same, if it is no object and the client is of the legacy era, whose schema wants one.
+    Wrapped { result: &'a RawValue },
+    /// What went wrong.
+    Failure {
+        error: &'a str,
+        kind: Kind,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        line: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        traceback: Option<&'a str>,
+    },
+}
+
+impl<'a> ToolResult<'a> {
+    /// The result of a run. `warning` is about the configuration of the service.
+    pub fn of(execution: &'a Execution, warning: Option<&'static str>, era: Era) -> ToolResult<'a> {
+        let mut content = Vec::new();
+        push_output(&mut content, "", "stdout", &execution.stdout);
+        push_output(&mut content, "stderr:\n", "stderr", &execution.stderr);
+        let structured_content = match &execution.outcome {
+            Ok(returned) => {
+                push_returned(&mut content, returned);
+                structured(&returned.result, era)
+            }
+            Err(failure) => {
+                content.push(text(sentence(failure)));
+                Some(of_failure(failure))
+            }
+        };
+        content.extend(warning.map(text));
+        let is_error = execution.outcome.is_err();
+        ToolResult { content, structured_content, is_error, modern: Modern::of(era) }
+    }
+
+    /// The result of a call whose script did not run.
+    pub fn refused(failure: &'a Failure, era: Era) -> ToolResult<'a> {
+        ToolResult {
+            content: vec![text(sentence(failure))],
+            structured_content: Some(of_failure(failure)),
+            is_error: true,
+            modern: Modern::of(era),
+        }
+    }
+}
+
+fn text<'a>(text: impl Into<Cow<'a, str>>) -> Content<'a> {
+    Content::Text { text: text.into() }
+}
+
+fn push_output<'a>(
+    content: &mut Vec<Content<'a>>,
+    label: &str,
+    name: &str,
+    captured: &'a Captured,
+) {
+    if !captured.bytes.is_empty() {
+        let printed = String::from_utf8_lossy(&captured.bytes);
+        content.push(if label.is_empty() {
+            text(printed)
+        } else {
+            text(format!("{label}{printed}"))
+        });
+    }
+    if captured.truncated {
+        content.push(text(format!("({name} was longer than its limit; the rest was discarded)")));
+    }
+}
+
+/// Adds the result and the files. A result of `null` says nothing beside what was printed or drawn.
+fn push_returned<'a>(content: &mut Vec<Content<'a>>, returned: &'a Returned) {
+    let result = returned.result.get();
+    if result != "null" || (content.is_empty() && returned.files.is_empty()) {
+        content.push(text(result));
+    }
+    let (pictures, others) = by_kind(&returned.files);
+    if !returned.files.is_empty() {
+        let names =
+            pictures.iter().map(|(name, ..)| *name).chain(others.iter().map(|(name, _)| *name));
+        content.push(text(format!("Files: {}", names.collect::<Vec<_>>().join(", "))));
+    }
+    content.extend(
+        pictures
+            .into_iter()
+            .map(|(_, bytes, media_type)| Content::Image { data: InBase64(bytes), media_type }),
+    );
+    content.extend(
+        others
+            .into_iter()
+            .map(|(name, bytes)| Content::Resource { resource: resource(name, bytes) }),
+    );
+}
+
+/// The pictures, each with its name and media type, and the other files.
+type ByKind<'a> = (Vec<(&'a str, &'a [u8], &'static str)>, Vec<(&'a str, &'a [u8])>);
+
+fn by_kind(files: &Files) -> ByKind<'_> {
+    let (mut pictures, mut others) = (Vec::new(), Vec::new());
+    for (name, bytes) in files.iter() {
+        match image_type(bytes) {
+            Some(media_type) if bytes.len() <= MAX_IMAGE_BYTES => {
+                pictures.push((name, bytes, media_type));
+            }
+            _ => others.push((name, bytes)),
+        }
+    }
+    (pictures, others)
+}
+
+fn image_type(bytes: &[u8]) -> Option<&'static str> {
+    if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
+        return Some("image/webp");
+    }
+    IMAGES.into_iter().find(|(start, _)| bytes.starts_with(start)).map(|(_, media_type)| media_type)
+}
+
+fn resource<'a>(name: &str, bytes: &'a [u8]) -> Resource<'a> {
+    let content = match std::str::from_utf8(bytes) {
+        Ok(text) => FileContent::Text(text),
+        Err(_) => FileContent::Blob(InBase64(bytes)),
+    };
+    let known = TYPES.into_iter().find(|(end, _)| name.to_ascii_lowercase().ends_with(end));
+    let media_type = image_type(bytes).or(known.map(|(_, media_type)| media_type));
+    let media_type = media_type.unwrap_or(match content {
+        FileContent::Text(_) => "text/plain",
+        FileContent::Blob(_) => "application/octet-stream",
+    });
+    Resource { uri: uri(name), media_type, content }
+}
+
+/// A URI that names a file of an answer. Nothing can be fetched by it.
+fn uri(name: &str) -> String {
+    let mut uri = String::from("mainbox:///");
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                uri.push(char::from(byte));
+            }
+            _ => uri += &format!("%{byte:02X}"),
+        }
+    }
+    uri
+}
+
+fn structured(result: &RawValue, era: Era) -> Option<Structured<'_>> {
+    match (result.get().as_bytes().first(), era) {
+        (Some(b'n'), _) => None,
+        (Some(b'{'), _) | (_, Era::Modern) => Some(Structured::Value(result)),
+        (_, Era::Legacy) => Some(Structured::Wrapped { result }),
+    }
+}
+
+fn of_failure(failure: &Failure) -> Structured<'_> {
+    Structured::Failure {
+        error: &failure.error,
+        kind: failure.kind,
+        line: failure.line,
+        traceback: failure.traceback.as_deref(),
+    }
+}
+
+/// The failure as a text from which a model can correct its script.
+fn sentence(failure: &Failure) -> String {
+    let mut text = failure.error.clone();
+    if let Some(line) = failure.line {
+        text += &format!(" (line {line})");
+    }
+    if let Some(traceback) = &failure.traceback {
+        text += "\n\n";
+        text += traceback;
+    }
+    if let Some(seconds) = failure.retry_after {
+        text += &format!("; retry after {seconds} s");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn execution(outcome: Result<Returned, Failure>, printed: &str) -> Execution {
+        let stdout = Captured { bytes: printed.into(), truncated: false };
+        Execution {
+            outcome,
+            stdout,
+            stderr: Captured::default(),
+            queue: Duration::ZERO,
+            run: Duration::ZERO,
+            cpu: Duration::ZERO,
+            peak_memory: 0,
+        }
+    }
+
+    fn returned(result: &str, files: &[(&str, &[u8])]) -> Result<Returned, Failure> {
+        let result = RawValue::from_string(String::from(result)).unwrap();
+        let mut kept = Files::default();
+        for (name, content) in files {
+            kept.insert(String::from(*name), content.to_vec()).unwrap();
+        }
+        Ok(Returned { result, files: kept })
+    }
+
+    fn result(execution: &Execution, era: Era) -> Value {
+        serde_json::to_value(ToolResult::of(execution, None, era)).unwrap()
+    }
+
+    #[test]
+    fn a_result_comes_as_text_and_as_structured_content() {
+        let list = execution(returned("[1, 2]", &[]), "hi\n");
+        let text = json!([{"type": "text", "text": "hi\n"}, {"type": "text", "text": "[1, 2]"}]);
+        let modern = result(&list, Era::Modern);
+        let server =
+            json!({"name": "mainbox", "title": "mainbox", "version": env!("CARGO_PKG_VERSION")});
+        assert_eq!(
+            modern,
+            json!({
+                "content": text, "structuredContent": [1, 2], "isError": false,
+                "resultType": "complete",
+                "_meta": {"io.modelcontextprotocol/serverInfo": server},
+            })
+        );
+        let legacy = result(&list, Era::Legacy);
+        assert_eq!(
+            legacy,
+            json!({"content": text, "structuredContent": {"result": [1, 2]}, "isError": false})
+        );
+        let object = execution(returned(r#"{"a": 1}"#, &[]), "");
+        assert_eq!(result(&object, Era::Legacy)["structuredContent"], json!({"a": 1}));
+    }
+
+    #[test]
+    fn null_is_left_out_beside_output() {
+        let printed = result(&execution(returned("null", &[]), "hi\n"), Era::Legacy);
+        let expected = json!({"content": [{"type": "text", "text": "hi\n"}], "isError": false});
+        assert_eq!(printed, expected);
+        let silent = result(&execution(returned("null", &[]), ""), Era::Legacy);
+        assert_eq!(silent["content"], json!([{"type": "text", "text": "null"}]));
+    }
+
+    #[test]
+    fn a_failure_has_its_line_and_traceback() {
+        let failure = Failure {
+            line: Some(2),
+            traceback: Some(String::from("Traceback")),
+            ..Failure::new(Kind::Exception, "ValueError: no")
+        };
+        assert_eq!(
+            result(&execution(Err(failure), "before\n"), Era::Legacy),
+            json!({
+                "content": [
+                    {"type": "text", "text": "before\n"},
+                    {"type": "text", "text": "ValueError: no (line 2)\n\nTraceback"},
+                ],
+                "structuredContent": {
+                    "error": "ValueError: no", "kind": "exception", "line": 2, "traceback": "Traceback",
+                },
+                "isError": true,
+            })
+        );
+    }
+
+    #[test]
+    fn pictures_are_images_and_other_files_are_resources() {
+        let png = b"\x89PNG\r\n\x1a\n\0";
+        let large = [&png[..], &vec![0; MAX_IMAGE_BYTES]].concat();
+        let files: [(&str, &[u8]); 5] = [
+            ("a b.csv", b"1,2"),
+            ("figure-1.png", png),
+            ("large.png", &large),
+            ("liar.png", b"GIF89a"),
+            ("raw", b"\xff"),
+        ];
+        let mut content =
+            result(&execution(returned("null", &files), ""), Era::Legacy)["content"].take();
+        let blob = content[4]["resource"]["blob"].take();
+        assert_eq!(blob.as_str().unwrap().len(), large.len().div_ceil(3) * 4);
+        assert_eq!(
+            content,
+            json!([
+                {"type": "text", "text": "Files: figure-1.png, liar.png, a b.csv, large.png, raw"},
+                {"type": "image", "data": "iVBORw0KGgoA", "mimeType": "image/png"},
+                {"type": "image", "data": "R0lGODlh", "mimeType": "image/gif"},
+                {"type": "resource", "resource": {"uri": "mainbox:///a%20b.csv", "mimeType": "text/csv", "text": "1,2"}},
+                {"type": "resource", "resource": {"uri": "mainbox:///large.png", "mimeType": "image/png", "blob": null}},
+                {"type": "resource", "resource": {"uri": "mainbox:///raw", "mimeType": "application/octet-stream", "blob": "/w=="}},
+            ])
+        );
+    }
+}
