@@ -21,6 +21,7 @@ const SCRIPT: &str = concat!(
     include_str!("playground/page.js"),
     include_str!("playground/editor.js"),
     include_str!("playground/examples.js"),
+    include_str!("playground/agents.js"),
     include_str!("playground/main.js")
 );
 

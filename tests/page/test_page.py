@@ -301,6 +301,36 @@ def main(n):
             self.assertNotIn("unsafe", policy)
             self.assertLess(len(html.body()), 64 * 1024)
 
+    def test_the_tab_for_agents_has_a_line_for_each_client(self) -> None:
+        """The lines have the address of the page, and ask for a key only if one is needed."""
+        with self.page(permissions=["clipboard-read", "clipboard-write"]) as page:
+            expect(page.locator("#about")).to_contain_text("isolation")
+            tab = page.get_by_role("tab", name="Use it from an agent")
+            page.get_by_role("tab", name="Run a script").focus()
+            page.keyboard.press("ArrowRight")
+            expect(tab).to_be_focused()
+            expect(page.get_by_label("Python script")).to_be_hidden()
+            line = f"claude mcp add --transport http mainbox {self.server.url}mcp"
+            expect(page.locator(".agent pre").first).to_have_text(line)
+            expect(page.locator(".agent")).to_have_count(8)
+            for text in page.locator(".agent pre").all_text_contents():
+                self.assertIn(self.server.url, text)
+                self.assertNotIn("KEY", text)
+            page.get_by_role("button", name="Copy the line for Claude Code").click()
+            expect(page.get_by_role("button", name="Copy the line for Claude Code")).to_have_text("Copied")
+            self.assertEqual(page.evaluate("navigator.clipboard.readText()"), line)
+            page.set_viewport_size({"width": 390, "height": 844})
+            self.assertLessEqual(page.evaluate("document.documentElement.scrollWidth"), 390)
+            page.screenshot(path=SHOTS / "agents-light-390.png", full_page=True)
+            page.get_by_role("tab", name="Run a script").click()
+            expect(page.get_by_label("Python script")).to_be_visible()
+        locked = Server(MAINBOX_API_KEYS=KEY)
+        self.addCleanup(locked.end)
+        with self.page(locked.url) as page:
+            page.get_by_role("tab", name="Use it from an agent").click()
+            header = '--header "Authorization: Bearer KEY"'
+            expect(page.locator(".agent pre").first).to_contain_text(header)
+
     def test_it_looks_right_in_both_themes_and_on_a_phone(self) -> None:
         """Nothing is wider than the window. The screenshots are for people."""
         for scheme in ("light", "dark"):
@@ -347,6 +377,8 @@ def main(n):
                     page.get_by_role("button", name="Run", exact=True).click()
                     expect(page.locator("#status")).to_contain_text("run ")
                     self.assertEqual(json.dumps(page.evaluate(measure)), "[]", f"{scheme} {example}")
+                page.get_by_role("tab", name="Use it from an agent").click()
+                self.assertEqual(json.dumps(page.evaluate(measure)), "[]", f"{scheme} agents")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ async function about() {
   const response = await fetch("about", { headers: authorization() });
   if (response.status === 401) {
     at("locked").hidden = false;
+    showAgents(true);
     return;
   }
   const { version, python, installed, isolation } = await response.json();
@@ -42,5 +43,6 @@ at("run").addEventListener("click", run);
 at("key").value = rememberedKey();
 at("key").addEventListener("change", () => about().catch(() => {}));
 offer(null);
+showAgents(rememberedKey() !== "");
 load(EXAMPLES[0]);
 about().catch(() => {});
