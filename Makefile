@@ -10,9 +10,14 @@ PYTEST := pytest==9.2.0
 PYRIGHT := pyright[nodejs]==1.1.414
 DENY := cargo-deny@0.20.2
 PLAYWRIGHT := playwright==1.65.2
+# Real clients for `make mcp`. Some need a newer Node than a distribution has, so one comes with them.
+MCP_CLIENTS := node@24.21.0 @modelcontextprotocol/conformance@0.2.0-alpha.12 @modelcontextprotocol/inspector@2.12.0 @anthropic-ai/claude-code@2.1.197 @openai/codex@0.169.0
+MCP_SDK := mcp==2.3.0
+LANGCHAIN := langchain-mcp-adapters==0.3.2
+SMOLAGENTS := smolagents[mcp]==1.26.0
 SCHEMATHESIS := schemathesis==4.32.5
 FUZZ := cargo-fuzz@0.13.2
-FUZZ_TARGETS := request frame result event
+FUZZ_TARGETS := request frame result event mcp
 FUZZ_SECONDS ?= 60
 # 0 takes another seed each time. `.ci/run` sets one, so that a change fails for what it changed.
 FUZZ_SEED ?= 0
@@ -26,7 +31,7 @@ IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
 WORLDS := host user rootless docker uid bare small old old-uid gvisor lambda
 
-.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page mcp extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 help:                        ## List the targets
 	@awk 'match($$0, /^[a-z0-9-]+:/) && split($$0, parts, / *## /) > 1 { printf "  %-16s %s\n", substr($$0, 1, RLENGTH - 1), parts[2] }' $(firstword $(MAKEFILE_LIST))
@@ -101,6 +106,19 @@ page: .page/installed         ## Test the web page in headless Chromium; needs /
 	$(PYTHON) -m venv --without-pip .page/scripts
 	$(PYTHON) -m pip --python .page/scripts/bin/python3 install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	$(PYTHON) -m pip --python .page/scripts/bin/python3 install --quiet --disable-pip-version-check -r requirements-extra.txt
+	touch $@
+
+mcp: .venv/installed .mcp/installed ## Test the MCP server with its conformance suite and real clients; needs npm
+	cargo build --locked
+	.mcp/venv/bin/python3 tests/clients/test_clients.py
+
+.mcp/installed: Makefile
+	rm -rf .mcp
+	npm install --silent --no-audit --no-fund --prefix .mcp $(MCP_CLIENTS)
+	for name in venv langchain smolagents; do $(PYTHON) -m venv --without-pip .mcp/$$name; done
+	$(PYTHON) -m pip --python .mcp/venv/bin/python3 install --quiet --disable-pip-version-check $(MCP_SDK)
+	$(PYTHON) -m pip --python .mcp/langchain/bin/python3 install --quiet --disable-pip-version-check $(LANGCHAIN)
+	$(PYTHON) -m pip --python .mcp/smolagents/bin/python3 install --quiet --disable-pip-version-check '$(SMOLAGENTS)' 'mcp[ws]<2'
 	touch $@
 
 soak: .venv/installed        ## Run the fault tests that need root, and many requests, a third of them hostile: make soak SOAK=100000

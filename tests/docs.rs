@@ -13,12 +13,13 @@ use mainbox::config::choices::Platform;
 use mainbox::config::settings::SETTINGS;
 
 /// Every document.
-const DOCUMENTS: [&str; 12] = [
+const DOCUMENTS: [&str; 13] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "docs/agents.md",
     "docs/api.md",
     "docs/benchmarks.md",
     "docs/benchmarks/notes.md",
@@ -47,6 +48,19 @@ fn table(name: &str, header: &str) -> Vec<Vec<String>> {
         .collect();
     assert!(!rows.is_empty(), "no table {header}");
     rows
+}
+
+#[test]
+fn the_registry_entry_has_the_version_and_the_name_of_the_image() {
+    let entry: serde_json::Value = serde_json::from_str(&document("server.json")).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(entry["version"], version);
+    let image = entry["packages"][0]["identifier"].as_str().unwrap();
+    assert_eq!(image.rsplit(':').next(), Some(version));
+    let label = format!("LABEL io.modelcontextprotocol.server.name={}\n", entry["name"]);
+    assert!(document("Dockerfile.cloudrun").contains(&label), "{label}");
+    // The registry refuses a longer one.
+    assert!(entry["description"].as_str().unwrap().len() <= 100);
 }
 
 #[test]

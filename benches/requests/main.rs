@@ -97,6 +97,17 @@ fn measure(world: &str) -> Run {
         );
         latencies.push((name.to_owned(), times));
     }
+    let (tool_ms, execute_ms) = tool_and_execute(&server);
+    rows.push(
+        Row::new(
+            "trivial as a call of MCP, p50",
+            tool_ms,
+            "ms",
+            "the same at /execute",
+            execute_ms,
+        )
+        .target("at most 0.15 ms more", tool_ms <= execute_ms + 0.15),
+    );
     for (name, script, module) in [("trivial", TRIVIAL, "sys"), ("pandas", PANDAS, "pandas")] {
         let forks = yardstick::forks_a_second(module);
         let rate = throughput(&server, script);
@@ -197,6 +208,21 @@ fn server_latencies(server: &Server, script: &str) -> Vec<f64> {
         .collect();
     times.sort_by(f64::total_cmp);
     times
+}
+
+/// The median latencies of the trivial script through MCP and at `/execute`, milliseconds. The two take turns, so that a
+/// busy machine slows both.
+fn tool_and_execute(server: &Server) -> (f64, f64) {
+    let (mut tool, mut execute) = (vec![], vec![]);
+    let mut client = server.client();
+    for _ in 0..ROUNDS * REQUESTS {
+        for (times, is_tool) in [(&mut tool, true), (&mut execute, false)] {
+            std::thread::sleep(Duration::from_millis(15));
+            times.push(if is_tool { client.call_tool(TRIVIAL) } else { client.run(TRIVIAL) });
+        }
+    }
+    let [tool, execute] = [tool, execute].map(|times| milliseconds(median(times.into_iter())));
+    (tool, execute)
 }
 
 /// Requests per second with [`CONNECTIONS`] callers that never pause.

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The server, stopped when this value is dropped.
 pub struct Server {
@@ -116,8 +116,26 @@ impl Client {
 
     /// Sends a body and reads the response, which must be a 200. Returns the latency.
     pub fn post(&mut self, media: &str, body: &[u8]) -> Duration {
+        self.send("/execute", &format!("content-type: {media}\r\n"), body)
+    }
+
+    /// Has the tool of MCP run a script, as a client of the newest revision does. Returns the latency.
+    pub fn call_tool(&mut self, script: &str) -> Duration {
+        let meta = json!({
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {},
+        });
+        let call = json!({
+            "jsonrpc": "2.0", "id": 1, "method": "tools/call",
+            "params": {"name": "run_python", "arguments": {"script": script}, "_meta": meta},
+        });
+        let headers = "content-type: application/json\r\nmcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\nmcp-name: run_python\r\n";
+        self.send("/mcp", headers, call.to_string().as_bytes())
+    }
+
+    fn send(&mut self, path: &str, headers: &str, body: &[u8]) -> Duration {
         let head = format!(
-            "POST /execute HTTP/1.1\r\nhost: bench\r\ncontent-type: {media}\r\ncontent-length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nhost: bench\r\n{headers}content-length: {}\r\n\r\n",
             body.len()
         );
         let request = [head.as_bytes(), body].concat();
