@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::{Answer, load_until_refused, output, request};
 use indoc::indoc;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A container of the image, removed when this value is dropped.
 struct Container {
@@ -132,6 +132,26 @@ fn sigterm_under_load_answers_every_request_and_exits_0() {
     assert_eq!(counts.iter().map(|(_, lost)| lost).sum::<u32>(), 0, "{counts:?}");
     assert!(counts.iter().all(|(answered, _)| *answered > 0), "{counts:?}");
     assert_eq!(container.inspect(".State.ExitCode"), "0");
+}
+
+#[test]
+#[ignore = "needs Docker and the image: make cloudrun"]
+fn the_image_serves_mcp_over_standard_input() {
+    let call = json!({
+        "jsonrpc": "2.0", "id": 1, "method": "tools/call",
+        "params": {"name": "run_python", "arguments": {"script": "import pandas as pd\nprint(pd.Series([41, 43]).mean())"}},
+    });
+    let mut container = Command::new("docker")
+        .args(["run", "--interactive", "--rm", "--network", "none", "mainbox", "mcp"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    writeln!(container.stdin.take().unwrap(), "{call}").unwrap();
+    let answer = container.wait_with_output().unwrap();
+    assert_eq!(answer.status.code(), Some(0));
+    let message: Value = serde_json::from_slice(&answer.stdout).unwrap();
+    assert_eq!(message["result"]["content"], json!([{"type": "text", "text": "42.0\n"}]));
 }
 
 #[test]
