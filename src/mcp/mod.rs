@@ -5,6 +5,7 @@
 //! The protocol is written by hand. The official crate `rmcp` 3.11 adds 1.5 MB to the binary and spawns a task for each
 //! request, which could outlive the answer; what is left of the protocol for one tool without sessions is six methods.
 
+mod content;
 pub mod message;
 pub mod method;
 pub mod revision;

@@ -3,44 +3,15 @@
 //! The blocks come in a fixed order: what was printed, the result or the error, the pictures, the other files. Everything
 //! of the script is borrowed, since a result can have megabytes.
 
-use std::borrow::Cow;
-
-use base64::display::Base64Display;
-use base64::prelude::BASE64_STANDARD;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::content::{Content, of_files, text};
 use super::method::Modern;
 use super::revision::Era;
 use crate::api::catalogue::{Failure, Kind};
-use crate::api::files::Files;
 use crate::executor::outcome::{Execution, Returned};
 use crate::executor::output_capture::Captured;
-
-/// The largest picture that is returned as an image, bytes. Language models take images of up to 5 MB in base64, and
-/// clients limit the answer of a tool; a larger picture is returned as a file.
-const MAX_IMAGE_BYTES: usize = 1 << 20;
-
-/// The beginnings of the image formats that language models read. The name of a file does not count, since a wrong media
-/// type makes model providers refuse the whole conversation.
-const IMAGES: [(&[u8], &str); 4] = [
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-];
-
-/// The media types of files by the end of their name. Anything else is `text/plain` or `application/octet-stream`.
-const TYPES: [(&str, &str); 8] = [
-    (".csv", "text/csv"),
-    (".html", "text/html"),
-    (".json", "application/json"),
-    (".md", "text/markdown"),
-    (".pdf", "application/pdf"),
-    (".svg", "image/svg+xml"),
-    (".xlsx", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
-    (".zip", "application/zip"),
-];
 
 /// The result of `tools/call`.
 #[derive(Debug, Serialize)]
@@ -52,50 +23,6 @@ pub struct ToolResult<'a> {
     is_error: bool,
     #[serde(flatten)]
     modern: Option<Modern>,
-}
-
-/// A block of content.
-#[derive(Debug, Serialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-enum Content<'a> {
-    Text {
-        text: Cow<'a, str>,
-    },
-    Image {
-        data: InBase64<'a>,
-        #[serde(rename = "mimeType")]
-        media_type: &'static str,
-    },
-    Resource {
-        resource: Resource<'a>,
-    },
-}
-
-/// A file.
-#[derive(Debug, Serialize)]
-struct Resource<'a> {
-    uri: String,
-    #[serde(rename = "mimeType")]
-    media_type: &'static str,
-    #[serde(flatten)]
-    content: FileContent<'a>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum FileContent<'a> {
-    Text(&'a str),
-    Blob(InBase64<'a>),
-}
-
-/// Bytes that become base64 while they are written.
-#[derive(Debug)]
-struct InBase64<'a>(&'a [u8]);
-
-impl Serialize for InBase64<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&Base64Display::new(self.0, &BASE64_STANDARD))
-    }
 }
 
 /// The result for programs.
@@ -149,10 +76,6 @@ impl<'a> ToolResult<'a> {
     }
 }
 
-fn text<'a>(text: impl Into<Cow<'a, str>>) -> Content<'a> {
-    Content::Text { text: text.into() }
-}
-
 fn push_output<'a>(
     content: &mut Vec<Content<'a>>,
     label: &str,
@@ -178,73 +101,7 @@ fn push_returned<'a>(content: &mut Vec<Content<'a>>, returned: &'a Returned) {
     if result != "null" || (content.is_empty() && returned.files.is_empty()) {
         content.push(text(result));
     }
-    let (pictures, others) = by_kind(&returned.files);
-    if !returned.files.is_empty() {
-        let names =
-            pictures.iter().map(|(name, ..)| *name).chain(others.iter().map(|(name, _)| *name));
-        content.push(text(format!("Files: {}", names.collect::<Vec<_>>().join(", "))));
-    }
-    content.extend(
-        pictures
-            .into_iter()
-            .map(|(_, bytes, media_type)| Content::Image { data: InBase64(bytes), media_type }),
-    );
-    content.extend(
-        others
-            .into_iter()
-            .map(|(name, bytes)| Content::Resource { resource: resource(name, bytes) }),
-    );
-}
-
-/// The pictures, each with its name and media type, and the other files.
-type ByKind<'a> = (Vec<(&'a str, &'a [u8], &'static str)>, Vec<(&'a str, &'a [u8])>);
-
-fn by_kind(files: &Files) -> ByKind<'_> {
-    let (mut pictures, mut others) = (Vec::new(), Vec::new());
-    for (name, bytes) in files.iter() {
-        match image_type(bytes) {
-            Some(media_type) if bytes.len() <= MAX_IMAGE_BYTES => {
-                pictures.push((name, bytes, media_type));
-            }
-            _ => others.push((name, bytes)),
-        }
-    }
-    (pictures, others)
-}
-
-fn image_type(bytes: &[u8]) -> Option<&'static str> {
-    if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
-        return Some("image/webp");
-    }
-    IMAGES.into_iter().find(|(start, _)| bytes.starts_with(start)).map(|(_, media_type)| media_type)
-}
-
-fn resource<'a>(name: &str, bytes: &'a [u8]) -> Resource<'a> {
-    let content = match std::str::from_utf8(bytes) {
-        Ok(text) => FileContent::Text(text),
-        Err(_) => FileContent::Blob(InBase64(bytes)),
-    };
-    let known = TYPES.into_iter().find(|(end, _)| name.to_ascii_lowercase().ends_with(end));
-    let media_type = image_type(bytes).or(known.map(|(_, media_type)| media_type));
-    let media_type = media_type.unwrap_or(match content {
-        FileContent::Text(_) => "text/plain",
-        FileContent::Blob(_) => "application/octet-stream",
-    });
-    Resource { uri: uri(name), media_type, content }
-}
-
-/// A URI that names a file of an answer. Nothing can be fetched by it.
-fn uri(name: &str) -> String {
-    let mut uri = String::from("mainbox:///");
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                uri.push(char::from(byte));
-            }
-            _ => uri += &format!("%{byte:02X}"),
-        }
-    }
-    uri
+    content.extend(of_files(&returned.files));
 }
 
 fn structured(result: &RawValue, era: Era) -> Option<Structured<'_>> {
@@ -286,7 +143,9 @@ mod tests {
 
     use serde_json::{Value, json};
 
+    use super::super::content::MAX_IMAGE_BYTES;
     use super::*;
+    use crate::api::files::Files;
 
     fn execution(outcome: Result<Returned, Failure>, printed: &str) -> Execution {
         let stdout = Captured { bytes: printed.into(), truncated: false };
