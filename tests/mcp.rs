@@ -209,6 +209,17 @@ fn what_the_script_did_wrong_is_a_result_that_says_how() {
             "The script ran longer than its limit of 1 seconds",
         ),
         (json!({"script": ""}), "invalid_request", "The script is empty"),
+        (json!({"script": "```\n```"}), "syntax_error", "The script is in a code fence"),
+        (
+            json!({"script": "```python\n1 / 0\n```"}),
+            "exception",
+            "ZeroDivisionError: division by zero (line 2)",
+        ),
+        (
+            json!({"script": "print(1)", "input": 1}),
+            "missing_main",
+            "Script must contain a main() function",
+        ),
         (json!({}), "invalid_request", "The request is not valid: missing field `script`"),
         (json!({"script": 7}), "invalid_request", "script must be a string"),
         (
@@ -267,6 +278,18 @@ fn malformed_messages_get_the_protocols_own_error_and_the_next_call_is_served() 
         ("other method", &good.replace("list", "call"), &list, (400, -32020)),
         ("twice", &format!("{good}mcp-method: tools/list\r\n"), &list, (400, -32020)),
         ("other version", &good.replace(VERSION, "2025-11-25"), &list, (400, -32020)),
+        (
+            "other method, legacy",
+            "mcp-method: tools/list\r\n",
+            r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#,
+            (400, -32020),
+        ),
+        (
+            "other method, notification",
+            "mcp-method: tools/list\r\n",
+            r#"{"jsonrpc":"2.0","method":"x"}"#,
+            (400, -32020),
+        ),
         ("future", &future_headers, &future, (400, -32022)),
         (
             "future without _meta",
@@ -354,7 +377,13 @@ fn keys_and_rates_are_those_of_execute() {
     assert!(read_to_end(stream).starts_with("HTTP/1.1 200"));
     let (status, head, body) = authorized(&call);
     assert_eq!((status, &body["error"]["data"]["kind"]), (429, &json!("rate_limited")));
+    assert_eq!(body["id"], 1);
     assert!(head.contains("\r\nretry-after: "), "{head}");
+    // Other messages are free, unless they are large.
+    assert_eq!(authorized(&list).0, 200);
+    let mut large = list.clone();
+    large["params"]["padding"] = json!("x".repeat(64 << 10));
+    assert_eq!(authorized(&large).0, 429);
 }
 
 #[test]
@@ -362,7 +391,7 @@ fn pages_of_strangers_are_refused_even_with_a_key() {
     let local = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_HOST", "127.0.0.1")]);
     let list = modern("tools/list", json!({}));
     let status = |server: &Server, more: &str| {
-        let headers = format!("{more}{}", headers(&list)).replace("host: x", "");
+        let headers = format!("{more}{}", headers(&list));
         let body = list.to_string();
         let mut stream = server.connect();
         write!(stream, "POST /mcp HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
@@ -377,6 +406,14 @@ fn pages_of_strangers_are_refused_even_with_a_key() {
     ] {
         assert_eq!(status(&local, origin), expected, "{origin}");
     }
+    let preflight = |origin: &str, path: &str| {
+        let mut stream = local.connect();
+        write!(stream, "OPTIONS {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\norigin: {origin}\r\naccess-control-request-method: POST\r\n\r\n").unwrap();
+        read_to_end(stream).contains(&format!("access-control-allow-origin: {origin}\r\n"))
+    };
+    assert!(preflight("http://127.0.0.1:6274", "/mcp"));
+    assert!(!preflight("http://evil.example", "/mcp"));
+    assert!(!preflight("http://127.0.0.1:6274", "/execute"));
     let keyed = Server::start(&[
         ("MAINBOX_PRELOAD", ""),
         ("MAINBOX_API_KEYS", KEY),
@@ -417,6 +454,8 @@ fn every_way_to_run_a_script_passes_one_function() {
                 sources(&path, found);
             } else if path.extension().is_some_and(|end| end == "rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
+                // A call may be broken across lines.
+                let text: String = text.split_whitespace().collect();
                 let calls = text.matches("executor.execute(").count();
                 found.extend(vec![path.to_string_lossy().into_owned(); calls]);
             }
@@ -506,6 +545,25 @@ fn stdio_answers_calls_side_by_side_and_cancels_one_by_its_id() {
     assert_eq!(client.ask(&called(3, "print(3)"))["id"], 3);
     assert_eq!(client.end(), Some(0));
     assert!(began.elapsed() < Duration::from_secs(8), "the cancelled call went on");
+}
+
+#[test]
+fn stdio_reads_no_more_while_its_answers_are_not_read() {
+    let mut client = Client::start(QUICK);
+    let (sent, progress) = std::sync::mpsc::channel();
+    let mut input = client.input;
+    std::thread::spawn(move || {
+        let ping = legacy("ping", &json!({})).to_string();
+        while writeln!(input, "{ping}").is_ok() && sent.send(()).is_ok() {}
+    });
+    // The answers fill the pipe, then the tasks, then the pipe of the messages.
+    let mut count = 0;
+    while progress.recv_timeout(Duration::from_secs(2)).is_ok() {
+        count += 1;
+        assert!(count < 50_000, "everything is read");
+    }
+    client.process.kill().unwrap();
+    client.process.wait().unwrap();
 }
 
 #[test]

@@ -119,14 +119,16 @@ def binds_main(tree: ast.Module) -> bool:
 def is_meant_as_program(tree: ast.Module, *, has_input: bool) -> bool:
     """Whether a script of a language model is a program: it has no main, or calls its main itself.
 
-    A call in `if __name__ == "__main__"` does not count: that main can be called for its result. Nor does any call if there
-    is an input, which only a main can take.
+    A call in `if __name__ == "__main__"` does not count: that main can be called for its result. A script with an input is
+    no program, since only a main can take it.
     """
+    if has_input:
+        return False
     if not binds_main(tree):
         return True
     body = [statement for statement in tree.body if not is_name_guard(statement)]
     calls = (node.func for node in module_level(ast.Module(body, [])) if isinstance(node, ast.Call))
-    return not has_input and any(isinstance(called, ast.Name) and called.id == "main" for called in calls)
+    return any(isinstance(called, ast.Name) and called.id == "main" for called in calls)
 
 
 def is_name_guard(statement: ast.stmt) -> bool:

@@ -108,7 +108,8 @@ def test_auto_calls_a_main_that_the_script_does_not_call(source: str) -> None:
 
 def test_auto_calls_main_if_there_is_an_input() -> None:
     assert not check("def main(x): return x\nmain(1)", OFF, "auto", has_input=True).is_program
-    assert check("print(1)", OFF, "auto", has_input=True).is_program
+    with pytest.raises(ScriptFailure, match="must contain a main"):
+        check("print(1)", OFF, "auto", has_input=True)
 
 
 def test_strict_wants_a_return_of_a_main_that_is_called_only() -> None:

@@ -23,7 +23,7 @@ pub struct ExecuteRequest {
     pub input: Option<Box<RawValue>>,
     /// What the script reads from its standard input; `None` is empty.
     pub stdin: Option<String>,
-    /// How the script is run; `None` if the request does not tell.
+    /// How the script is run; `None` if the request does not say.
     pub entry: Option<Entry>,
     /// Files to write to the working directory before the script starts.
     pub files: Files,

@@ -22,8 +22,10 @@ use crate::mcp::method::cancelled;
 /// The longest line that is read, bytes: more than a body may have, so that the handler refuses a longer one in the words
 /// of the protocol.
 const MAX_LINE_BYTES: u64 = 9 << 20;
-/// How many lines may wait to be answered, and how many answers to be written. A line can be long.
+/// How many lines may wait to be read, and how many answers to be written. A line can be long.
 const WAITING: usize = 1;
+/// How many messages are answered at once. Further lines are not read before one is answered and written.
+const AT_ONCE: usize = 64;
 
 /// Serves messages until standard input ends and the last one is answered. Returns whether that went well.
 ///
@@ -39,12 +41,19 @@ pub(super) async fn serve(handler: &Handler) -> Result<bool, CommandError> {
         let line = tokio::select! {
             biased;
             failed = &mut written => return finished(failed),
-            Some(ended) = running.join_next() => {
-                // A call that was cancelled has no id to forget: it was forgotten then.
-                if let Ok(Some(id)) = ended { calls.remove::<String>(&id); }
-                continue;
-            }
-            line = lines.recv() => line,
+            Some(ended) = running.join_next_with_id() => match ended {
+                Ok((task, Some(id))) => {
+                    // Two calls may have the same id.
+                    if calls.get(&id).is_some_and(|call: &AbortHandle| call.id() == task) {
+                        calls.remove(&id);
+                    }
+                    continue;
+                }
+                // A call that panicked has no answer, and its client would wait for one.
+                Err(error) if error.is_panic() => return Ok(false),
+                _ => continue,
+            },
+            line = lines.recv(), if running.len() < AT_ONCE => line,
         };
         match line {
             None => break,
@@ -102,12 +111,16 @@ async fn answer(
 }
 
 /// An answer without line breaks. A script chooses the white space between the values of its result, and with a line of
-/// its own it could forge a message. Within strings, JSON escapes such characters.
+/// its own it could forge a message. Within strings, JSON escapes line breaks.
 fn one_line(body: Bytes) -> Bytes {
-    if !body.iter().any(u8::is_ascii_control) {
+    if !body.iter().any(|byte| is_break(*byte)) {
         return body;
     }
-    body.iter().map(|byte| if byte.is_ascii_control() { b' ' } else { *byte }).collect()
+    body.iter().map(|byte| if is_break(*byte) { b' ' } else { *byte }).collect()
+}
+
+fn is_break(byte: u8) -> bool {
+    byte == b'\n' || byte == b'\r'
 }
 
 /// Reads lines in a thread of its own, since reading blocks. The thread ends with the input, or with the process.
@@ -175,7 +188,7 @@ mod tests {
     fn an_answer_is_one_line() {
         let forged = Bytes::from_static(b"{\"a\":\r\n{\"jsonrpc\":\"2.0\"}\n}");
         assert_eq!(one_line(forged), &b"{\"a\":  {\"jsonrpc\":\"2.0\"} }"[..]);
-        assert_eq!(one_line(Bytes::from_static(b"{}")), &b"{}"[..]);
+        assert_eq!(one_line(Bytes::from_static(b"\"\x7f\"")), &b"\"\x7f\""[..]);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, ORIGIN, RETRY_AFTER};
+use http::request::Parts;
 use http::{HeaderValue, Method, Request};
-use tower_http::cors::{Any, CorsLayer};
+use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use super::routes::Route;
 use crate::api::catalogue::{Failure, Kind};
@@ -37,7 +38,7 @@ pub(super) fn check_page<B>(
     // HTTP/2 has the host in the URI.
     let host = request.uri().authority().map(|authority| authority.as_str().to_owned());
     let host = host.or_else(|| headers.get(HOST).map(text));
-    let is_local = config.host.is_some_and(|host| host.is_loopback());
+    let is_local = listens_on_loopback(config);
     if let (Some(host), true) = (&host, is_local) {
         let name = web_page::without_port(host).to_ascii_lowercase();
         if !web_page::is_loopback(host) && !config.hosts.contains(&name) {
@@ -70,15 +71,38 @@ pub(super) fn check_page<B>(
     Err(Failure::new(Kind::ForbiddenOrigin, error))
 }
 
-/// The layer that adds CORS headers for pages of `origins`.
-pub(super) fn layer(origins: &Origins) -> CorsLayer {
-    let layer = CorsLayer::new()
+/// The layer that adds CORS headers for the pages that may call; `None` if none may.
+pub(super) fn layer(config: &Config) -> Option<CorsLayer> {
+    Some(match config.cors.as_ref()? {
+        Origins::Any => common().allow_origin(Any),
+        Origins::Only(origins) => common().allow_origin(origins.clone()),
+    })
+}
+
+/// The same for `/mcp`. If the service listens on loopback, pages of this machine may call it too.
+pub(super) fn mcp_layer(config: &Config) -> Option<CorsLayer> {
+    if !listens_on_loopback(config) || config.cors == Some(Origins::Any) {
+        return layer(config);
+    }
+    let listed = match &config.cors {
+        Some(Origins::Only(origins)) => origins.clone(),
+        _ => vec![],
+    };
+    let may_call = move |origin: &HeaderValue, _: &Parts| {
+        let is_local = origin.to_str().is_ok_and(web_page::is_loopback_origin);
+        is_local || listed.contains(origin)
+    };
+    Some(common().allow_origin(AllowOrigin::predicate(may_call)))
+}
+
+fn listens_on_loopback(config: &Config) -> bool {
+    config.host.is_some_and(|host| host.is_loopback())
+}
+
+fn common() -> CorsLayer {
+    CorsLayer::new()
         .allow_methods([Method::GET, Method::HEAD, Method::POST])
         .allow_headers([AUTHORIZATION, CONTENT_TYPE, REQUEST_ID, VERSION, METHOD, NAME])
         .expose_headers(EXPOSED)
-        .max_age(MAX_AGE);
-    match origins {
-        Origins::Any => layer.allow_origin(Any),
-        Origins::Only(origins) => layer.allow_origin(origins.clone()),
-    }
+        .max_age(MAX_AGE)
 }

@@ -1,5 +1,8 @@
 //! The endpoint `/mcp`: answers messages of the Model Context Protocol, each by itself and without a session.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use http::header::EXPECT;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -7,20 +10,24 @@ use http_body::Body;
 use http_body_util::Full;
 use serde::Serialize;
 
-use super::Handler;
 use super::execute::{Attached, is_busy};
 use super::request_body::{Media, media_type, read};
-use super::response::{Responses, add_hints};
+use super::response::{JSON, Responses, add_hints, document, held};
+use super::{Deadline, Handler};
 use crate::api::catalogue::{Failure, Kind};
 use crate::api::request::ExecuteRequest;
 use crate::callers::rate_limit::Caller;
 use crate::executor::outcome::Execution;
+use crate::executor::protocol::ZygoteInfo;
 use crate::mcp::message::{Id, Message, Reply, RpcError};
 use crate::mcp::method::{Asked, Discovered, Empty, Initialized, Tools};
-use crate::mcp::revision::Era;
+use crate::mcp::revision::{Era, check_headers};
 use crate::mcp::tool::{self, Tool};
 use crate::mcp::tool_result::ToolResult;
 use crate::telemetry::execution_record::ExecutionRecord;
+
+/// The largest message that does not count against the rate of its caller unless it is a call, bytes.
+const SMALL_BYTES: u64 = 64 << 10;
 
 /// Marks a message that came over stdio, which has no headers to agree with it. The command line attaches it to a request
 /// as an extension.
@@ -38,8 +45,8 @@ pub(super) struct AnsweredCall {
 /// The answer to a message.
 struct Answer {
     response: Response<Full<Bytes>>,
-    /// Whether it counts against the rate of its caller.
-    counts: bool,
+    /// Whether the service had too much to do for it.
+    is_busy: bool,
 }
 
 /// A message that was read. It no longer refers to the body, so that the body can be dropped before a script runs.
@@ -63,7 +70,8 @@ enum Question {
 type Unread = (Option<Id>, RpcError, StatusCode);
 
 impl Handler {
-    /// Answers a message. Only calls of the tool, and what cannot be read, count against the rate of the caller.
+    /// Answers a message. Calls of the tool count against the rate of the caller. So do large messages, before they are
+    /// read, since reading them takes time.
     pub(super) async fn mcp<B>(
         &self,
         request: Request<B>,
@@ -73,14 +81,24 @@ impl Handler {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let answer = self.answer(request, caller);
-        match self.within_rate(caller, answer, |answer| answer.counts).await {
+        let is_small = request.body().size_hint().upper().is_some_and(|bytes| bytes <= SMALL_BYTES);
+        if is_small {
+            return self.answer(request, caller, caller).await.response;
+        }
+        let answer = self.answer(request, caller, None);
+        match self.within_rate(caller, answer, |answer| !answer.is_busy).await {
             Ok(answer) => answer.response,
             Err(failure) => self.responses.rpc_refusal(&failure),
         }
     }
 
-    async fn answer<B>(&self, request: Request<B>, caller: Option<Caller>) -> Answer
+    /// Answers a message of `caller`. If it is a call, it counts for `counted`.
+    async fn answer<B>(
+        &self,
+        request: Request<B>,
+        caller: Option<Caller>,
+        counted: Option<Caller>,
+    ) -> Answer
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -96,46 +114,65 @@ impl Handler {
         let body = match body {
             Ok(body) => body,
             Err(failure) => {
-                let counts = !is_busy(&failure);
-                return Answer { response: self.responses.rpc_refusal(&failure), counts };
+                let response = self.responses.rpc_refusal(&failure);
+                return Answer { response, is_busy: is_busy(&failure) };
             }
         };
         let headers = (!over_stdio).then_some(&parts.headers);
         let read = self.read_message(&body, headers);
         drop(body);
-        match read {
-            Err((id, error, status)) => {
-                let response = self.responses.rpc_error(id.as_ref(), &error, status);
-                let record = ExecutionRecord::refused(Kind::InvalidRequest);
-                Answer { response: self.responses.recorded(response, record), counts: true }
-            }
+        let response = match read {
+            Err((id, error, status)) => self.responses.rpc_error(id.as_ref(), &error, status),
             Ok(Read::Notification) => {
                 let mut response = Response::new(Full::default());
                 *response.status_mut() = StatusCode::ACCEPTED;
-                Answer { response, counts: false }
+                response
             }
             Ok(Read::Question(call, question)) => {
-                Answer { response: self.answer_question(&call, &question).await, counts: false }
+                let deadline = parts.extensions.get::<Deadline>().copied();
+                self.answer_question(&call, &question, deadline).await
             }
             Ok(Read::Call(call, arguments)) => {
-                let execution = match arguments {
-                    Ok(arguments) => self.run(arguments, Attached::to(&parts.extensions)).await,
-                    Err(failure) => Err(failure),
+                let run = async {
+                    match arguments {
+                        Ok(arguments) => self.run(arguments, Attached::to(&parts.extensions)).await,
+                        Err(failure) => Err(failure),
+                    }
                 };
-                let counts = !execution.as_ref().is_err_and(is_busy);
-                let response = match execution {
-                    Ok(execution) => self.responses.tool_result(&call, &execution, caller),
-                    Err(failure) => self.responses.tool_refusal(&call, &failure),
+                let counts =
+                    |execution: &Result<_, Failure>| !execution.as_ref().is_err_and(is_busy);
+                let execution = self.within_rate(counted, run, counts).await;
+                let execution = match execution {
+                    Ok(execution) => execution,
+                    Err(failure) => {
+                        let response = self.responses.rpc_limited(&call, failure);
+                        return Answer { response, is_busy: false };
+                    }
                 };
-                Answer { response, counts }
+                return match execution {
+                    Ok(execution) => {
+                        let response = self.responses.tool_result(&call, &execution, caller);
+                        Answer { response, is_busy: false }
+                    }
+                    Err(failure) => {
+                        let response = self.responses.tool_refusal(&call, &failure);
+                        Answer { response, is_busy: is_busy(&failure) }
+                    }
+                };
             }
-        }
+        };
+        Answer { response, is_busy: false }
     }
 
     fn read_message(&self, body: &[u8], headers: Option<&HeaderMap>) -> Result<Read, Unread> {
         let bad_request = StatusCode::BAD_REQUEST;
         let message = Message::read(body).map_err(|(id, error)| (id, error, bad_request))?;
-        let Some(id) = message.id.clone() else { return Ok(Read::Notification) };
+        let Some(id) = message.id.clone() else {
+            let params = message.params().unwrap_or_default();
+            check_headers(&message, &params, headers, false)
+                .map_err(|error| (None, error, bad_request))?;
+            return Ok(Read::Notification);
+        };
         let failed = |era: Era| {
             let id = id.clone();
             move |error: RpcError| {
@@ -163,6 +200,7 @@ impl Handler {
         &self,
         call: &AnsweredCall,
         question: &Question,
+        deadline: Option<Deadline>,
     ) -> Response<Full<Bytes>> {
         let is_private = self.config().api_keys.is_some();
         let responses = &self.responses;
@@ -173,7 +211,7 @@ impl Handler {
             }
             Question::Ping => responses.rpc_result(&call.id, Empty {}),
             // The description names the packages, which are known once Python has started.
-            Question::ListTools => match self.executor.ready_zygote().await {
+            Question::ListTools => match self.started_zygote(deadline).await {
                 Ok(zygote) => {
                     let tool = Tool::new(self.config(), &zygote.installed);
                     responses.rpc_result(&call.id, Tools::new(tool, call.era, is_private))
@@ -184,6 +222,18 @@ impl Handler {
                 }
             },
         }
+    }
+}
+
+impl Handler {
+    /// Waits until scripts can run, for as long as a request may wait for a worker, and returns what the zygote reported.
+    async fn started_zygote(&self, deadline: Option<Deadline>) -> Result<Arc<ZygoteInfo>, Failure> {
+        let left = deadline.map(|Deadline(end)| end.saturating_duration_since(Instant::now()));
+        let most = left.unwrap_or(Duration::MAX).min(self.config().queue_timeout);
+        let ready = tokio::time::timeout(most, self.executor.ready_zygote());
+        ready
+            .await
+            .unwrap_or_else(|_| Err(Failure::new(Kind::Busy, "Python is still being started")))
     }
 }
 
@@ -200,7 +250,13 @@ fn is_json(headers: &HeaderMap) -> Result<(), Failure> {
 
 impl Responses {
     fn rpc_result(&self, id: &Id, result: impl Serialize) -> Response<Full<Bytes>> {
-        self.json(StatusCode::OK, &Reply::result(id, result))
+        match self.budgeted(&Reply::result(id, result), 0, None) {
+            Ok((body, reservation)) => held(StatusCode::OK, body, reservation),
+            Err(failure) => {
+                let status = failure.kind.status();
+                self.rpc_error(Some(id), &RpcError::Refused(failure), status)
+            }
+        }
     }
 
     fn rpc_error(
@@ -209,7 +265,10 @@ impl Responses {
         error: &RpcError,
         status: StatusCode,
     ) -> Response<Full<Bytes>> {
-        let mut response = self.json(status, &Reply::error(id, error));
+        // A few hundred bytes, so it needs no memory of the budget, and there is an answer when that is used up.
+        let body = serde_json::to_vec(&Reply::error(id, error));
+        let mut response = document(JSON, body.expect("BUG: an error is plain data"));
+        *response.status_mut() = status;
         if let RpcError::Refused(failure) = error {
             add_hints(&mut response, failure);
         }
@@ -221,6 +280,13 @@ impl Responses {
         let error = RpcError::Refused(failure.clone());
         let response = self.rpc_error(None, &error, failure.kind.status());
         self.recorded(response, ExecutionRecord::refused(failure.kind))
+    }
+
+    /// The response to a call over the rate of its caller.
+    fn rpc_limited(&self, call: &AnsweredCall, failure: Failure) -> Response<Full<Bytes>> {
+        let (kind, status) = (failure.kind, failure.kind.status());
+        let response = self.rpc_error(Some(&call.id), &RpcError::Refused(failure), status);
+        self.recorded(response, ExecutionRecord::refused(kind))
     }
 
     fn tool_result(

@@ -28,7 +28,7 @@ use self::mcp::OverStdio;
 use self::memory_budget::MemoryBudget;
 use self::request_body::MAX_BODY_BYTES;
 use self::response::{JSON, Responses, document};
-use self::routes::{ENDPOINTS, Endpoint, Route};
+use self::routes::{ENDPOINTS, Endpoint, MCP, Route};
 use crate::api::catalogue::{Failure, Kind};
 use crate::api::files::MAX_FILES;
 use crate::api::text::quoted;
@@ -62,6 +62,7 @@ pub struct Trusted;
 pub struct Handler {
     executor: Arc<Executor>,
     cors: Option<CorsLayer>,
+    mcp_cors: Option<CorsLayer>,
     rate_limit: Option<Arc<RateLimit>>,
     /// The memory budget of requests, each from its first byte until its script ends.
     requests: MemoryBudget,
@@ -73,7 +74,8 @@ impl Handler {
     pub fn new(executor: Arc<Executor>) -> Handler {
         let config = executor.config();
         Handler {
-            cors: config.cors.as_ref().map(cors::layer),
+            cors: cors::layer(config),
+            mcp_cors: cors::mcp_layer(config),
             rate_limit: config.rate.map(|rate| Arc::new(RateLimit::new(rate))),
             requests: MemoryBudget::new(MAX_HELD_BYTES),
             responses: Responses::new(Arc::clone(&executor)),
@@ -97,7 +99,9 @@ impl Handler {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let Some(cors) = &self.cors else { return self.route(request).await };
+        let is_mcp = request.uri().path() == MCP;
+        let cors = if is_mcp { &self.mcp_cors } else { &self.cors };
+        let Some(cors) = cors else { return self.route(request).await };
         let route = service_fn(|request| async { Ok(self.route(request).await) });
         let response: Result<_, Infallible> = cors.layer(route).oneshot(request).await;
         response.unwrap_or_else(|never| match never {})
@@ -245,6 +249,7 @@ impl Handler {
                     "scratch_mb": config.scratch_bytes >> 20,
                 },
                 "policy": config.policy.name(),
+                "mcp": config.mcp,
             }),
         )
     }

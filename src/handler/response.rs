@@ -65,7 +65,10 @@ impl Responses {
             (None, Some(_)) => Some(NO_FLOOR),
         };
         // Each caller gets a share, and the largest response must fit into it.
-        let bytes = RESPONSES_BYTES.max(SHARES * executor.config().response_bytes());
+        let config = executor.config();
+        // MCP sends a result twice, the second time as text in which quotation marks are escaped.
+        let of_mcp = if config.mcp { 2 * config.max_result_bytes } else { 0 };
+        let bytes = RESPONSES_BYTES.max(SHARES * (config.response_bytes() + of_mcp));
         let (held, reserve) = (MemoryBudget::new(bytes), MemoryBudget::new(RESERVE_BYTES));
         Responses { executor, warning, held, reserve }
     }
@@ -271,7 +274,11 @@ fn no_memory() -> Response<Full<Bytes>> {
 }
 
 /// A response with a JSON body that gives its reservation back once it is sent.
-fn held(status: StatusCode, body: Vec<u8>, reservation: Reservation) -> Response<Full<Bytes>> {
+pub(super) fn held(
+    status: StatusCode,
+    body: Vec<u8>,
+    reservation: Reservation,
+) -> Response<Full<Bytes>> {
     let mut response = document(JSON, body);
     *response.status_mut() = status;
     response.map(|body| release_when_sent(body, reservation))

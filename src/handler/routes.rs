@@ -29,6 +29,9 @@ pub(super) struct Endpoint {
     pub(super) purpose: &'static str,
 }
 
+/// The path of the Model Context Protocol.
+pub(super) const MCP: &str = "/mcp";
+
 pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         route: Route::Execute,
@@ -39,7 +42,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         route: Route::Mcp,
-        path: "/mcp",
+        path: MCP,
         method: "POST",
         needs_key: true,
         purpose: "the same as a tool of the Model Context Protocol, for agents",

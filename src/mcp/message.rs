@@ -279,7 +279,7 @@ impl<'a, T: Serialize> Reply<'a, T> {
 
 impl<'a> Reply<'a, ()> {
     /// The answer to a request that was not carried out. Its id is `null` if it could not be read, as JSON-RPC wants it; MCP
-    /// also allows to leave it out, but then its SDK for Python does not show the error.
+    /// also allows leaving it out, but then its SDK for Python does not show the error.
     pub fn error(id: Option<&'a Id>, error: &RpcError) -> Reply<'a, ()> {
         let body = ErrorBody { code: error.code(), message: error.to_string(), data: error.data() };
         Reply { jsonrpc: "2.0", id, body: Body::Error(body) }

@@ -68,7 +68,8 @@ fn call<'a>(params: &Params<'a>) -> Result<Asked<'a>, RpcError> {
 
 /// The request that a notification cancels; `None` if it is another notification.
 pub fn cancelled(message: &Message<'_>) -> Option<Id> {
-    let params = message.params().ok().filter(|_| message.method == "notifications/cancelled")?;
+    let is_one = message.id.is_none() && message.method == "notifications/cancelled";
+    let params = message.params().ok().filter(|_| is_one)?;
     params.request_id.and_then(Id::named_by)
 }
 

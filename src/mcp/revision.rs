@@ -63,6 +63,7 @@ impl Era {
         };
         let header = headers.map(|headers| single(headers, &VERSION)).transpose()?.flatten();
         let Some(version) = meta.version else {
+            check_headers(message, params, headers, false)?;
             return match header {
                 None => Ok(Era::Legacy),
                 Some(header) if LEGACY.contains(&header) => Ok(Era::Legacy),
@@ -73,18 +74,32 @@ impl Era {
         let capabilities = meta.capabilities.filter(|value| value.get().starts_with('{'));
         capabilities.ok_or_else(|| missing("clientCapabilities"))?;
         let version = string(version).ok_or_else(|| missing("protocolVersion"))?;
-        if let Some(headers) = headers {
-            agrees(header.map(Cow::Borrowed), &version, &VERSION)?;
-            agrees(single(headers, &METHOD)?.map(Cow::Borrowed), &message.method, &METHOD)?;
-            if let Some(name) = params.name.and_then(string) {
-                agrees(single(headers, &NAME)?.map(decoded).transpose()?, &name, &NAME)?;
-            }
+        check_headers(message, params, headers, true)?;
+        if headers.is_some() {
+            agrees(header, Some(&version), &VERSION, true)?;
         }
         match MODERN.contains(&&*version) {
             true => Ok(Era::Modern),
             false => Err(unsupported(&version, MODERN)),
         }
     }
+}
+
+/// Checks that `Mcp-Method` and `Mcp-Name` say what the body says, since a proxy may have decided by them. Without
+/// `required`, as in the legacy era and for notifications, they may be absent.
+///
+/// # Errors
+/// [`RpcError::HeaderMismatch`].
+pub fn check_headers(
+    message: &Message<'_>,
+    params: &Params<'_>,
+    headers: Option<&HeaderMap>,
+    required: bool,
+) -> Result<(), RpcError> {
+    let Some(headers) = headers else { return Ok(()) };
+    agrees(single(headers, &METHOD)?, Some(&message.method), &METHOD, required)?;
+    let name = single(headers, &NAME)?.map(decoded).transpose()?;
+    agrees(name.as_deref(), params.name.and_then(string).as_deref(), &NAME, required)
 }
 
 fn missing(key: &str) -> RpcError {
@@ -117,15 +132,21 @@ fn decoded(value: &str) -> Result<Cow<'_, str>, RpcError> {
         .ok_or_else(|| RpcError::HeaderMismatch(format!("{NAME} is not valid base64")))
 }
 
-fn agrees(header: Option<Cow<'_, str>>, body: &str, name: &HeaderName) -> Result<(), RpcError> {
-    match header {
-        Some(header) if header == body => Ok(()),
-        Some(header) => Err(RpcError::HeaderMismatch(format!(
+fn agrees(
+    header: Option<&str>,
+    body: Option<&str>,
+    name: &HeaderName,
+    required: bool,
+) -> Result<(), RpcError> {
+    match (header, body) {
+        (Some(header), Some(body)) if header == body => Ok(()),
+        (Some(header), body) => Err(RpcError::HeaderMismatch(format!(
             "{name} is `{}`, but the body says `{}`",
-            quoted(&header),
-            quoted(body)
+            quoted(header),
+            quoted(body.unwrap_or_default())
         ))),
-        None => Err(RpcError::HeaderMismatch(format!("{name} is missing"))),
+        (None, Some(_)) if required => Err(RpcError::HeaderMismatch(format!("{name} is missing"))),
+        (None, _) => Ok(()),
     }
 }
 
@@ -194,10 +215,35 @@ mod tests {
 
     #[test]
     fn a_request_without_a_version_is_of_the_legacy_era() {
-        for headers in [&[][..], &[(&VERSION, "2025-06-18")], &[(&VERSION, "2024-11-05")]] {
+        for headers in [
+            &[][..],
+            &[(&VERSION, "2025-06-18")],
+            &[(&VERSION, "2024-11-05"), (&METHOD, "tools/list")],
+        ] {
+            let list = era("tools/list", "{}", headers);
+            assert_eq!(list, Ok(Era::Legacy));
+        }
+        for headers in [&[][..], &[(&VERSION, "2025-06-18")]] {
             assert_eq!(era("tools/list", "{}", headers), Ok(Era::Legacy));
             let progress = r#"{"_meta":{"progressToken":1}}"#;
             assert_eq!(era("tools/call", progress, headers), Ok(Era::Legacy));
+        }
+    }
+
+    #[test]
+    fn headers_that_disagree_are_refused_in_the_legacy_era_too() {
+        let call = r#"{"name":"run_python"}"#;
+        for (params, headers, says) in [
+            (
+                call,
+                [(&METHOD, "tools/list")],
+                "mcp-method is `tools/list`, but the body says `tools/call`",
+            ),
+            (call, [(&NAME, "other")], "mcp-name is `other`, but the body says `run_python`"),
+            ("{}", [(&NAME, "run_python")], "mcp-name is `run_python`, but the body says ``"),
+        ] {
+            let error = Err(format!("Header mismatch: {says}"));
+            assert_eq!(era("tools/call", params, &headers), error);
         }
     }
 

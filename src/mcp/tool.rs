@@ -13,7 +13,7 @@ use crate::config::Config;
 pub const NAME: &str = "run_python";
 
 /// What a model is told once about the service.
-pub const INSTRUCTIONS: &str = "run_python runs Python code in a sandbox and returns its result, what it printed, its pictures and its files. Use it to compute, to analyze data and to draw plots. Each call starts from nothing: pass all code and data with it. If a call fails, its text says what went wrong and in which line; correct the script and call again.";
+pub const INSTRUCTIONS: &str = "run_python runs Python code in a sandbox and returns its result, what it printed, its pictures and its files. Use it to compute, to analyze data and to draw plots. Each call starts from nothing: pass all code and data with it. If a call fails, its text says what went wrong and on which line; correct the script and call again.";
 
 /// A tool as `tools/list` returns it.
 #[derive(Debug, Serialize)]
@@ -120,12 +120,14 @@ pub fn request(arguments: &str, max_script_bytes: usize) -> Result<ExecuteReques
     Ok(request)
 }
 
-/// The code in a script that is one Markdown code block, as models write it; `None` if it is anything else.
+/// The code in a script that is one Markdown code block, as models write it; `None` if it is anything else. It begins with
+/// the end of the first line, so that its lines have the numbers that they have in the block.
 fn unfenced(script: &str) -> Option<&str> {
     let block = script.trim().strip_prefix("```")?.strip_suffix("```")?;
-    let (language, code) = block.split_once('\n')?;
+    let (language, code) = block.split_at(block.find('\n')?);
     let is_python = ["", "python", "python3", "py"].contains(&language.trim());
-    (is_python && !code.lines().any(|line| line.starts_with("```"))).then_some(code)
+    let is_code = !code.trim().is_empty() && !code.lines().any(|line| line.starts_with("```"));
+    (is_python && is_code).then_some(code)
 }
 
 #[cfg(test)]
@@ -140,7 +142,7 @@ mod tests {
             "\n ```py \r\nprint(1)\n``` \n",
             "```python3\nprint(1)\n```",
         ] {
-            assert_eq!(unfenced(fenced), Some("print(1)\n"), "{fenced}");
+            assert_eq!(unfenced(fenced), Some("\nprint(1)\n"), "{fenced}");
         }
         for other in [
             "print(1)",
@@ -148,6 +150,7 @@ mod tests {
             "``````",
             "```print(1)```",
             "```js\n1\n```",
+            "```python\n```",
             "```python\nprint(1)",
             "```python\nprint(1)\n```\nand\n```python\nprint(2)\n```",
             "text = '''\n```\n'''",

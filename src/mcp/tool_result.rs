@@ -1,7 +1,7 @@
 //! The result of a call of `run_python`: what a script returned, printed, drew and wrote, as MCP's content.
 //!
-//! The blocks come in a fixed order: what was printed, the result or the error, the pictures, the other files. Everything
-//! of the script is borrowed, since a result can have megabytes.
+//! The blocks come in a fixed order: what was printed, the result or the error, the pictures, the other files. Results
+//! and files are borrowed, since they can have megabytes.
 
 use serde::Serialize;
 use serde_json::value::RawValue;

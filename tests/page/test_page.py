@@ -330,6 +330,11 @@ def main(n):
             page.get_by_role("tab", name="Use it from an agent").click()
             header = '--header "Authorization: Bearer KEY"'
             expect(page.locator(".agent pre").first).to_contain_text(header)
+        without = Server(MAINBOX_MCP="off")
+        self.addCleanup(without.end)
+        with self.page(without.url) as page:
+            expect(page.locator("#about")).to_contain_text("isolation")
+            expect(page.get_by_role("tab", name="Use it from an agent")).to_be_hidden()
 
     def test_it_looks_right_in_both_themes_and_on_a_phone(self) -> None:
         """Nothing is wider than the window. The screenshots are for people."""

@@ -25,7 +25,8 @@ async function about() {
     showAgents(true);
     return;
   }
-  const { version, python, installed, isolation } = await response.json();
+  const { version, python, installed, isolation, mcp } = await response.json();
+  at("tabs").hidden = !mcp;
   told = Boolean(python);
   const chosen = at("example").selectedIndex;
   offer(installed);
