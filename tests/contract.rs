@@ -241,6 +241,12 @@ fn the_index_lists_the_endpoints() {
     assert_eq!(server().get("/livez").body, r#"{"status":"alive"}"#);
 }
 
+#[test]
+fn a_byte_order_mark_is_ignored_without_a_module_for_it() {
+    let script = "\u{feff}import sys\ndef main(): return 'encodings.utf_8_sig' in sys.modules";
+    assert_eq!(server().run(script).body, r#"{"result":false,"stdout":""}"#);
+}
+
 // Failures of a script.
 
 #[test]
