@@ -7,15 +7,13 @@ use std::io::{self, BufRead, Read, Write};
 use std::thread;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Method, Request, Uri};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::error::CommandError;
+use crate::handler::Handler;
 use crate::handler::mcp::OverStdio;
-use crate::handler::{Handler, Trusted};
 use crate::mcp::message::Message;
 use crate::mcp::method::cancelled;
 
@@ -94,11 +92,7 @@ async fn answer(
     answers: mpsc::Sender<Bytes>,
     id: Option<String>,
 ) -> Option<String> {
-    let mut request = Request::new(Full::new(Bytes::from(line)));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = Uri::from_static("/mcp");
-    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    request.extensions_mut().insert(Trusted);
+    let mut request = super::local_request("/mcp", line);
     request.extensions_mut().insert(OverStdio);
     let response = handler.handle(request).await;
     let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();

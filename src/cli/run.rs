@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -20,7 +19,7 @@ use super::terminal::{SPINNER_INTERVAL, Terminal};
 use crate::api::files::Files;
 use crate::api::text::escaped_json;
 use crate::executor::output_capture::OutputSink;
-use crate::handler::{Handler, Trusted};
+use crate::handler::Handler;
 
 #[derive(Serialize)]
 struct Body {
@@ -65,11 +64,7 @@ pub(super) async fn run(handler: &Handler, arguments: RunArguments) -> Result<bo
         make_empty(outputs)?;
     }
     let body = serde_json::to_vec(&body).expect("BUG: a request is plain data");
-    let mut request = Request::new(Full::new(Bytes::from(body)));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = Uri::from_static("/execute");
-    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    request.extensions_mut().insert(Trusted);
+    let request = super::local_request("/execute", body);
     let response = if io::stderr().is_terminal() {
         run_with_terminal(handler, request).await.map_err(CommandError::Stderr)?
     } else {

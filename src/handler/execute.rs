@@ -51,7 +51,6 @@ impl Handler {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let counts = |execution: &Result<_, Failure>| !execution.as_ref().is_err_and(is_busy);
         self.within_rate(caller, self.execute_now(request, caller), counts).await?
     }
 
@@ -114,6 +113,11 @@ impl Handler {
         cancelled.disarm();
         execution
     }
+}
+
+/// Whether a run counts against the rate: not if it was refused as `busy`.
+pub(super) fn counts(execution: &Result<Execution, Failure>) -> bool {
+    !execution.as_ref().is_err_and(is_busy)
 }
 
 /// Whether a request was refused because the service has too much to do.

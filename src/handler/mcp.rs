@@ -10,7 +10,7 @@ use http_body::Body;
 use http_body_util::Full;
 use serde::Serialize;
 
-use super::execute::{Attached, is_busy};
+use super::execute::{Attached, counts, is_busy};
 use super::request_body::{Media, media_type, read};
 use super::response::{JSON, Responses, add_hints, document, held};
 use super::{Deadline, Handler};
@@ -88,7 +88,7 @@ impl Handler {
         let answer = self.answer(request, caller, None);
         match self.within_rate(caller, answer, |answer| !answer.is_busy).await {
             Ok(answer) => answer.response,
-            Err(failure) => self.responses.rpc_refusal(&failure),
+            Err(failure) => self.responses.rpc_refusal(None, &failure),
         }
     }
 
@@ -114,7 +114,7 @@ impl Handler {
         let body = match body {
             Ok(body) => body,
             Err(failure) => {
-                let response = self.responses.rpc_refusal(&failure);
+                let response = self.responses.rpc_refusal(None, &failure);
                 return Answer { response, is_busy: is_busy(&failure) };
             }
         };
@@ -133,35 +133,37 @@ impl Handler {
                 self.answer_question(&call, &question, deadline).await
             }
             Ok(Read::Call(call, arguments)) => {
-                let run = async {
-                    match arguments {
-                        Ok(arguments) => self.run(arguments, Attached::to(&parts.extensions)).await,
-                        Err(failure) => Err(failure),
-                    }
-                };
-                let counts =
-                    |execution: &Result<_, Failure>| !execution.as_ref().is_err_and(is_busy);
-                let execution = self.within_rate(counted, run, counts).await;
-                let execution = match execution {
-                    Ok(execution) => execution,
-                    Err(failure) => {
-                        let response = self.responses.rpc_limited(&call, failure);
-                        return Answer { response, is_busy: false };
-                    }
-                };
-                return match execution {
-                    Ok(execution) => {
-                        let response = self.responses.tool_result(&call, &execution, caller);
-                        Answer { response, is_busy: false }
-                    }
-                    Err(failure) => {
-                        let response = self.responses.tool_refusal(&call, &failure);
-                        Answer { response, is_busy: is_busy(&failure) }
-                    }
-                };
+                let attached = Attached::to(&parts.extensions);
+                return self.answer_call(&call, arguments, attached, caller, counted).await;
             }
         };
         Answer { response, is_busy: false }
+    }
+
+    /// Runs the script of a call of `caller`, which counts for `counted`.
+    async fn answer_call(
+        &self,
+        call: &AnsweredCall,
+        arguments: Result<ExecuteRequest, Failure>,
+        attached: Attached,
+        caller: Option<Caller>,
+        counted: Option<Caller>,
+    ) -> Answer {
+        let run = async { self.run(arguments?, attached).await };
+        match self.within_rate(counted, run, counts).await {
+            Ok(Ok(execution)) => {
+                let response = self.responses.tool_result(call, &execution, caller);
+                Answer { response, is_busy: false }
+            }
+            Ok(Err(failure)) => {
+                let response = self.responses.tool_refusal(call, &failure);
+                Answer { response, is_busy: is_busy(&failure) }
+            }
+            Err(failure) => {
+                let response = self.responses.rpc_refusal(Some(&call.id), &failure);
+                Answer { response, is_busy: false }
+            }
+        }
     }
 
     fn read_message(&self, body: &[u8], headers: Option<&HeaderMap>) -> Result<Read, Unread> {
@@ -275,18 +277,11 @@ impl Responses {
         response
     }
 
-    /// The response to a message that is refused before it is read.
-    pub(super) fn rpc_refusal(&self, failure: &Failure) -> Response<Full<Bytes>> {
+    /// The response to a message that is refused, before it is read or for the rate of its caller.
+    pub(super) fn rpc_refusal(&self, id: Option<&Id>, failure: &Failure) -> Response<Full<Bytes>> {
         let error = RpcError::Refused(failure.clone());
-        let response = self.rpc_error(None, &error, failure.kind.status());
+        let response = self.rpc_error(id, &error, failure.kind.status());
         self.recorded(response, ExecutionRecord::refused(failure.kind))
-    }
-
-    /// The response to a call over the rate of its caller.
-    fn rpc_limited(&self, call: &AnsweredCall, failure: Failure) -> Response<Full<Bytes>> {
-        let (kind, status) = (failure.kind, failure.kind.status());
-        let response = self.rpc_error(Some(&call.id), &RpcError::Refused(failure), status);
-        self.recorded(response, ExecutionRecord::refused(kind))
     }
 
     fn tool_result(

@@ -133,7 +133,8 @@ impl Handler {
                 Ok(execution) => self.responses.execution(&execution, caller),
                 Err(failure) => self.responses.refusal(&failure),
             },
-            Route::Mcp => self.mcp(request, caller).await,
+            // Boxed, since every connection has room for the largest answer in the making.
+            Route::Mcp => Box::pin(self.mcp(request, caller)).await,
             Route::Root => self.root(request.headers()),
             Route::Health | Route::Ready => self.health(),
             Route::Live => self.liveness(),
@@ -148,7 +149,7 @@ impl Handler {
     fn refuse(&self, endpoint: &Endpoint, failure: &Failure) -> Response<Full<Bytes>> {
         match endpoint.route {
             Route::Execute => self.responses.refusal(failure),
-            Route::Mcp => self.responses.rpc_refusal(failure),
+            Route::Mcp => self.responses.rpc_refusal(None, failure),
             _ => self.responses.failure(failure),
         }
     }
