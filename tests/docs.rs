@@ -117,7 +117,7 @@ fn the_table_of_promises_matches_the_offenders() {
     assert_eq!(promised, offenders);
 }
 
-/// Runs every curl of a document and compares its output with the next line. Returns how many there are.
+/// Runs every curl of a document and compares its output with the next lines. Returns how many there are.
 fn run_curls(name: &str) -> usize {
     let document = document(name);
     let url = &common::server().url;
@@ -138,7 +138,11 @@ fn run_curls(name: &str) -> usize {
             std::fs::write(folder.join(file), content).unwrap();
         }
         let Some(command) = line.strip_prefix("$ curl ") else { continue };
-        let expected = *lines.peek().unwrap();
+        let mut expected = vec![];
+        while let Some(line) = lines.next_if(|line| !line.starts_with("$ ") && *line != "```") {
+            expected.push(line);
+        }
+        let expected = expected.join("\n");
         let command = format!("curl {}", command.replace("localhost:8080", url));
         let mut shell = Command::new("sh");
         let output = shell.args(["-c", &command]).current_dir(&folder).output().unwrap();
@@ -156,7 +160,7 @@ fn run_curls(name: &str) -> usize {
 #[test]
 fn every_curl_prints_what_its_document_says() {
     assert_eq!(run_curls("README.md"), 4);
-    assert_eq!(run_curls("docs/api.md"), 7);
+    assert_eq!(run_curls("docs/api.md"), 9);
 }
 
 #[test]

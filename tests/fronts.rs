@@ -548,13 +548,14 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Returns the head of a request to run a script, for a frame of HTTP/2.
-fn http2_head() -> Vec<u8> {
+fn http2_head(accept: &str) -> Vec<u8> {
     let fields = [
         (":method", "POST"),
         (":scheme", "http"),
         (":path", "/execute"),
         (":authority", "x"),
         ("content-type", "application/json"),
+        ("accept", accept),
     ];
     let mut head = vec![];
     for (name, value) in fields {
@@ -589,7 +590,8 @@ fn a_head_has_a_limit_of_bytes_and_of_fields() {
 fn a_thousand_connections_with_unfinished_requests_take_little_memory() {
     allow_many_connections();
     let head = format!("POST /execute HTTP/1.1\r\nhost: x\r\nx-long: {}", "x".repeat(300_000));
-    let mut open = [HTTP2_PREFACE, &frame(4, 0, 0, &[]), &frame(1, 4, 1, &http2_head())].concat();
+    let mut open =
+        [HTTP2_PREFACE, &frame(4, 0, 0, &[]), &frame(1, 4, 1, &http2_head("*/*"))].concat();
     open.extend(frame(0, 0, 1, &[b' '; 16_000]));
     for begin in [head.as_bytes(), &open] {
         let server = Server::start(QUICK);
@@ -634,26 +636,33 @@ fn an_http_2_client_without_a_window_for_its_response_is_disconnected() {
     const INITIAL_WINDOW_SIZE: [u8; 6] = [0, 4, 0, 0, 0, 0];
     let server = Server::start(QUICK);
     let body = json!({"script": "def main(): return 'x' * 100_000"}).to_string();
-    let mut stream = server.connect();
-    stream.write_all(HTTP2_PREFACE).unwrap();
-    stream.write_all(&frame(4, 0, 0, &INITIAL_WINDOW_SIZE)).unwrap();
-    stream.write_all(&frame(1, 4, 1, &http2_head())).unwrap();
-    stream.write_all(&frame(0, 1, 1, body.as_bytes())).unwrap();
-    let started = Instant::now();
-    stream.set_read_timeout(Some(Duration::from_secs(50))).unwrap();
-    let (mut received, mut buffer) = (0, [0; 4096]);
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(length) => received += length,
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
-            Err(error) => panic!("not disconnected: {error}"),
+    let disconnected = |accept: &str| {
+        let mut stream = server.connect();
+        stream.write_all(HTTP2_PREFACE).unwrap();
+        stream.write_all(&frame(4, 0, 0, &INITIAL_WINDOW_SIZE)).unwrap();
+        stream.write_all(&frame(1, 4, 1, &http2_head(accept))).unwrap();
+        stream.write_all(&frame(0, 1, 1, body.as_bytes())).unwrap();
+        let started = Instant::now();
+        stream.set_read_timeout(Some(Duration::from_secs(50))).unwrap();
+        let (mut received, mut buffer) = (0, [0; 4096]);
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => received += length,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+                Err(error) => panic!("not disconnected: {error}"),
+            }
         }
-    }
-    let took = started.elapsed();
-    // 20 seconds, and one for a hundred kilobytes.
-    assert!(took > Duration::from_secs(20), "{took:?}");
-    assert!((50..2000).contains(&received), "{received}");
+        let took = started.elapsed();
+        // 20 seconds, and one for a hundred kilobytes.
+        assert!(took > Duration::from_secs(20), "{took:?}");
+        assert!((50..2000).contains(&received), "{received}");
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| disconnected("*/*"));
+        scope.spawn(|| disconnected("text/event-stream"));
+    });
+    server.wait_for_metric("mainbox_streams 0");
 }
 
 #[test]

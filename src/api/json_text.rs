@@ -29,6 +29,16 @@ pub fn is_shallow(text: &[u8]) -> bool {
     true
 }
 
+/// Replaces the line breaks in well-formed JSON by spaces, so that it is one line. They only occur between its values: in
+/// strings, JSON escapes them. A script chooses what is between the values of its result, and could forge a line.
+pub fn join_lines(text: &mut [u8]) {
+    let mut rest = text;
+    while let Some(place) = memchr::memchr2(b'\n', b'\r', rest) {
+        rest[place] = b' ';
+        rest = &mut rest[place + 1..];
+    }
+}
+
 /// The text behind the string that `text` continues. memchr scans a string at the speed of memory.
 fn after_string(mut text: &[u8]) -> &[u8] {
     while let Some(place) = memchr::memchr2(b'"', b'\\', text) {
@@ -69,6 +79,13 @@ fn escaped_unit(text: &[u8]) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn line_breaks_become_spaces() {
+        let mut text = *b"{\"a\":\r\n1,\n\"\\n\":[2]\n}";
+        join_lines(&mut text);
+        assert_eq!(&text, b"{\"a\":  1, \"\\n\":[2] }");
+    }
 
     #[test]
     fn a_hundred_levels_pass_and_one_more_does_not() {

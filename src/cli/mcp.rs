@@ -7,7 +7,6 @@ use std::io::{self, BufRead, Read, Write};
 use std::thread;
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -95,26 +94,12 @@ async fn answer(
     let mut request = super::local_request("/mcp", line);
     request.extensions_mut().insert(OverStdio);
     let response = handler.handle(request).await;
-    let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = Bytes::from(response.into_body().collected().await);
     if !body.is_empty() {
-        let body = one_line(body);
         // Fails only if standard output has failed, which ends the command.
         let _ = answers.send(body).await;
     }
     id
-}
-
-/// An answer without line breaks. A script chooses the white space between the values of its result, and with a line of
-/// its own it could forge a message. Within strings, JSON escapes line breaks.
-fn one_line(body: Bytes) -> Bytes {
-    if !body.iter().any(|byte| is_break(*byte)) {
-        return body;
-    }
-    body.iter().map(|byte| if is_break(*byte) { b' ' } else { *byte }).collect()
-}
-
-fn is_break(byte: u8) -> bool {
-    byte == b'\n' || byte == b'\r'
 }
 
 /// Reads lines in a thread of its own, since reading blocks. The thread ends with the input, or with the process.
@@ -177,13 +162,6 @@ fn write_lines(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_answer_is_one_line() {
-        let forged = Bytes::from_static(b"{\"a\":\r\n{\"jsonrpc\":\"2.0\"}\n}");
-        assert_eq!(one_line(forged), &b"{\"a\":  {\"jsonrpc\":\"2.0\"} }"[..]);
-        assert_eq!(one_line(Bytes::from_static(b"\"\x7f\"")), &b"\"\x7f\""[..]);
-    }
 
     #[test]
     fn lines_are_read_without_their_ends_and_long_ones_are_cut() {

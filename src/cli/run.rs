@@ -7,10 +7,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
 
 use super::arguments::RunArguments;
 use super::error::CommandError;
@@ -18,11 +17,12 @@ use super::output::print;
 use super::terminal::{SPINNER_INTERVAL, Terminal};
 use crate::api::files::Files;
 use crate::api::text::escaped_json;
-use crate::executor::output_capture::OutputSink;
+use crate::executor::live_output::{LiveOutput, Stream};
 use crate::handler::Handler;
+use crate::handler::body::Body;
 
 #[derive(Serialize)]
-struct Body {
+struct RequestBody {
     script: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<Box<RawValue>>,
@@ -48,7 +48,7 @@ struct Returned {
 /// # Errors
 /// When something cannot be read, written or printed.
 pub(super) async fn run(handler: &Handler, arguments: RunArguments) -> Result<bool, CommandError> {
-    let body = Body {
+    let body = RequestBody {
         script: read_text(&arguments.script)?,
         input: arguments
             .input
@@ -71,7 +71,7 @@ pub(super) async fn run(handler: &Handler, arguments: RunArguments) -> Result<bo
         handler.handle(request).await
     };
     let succeeded = response.status() == StatusCode::OK;
-    let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = response.into_body().collected().await;
     print(&format!("{}\n", escaped_json(&String::from_utf8_lossy(&body))))?;
     if let Some(outputs) = &arguments.outputs {
         write_outputs(outputs, &body)?;
@@ -83,9 +83,9 @@ pub(super) async fn run(handler: &Handler, arguments: RunArguments) -> Result<bo
 async fn run_with_terminal(
     handler: &Handler,
     mut request: Request<Full<Bytes>>,
-) -> io::Result<Response<Full<Bytes>>> {
-    let (sender, mut printed) = mpsc::unbounded_channel();
-    request.extensions_mut().insert(OutputSink(sender));
+) -> io::Result<Response<Body>> {
+    let live = LiveOutput::default();
+    request.extensions_mut().insert(live.clone());
     let mut terminal = Terminal::new(io::stderr());
     let began = Instant::now();
     let mut ticks = tokio::time::interval(SPINNER_INTERVAL);
@@ -93,16 +93,20 @@ async fn run_with_terminal(
     let response = loop {
         tokio::select! {
             biased;
-            Some(printed) = printed.recv() => terminal.show(&printed)?,
+            () = live.changed() => show(&mut terminal, &live, false)?,
             response = &mut answering => break response,
             _ = ticks.tick() => terminal.spin(began.elapsed())?,
         }
     };
-    while let Ok(printed) = printed.try_recv() {
-        terminal.show(&printed)?;
-    }
+    show(&mut terminal, &live, true)?;
     terminal.finish()?;
     Ok(response)
+}
+
+fn show(terminal: &mut Terminal<io::Stderr>, live: &LiveOutput, is_last: bool) -> io::Result<()> {
+    Stream::ALL
+        .into_iter()
+        .try_for_each(|stream| terminal.show(&live.take(stream, usize::MAX, is_last)))
 }
 
 /// Reads a file, or standard input for `-`.

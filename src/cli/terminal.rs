@@ -21,24 +21,28 @@ pub(super) struct Terminal<W> {
     spinning: bool,
     /// Whether the last line of the script has ended.
     line_ended: bool,
-    /// The first bytes of an incomplete character, or a `\r` that may be the first half of a line break.
-    incomplete: Vec<u8>,
+    /// Whether a `\r` waits, which may be the first half of a line break.
+    returned: bool,
 }
 
 impl<W: Write> Terminal<W> {
     pub(super) fn new(out: W) -> Terminal<W> {
-        Terminal { out, spinning: false, line_ended: true, incomplete: Vec::new() }
+        Terminal { out, spinning: false, line_ended: true, returned: false }
     }
 
     /// Shows what the script has printed.
-    pub(super) fn show(&mut self, printed: &[u8]) -> io::Result<()> {
-        self.incomplete.extend_from_slice(printed);
-        let mut whole = whole_characters(&self.incomplete);
-        if self.incomplete[..whole].ends_with(b"\r") {
-            whole -= 1; // What comes next tells whether it ends a line.
+    pub(super) fn show(&mut self, printed: &str) -> io::Result<()> {
+        if printed.is_empty() {
+            return Ok(());
         }
-        let text = visible(&String::from_utf8_lossy(&self.incomplete[..whole]));
-        self.incomplete.drain(..whole);
+        let waited = if self.returned { "\r" } else { "" };
+        let mut text = format!("{waited}{printed}");
+        // What comes next tells whether it ends a line.
+        self.returned = text.ends_with('\r');
+        if self.returned {
+            text.pop();
+        }
+        let text = visible(&text);
         if text.is_empty() {
             return Ok(());
         }
@@ -77,15 +81,6 @@ impl<W: Write> Terminal<W> {
     }
 }
 
-/// The number of bytes before an incomplete character at the end.
-fn whole_characters(bytes: &[u8]) -> usize {
-    let last = bytes.utf8_chunks().last();
-    let unfinished = last.map_or(&[][..], |chunk| chunk.invalid());
-    let may_continue =
-        std::str::from_utf8(unfinished).is_err_and(|error| error.error_len().is_none());
-    if may_continue { bytes.len() - unfinished.len() } else { bytes.len() }
-}
-
 /// `text` as it is shown: characters that could control the terminal become pictures. A line may end with `\r\n`; alone,
 /// `\r` would let later text overwrite this line.
 fn visible(text: &str) -> String {
@@ -112,31 +107,20 @@ mod tests {
     #[test]
     fn printed_text_cannot_control_the_terminal() {
         let text =
-            shown(|terminal| terminal.show(b"a\tb\r\n\x1b]0;title\x07\x00\x7f\xc2\x9b31m\xff!"));
+            shown(|terminal| terminal.show("a\tb\r\n\x1b]0;title\x07\x00\x7f\u{9b}31m\u{fffd}!"));
         assert_eq!(text, "a\tb\n\u{241b}]0;title\u{2407}\u{2400}\u{2421}\u{fffd}31m\u{fffd}!");
-        let text =
-            shown(|terminal| terminal.show("\u{61c}\u{200f}\u{2029}\u{202e}\u{2069}!".as_bytes()));
+        let text = shown(|terminal| terminal.show("\u{61c}\u{200f}\u{2029}\u{202e}\u{2069}!"));
         assert_eq!(text, "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}!");
     }
 
     #[test]
     fn printed_text_cannot_overwrite_its_line() {
         let text = shown(|terminal| {
-            terminal.show(b"rm -rf /\rls\r")?;
-            terminal.show(b"\nnext\r")?;
-            terminal.show(b"!\r\r\n")
+            terminal.show("rm -rf /\rls\r")?;
+            terminal.show("\nnext\r")?;
+            terminal.show("!\r\r\n")
         });
         assert_eq!(text, "rm -rf /\u{240d}ls\nnext\u{240d}!\u{240d}\n");
-    }
-
-    #[test]
-    fn characters_are_complete_however_their_bytes_arrive() {
-        let text = shown(|terminal| {
-            "é€🦀".bytes().try_for_each(|byte| terminal.show(&[byte]))?;
-            terminal.show(b"\xe2\x82")?;
-            terminal.show(b"x")
-        });
-        assert_eq!(text, "é€🦀\u{fffd}x");
     }
 
     #[test]
@@ -145,9 +129,9 @@ mod tests {
             terminal.spin(Duration::from_millis(999))?;
             terminal.spin(Duration::from_millis(1000))?;
             terminal.spin(Duration::from_millis(2100))?;
-            terminal.show(b"half")?;
+            terminal.show("half")?;
             terminal.spin(Duration::from_millis(3000))?;
-            terminal.show(b" whole\n")?;
+            terminal.show(" whole\n")?;
             terminal.spin(Duration::from_millis(4000))?;
             terminal.finish()
         });
@@ -156,7 +140,7 @@ mod tests {
 
     #[test]
     fn an_open_last_line_is_ended() {
-        assert_eq!(shown(|terminal| terminal.show(b"x").and_then(|()| terminal.finish())), "x\n");
+        assert_eq!(shown(|terminal| terminal.show("x").and_then(|()| terminal.finish())), "x\n");
         assert_eq!(shown(Terminal::finish), "");
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
-use super::output_capture::OutputSink;
+use super::live_output::LiveOutput;
 use crate::api::collect::Collect;
 use crate::api::files::Files;
 use crate::api::request::{Entry, ExecuteRequest};
@@ -30,7 +30,7 @@ pub struct Job {
     /// Wall time limit.
     pub timeout: Duration,
     /// Receives output while the script runs, if a front wants to show it.
-    pub output_sink: Option<OutputSink>,
+    pub live: Option<LiveOutput>,
     /// Records when a worker has the job.
     pub progress: Progress,
     /// When the platform ends the request, if that may come before the timeout.
@@ -55,7 +55,7 @@ impl Job {
             timeout: request
                 .timeout
                 .map_or(config.timeout, |requested| requested.min(config.timeout)),
-            output_sink: None,
+            live: None,
             progress: Progress::default(),
             deadline: None,
             memory_bytes: memory

@@ -14,6 +14,7 @@ mod harness;
 mod health;
 mod import_scan;
 mod job;
+pub mod live_output;
 pub mod outcome;
 pub mod output_capture;
 mod pool;

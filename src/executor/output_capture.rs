@@ -3,11 +3,8 @@
 use std::io;
 
 use tokio::net::unix::pipe;
-use tokio::sync::mpsc;
 
-/// Receives output while a script runs, as far as it is kept. A front attaches it to a request as an extension.
-#[derive(Clone, Debug)]
-pub struct OutputSink(pub mpsc::UnboundedSender<Vec<u8>>);
+use super::live_output::{LiveOutput, Stream};
 
 /// The beginning of a stream.
 #[derive(Debug, Default)]
@@ -24,7 +21,7 @@ pub struct OutputCapture {
     pipe: pipe::Receiver,
     captured: Captured,
     limit: usize,
-    sink: Option<OutputSink>,
+    live: Option<(LiveOutput, Stream)>,
     closed: bool,
 }
 
@@ -32,9 +29,13 @@ pub struct OutputCapture {
 const READ_BYTES: usize = 64 * 1024;
 
 impl OutputCapture {
-    /// Captures at most `limit` bytes from `pipe`, and passes them on to `sink`, if any.
-    pub fn new(pipe: pipe::Receiver, limit: usize, sink: Option<OutputSink>) -> OutputCapture {
-        OutputCapture { pipe, captured: Captured::default(), limit, sink, closed: false }
+    /// Captures at most `limit` bytes from `pipe`, and adds them to that stream of `live`, if given.
+    pub fn new(
+        pipe: pipe::Receiver,
+        limit: usize,
+        live: Option<(LiveOutput, Stream)>,
+    ) -> OutputCapture {
+        OutputCapture { pipe, captured: Captured::default(), limit, live, closed: false }
     }
 
     /// Waits for output and takes it. Never returns once the stream has ended.
@@ -71,9 +72,8 @@ impl OutputCapture {
                 let room = self.limit - self.captured.bytes.len();
                 let kept = &chunk[..length.min(room)];
                 self.captured.bytes.extend_from_slice(kept);
-                if let (Some(OutputSink(sender)), false) = (&self.sink, kept.is_empty()) {
-                    // Fails when the front no longer shows output.
-                    let _ = sender.send(kept.to_vec());
+                if let (Some((live, stream)), false) = (&self.live, kept.is_empty()) {
+                    live.push(*stream, kept);
                 }
                 self.captured.truncated |= length > room;
                 true
@@ -96,16 +96,16 @@ mod tests {
 
     use super::*;
 
-    fn capture(limit: usize, sink: Option<OutputSink>) -> (OutputCapture, File) {
+    fn capture(limit: usize, live: Option<(LiveOutput, Stream)>) -> (OutputCapture, File) {
         let (ours, theirs) = pipe().unwrap();
         let receiver = pipe::Receiver::from_owned_fd(ours).unwrap();
-        (OutputCapture::new(receiver, limit, sink), theirs.into())
+        (OutputCapture::new(receiver, limit, live), theirs.into())
     }
 
     #[tokio::test]
     async fn output_beyond_the_limit_is_read_and_discarded() {
-        let (sender, mut shown) = mpsc::unbounded_channel();
-        let (mut capture, mut script) = capture(5, Some(OutputSink(sender)));
+        let live = LiveOutput::default();
+        let (mut capture, mut script) = capture(5, Some((live.clone(), Stream::Stderr)));
         script.write_all(b"abc").unwrap();
         capture.pump().await;
         script.write_all(b"defg").unwrap();
@@ -114,10 +114,9 @@ mod tests {
         let captured = capture.finish();
         assert_eq!((captured.bytes.as_slice(), captured.truncated), (&b"abcde"[..], true));
         assert_eq!(
-            [shown.try_recv().unwrap(), shown.try_recv().unwrap()],
-            [b"abc".to_vec(), b"de".to_vec()]
+            (live.unread_bytes(), live.take(Stream::Stderr, 9, true)),
+            (5, String::from("abcde"))
         );
-        assert!(shown.try_recv().is_err());
     }
 
     #[tokio::test]

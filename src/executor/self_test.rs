@@ -64,7 +64,7 @@ pub(super) fn job(config: &Config) -> Job {
         files: Files::default(),
         collect: Collect::default(),
         timeout: Duration::from_secs(10),
-        output_sink: None,
+        live: None,
         progress: Progress::default(),
         deadline: None,
         memory_bytes: config.memory_bytes,

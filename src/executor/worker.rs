@@ -15,6 +15,7 @@ pub(super) use self::process::Process;
 use self::process::{REAP_TIMEOUT, give_back};
 use super::exchange::{ExchangeEnd, exchange};
 use super::job::Job;
+use super::live_output::Stream;
 use super::outcome::{self, Execution};
 use super::output_capture::OutputCapture;
 use super::protocol::Start;
@@ -181,9 +182,12 @@ impl Worker {
         let own_end = started + job.timeout;
         let deadline = job.deadline.map_or(own_end, |end| own_end.min(Instant::from_std(end)));
         let cpu_before = self.process.cpu_time();
-        let sink = || job.output_sink.clone();
-        let mut stdout = OutputCapture::new(self.stdout, config.max_stdout_bytes, sink());
-        let mut stderr = OutputCapture::new(self.stderr, config.max_stdout_bytes, sink());
+        let capture = |pipe, stream| {
+            let live = job.live.clone().map(|live| (live, stream));
+            OutputCapture::new(pipe, config.max_stdout_bytes, live)
+        };
+        let mut stdout = capture(self.stdout, Stream::Stdout);
+        let mut stderr = capture(self.stderr, Stream::Stderr);
         let end = {
             let gone = self.process.zygote.gone();
             let exchange = exchange(&mut self.channel, job, config);

@@ -6,9 +6,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::EXPECT;
-use http::{Extensions, Request};
-use http_body::Body;
+use http::{Extensions, Request, Response};
+use http_body::Body as HttpBody;
 
+use super::body::Body;
+use super::events::{Events, Format};
+use super::live::Live;
+use super::memory_budget::Reservation;
 use super::request_body::{Media, media_type, read};
 use super::{Deadline, Handler};
 use crate::api::catalogue::{Failure, Kind};
@@ -17,15 +21,19 @@ use crate::api::request::ExecuteRequest;
 use crate::callers::rate_limit::Caller;
 use crate::config::Config;
 use crate::executor::Job;
+use crate::executor::live_output::LiveOutput;
 use crate::executor::outcome::Execution;
-use crate::executor::output_capture::OutputSink;
+use crate::telemetry::execution_record::ExecutionRecord;
 use crate::telemetry::progress::Progress;
 use crate::telemetry::prometheus::Metrics;
+
+/// The shortest time between two events with output of one stream. A screen shows no more than that.
+const OUTPUT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a front attached to a request for the run of its script.
 pub(super) struct Attached {
     deadline: Option<Instant>,
-    output_sink: Option<OutputSink>,
+    live: Option<LiveOutput>,
     progress: Progress,
 }
 
@@ -34,9 +42,15 @@ impl Attached {
     pub(super) fn to(extensions: &Extensions) -> Attached {
         Attached {
             deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
-            output_sink: extensions.get::<OutputSink>().cloned(),
+            live: extensions.get::<LiveOutput>().cloned(),
             progress: extensions.get::<Progress>().cloned().unwrap_or_default(),
         }
+    }
+
+    /// Has the run show its output while the script runs, each stream once in `interval`.
+    pub(super) fn live(&mut self, interval: Duration, caller: Option<Caller>) -> Live {
+        let output = self.live.get_or_insert_default().clone();
+        Live { progress: self.progress.clone(), output, interval, caller }
     }
 }
 
@@ -46,12 +60,44 @@ impl Handler {
         &self,
         request: Request<B>,
         caller: Option<Caller>,
-    ) -> Result<Execution, Failure>
+    ) -> Response<Body>
     where
-        B: Body<Data = Bytes>,
+        B: HttpBody<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        self.within_rate(caller, self.execute_now(request, caller), counts).await?
+        let format = Format::preferred(request.headers());
+        let mut attached = Attached::to(request.extensions());
+        let answer = async {
+            let (request, held) = match self.read_request(request, caller).await {
+                Ok(read) => read,
+                Err(failure) => return self.responses.refusal(&failure),
+            };
+            let Some(format) = format else {
+                return self.run_and_respond(request, held, attached, caller).await;
+            };
+            let live = attached.live(OUTPUT_INTERVAL, caller);
+            let events = Events { format, isolation: self.responses.isolation() };
+            let handler = self.clone();
+            let answer =
+                async move { handler.run_and_respond(request, held, attached, caller).await };
+            Box::pin(self.answer_live(format, events, live, answer)).await
+        };
+        let answered = self.within_rate(caller, answer, |response| !was_refused_as_busy(response));
+        answered.await.unwrap_or_else(|failure| self.responses.refusal(&failure))
+    }
+
+    /// Runs a script and makes the buffered response. The memory of the request is held until the script has ended.
+    async fn run_and_respond(
+        &self,
+        request: ExecuteRequest,
+        _held: Reservation,
+        attached: Attached,
+        caller: Option<Caller>,
+    ) -> Response<Body> {
+        match self.run(request, attached).await {
+            Ok(execution) => self.responses.execution(&execution, caller),
+            Err(failure) => self.responses.refusal(&failure),
+        }
     }
 
     /// Does `work` within the rate of its caller. The rate is checked first, so a caller over its rate cannot fill the
@@ -73,19 +119,18 @@ impl Handler {
         Ok(done)
     }
 
-    async fn execute_now<B>(
+    async fn read_request<B>(
         &self,
         request: Request<B>,
         caller: Option<Caller>,
-    ) -> Result<Execution, Failure>
+    ) -> Result<(ExecuteRequest, Reservation), Failure>
     where
-        B: Body<Data = Bytes>,
+        B: HttpBody<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let max_script_bytes = self.config().max_script_bytes;
         let media = media_type(request.headers())?;
         let expects_continue = request.headers().contains_key(EXPECT);
-        let attached = Attached::to(request.extensions());
         let mut reservation = self.requests.reservation(caller);
         let query = request.uri().query().unwrap_or_default().to_owned();
         let body = read(request.into_body(), expects_continue, &mut reservation).await?;
@@ -93,9 +138,7 @@ impl Handler {
             Media::Json => ExecuteRequest::from_json(&body, max_script_bytes),
             Media::Python => ExecuteRequest::from_python(&body, max_script_bytes),
         };
-        let request = request?.with_query(&query, max_script_bytes)?;
-        drop(body);
-        self.run(request, attached).await
+        Ok((request?.with_query(&query, max_script_bytes)?, reservation))
     }
 
     /// Runs a script. Every script of a caller passes here, whatever the endpoint.
@@ -106,13 +149,20 @@ impl Handler {
     ) -> Result<Execution, Failure> {
         let config = self.executor.config();
         check_scratch_room(&request.files, config)?;
-        let Attached { deadline, output_sink, progress } = attached;
-        let job = Job { deadline, output_sink, progress, ..Job::new(request, config) };
+        let Attached { deadline, live, progress } = attached;
+        let job = Job { deadline, live, progress, ..Job::new(request, config) };
         let cancelled = CancelGuard(Some(self.executor.metrics()));
         let execution = self.executor.execute(job).await;
         cancelled.disarm();
         execution
     }
+}
+
+/// Whether a response says that its script did not run because the service has too much to do. A live response does not:
+/// it begins with the script.
+fn was_refused_as_busy(response: &Response<Body>) -> bool {
+    let record = response.extensions().get::<ExecutionRecord>();
+    record.is_some_and(|record| !record.ran && record.kind == Some(Kind::Busy))
 }
 
 /// Whether a run counts against the rate: not if it was refused as `busy`.

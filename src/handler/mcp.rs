@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::EXPECT;
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body::Body;
-use http_body_util::Full;
+use http_body::Body as HttpBody;
 use serde::Serialize;
 
+use super::body::Body;
 use super::execute::{Attached, counts, is_busy};
 use super::request_body::{Media, media_type, read};
 use super::response::{JSON, Responses, add_hints, document, held};
@@ -44,7 +44,7 @@ pub(super) struct AnsweredCall {
 
 /// The answer to a message.
 struct Answer {
-    response: Response<Full<Bytes>>,
+    response: Response<Body>,
     /// Whether the service had too much to do for it.
     is_busy: bool,
 }
@@ -72,13 +72,9 @@ type Unread = (Option<Id>, RpcError, StatusCode);
 impl Handler {
     /// Answers a message. Calls of the tool count against the rate of the caller. So do large messages, before they are
     /// read, since reading them takes time.
-    pub(super) async fn mcp<B>(
-        &self,
-        request: Request<B>,
-        caller: Option<Caller>,
-    ) -> Response<Full<Bytes>>
+    pub(super) async fn mcp<B>(&self, request: Request<B>, caller: Option<Caller>) -> Response<Body>
     where
-        B: Body<Data = Bytes>,
+        B: HttpBody<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let is_small = request.body().size_hint().upper().is_some_and(|bytes| bytes <= SMALL_BYTES);
@@ -100,7 +96,7 @@ impl Handler {
         counted: Option<Caller>,
     ) -> Answer
     where
-        B: Body<Data = Bytes>,
+        B: HttpBody<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let over_stdio = request.extensions().get::<OverStdio>().is_some();
@@ -124,7 +120,7 @@ impl Handler {
         let response = match read {
             Err((id, error, status)) => self.responses.rpc_error(id.as_ref(), &error, status),
             Ok(Read::Notification) => {
-                let mut response = Response::new(Full::default());
+                let mut response = Response::new(Body::default());
                 *response.status_mut() = StatusCode::ACCEPTED;
                 response
             }
@@ -203,7 +199,7 @@ impl Handler {
         call: &AnsweredCall,
         question: &Question,
         deadline: Option<Deadline>,
-    ) -> Response<Full<Bytes>> {
+    ) -> Response<Body> {
         let is_private = self.config().api_keys.is_some();
         let responses = &self.responses;
         match question {
@@ -251,7 +247,7 @@ fn is_json(headers: &HeaderMap) -> Result<(), Failure> {
 }
 
 impl Responses {
-    fn rpc_result(&self, id: &Id, result: impl Serialize) -> Response<Full<Bytes>> {
+    fn rpc_result(&self, id: &Id, result: impl Serialize) -> Response<Body> {
         match self.budgeted(&Reply::result(id, result), 0, None) {
             Ok((body, reservation)) => held(StatusCode::OK, body, reservation),
             Err(failure) => {
@@ -261,12 +257,7 @@ impl Responses {
         }
     }
 
-    fn rpc_error(
-        &self,
-        id: Option<&Id>,
-        error: &RpcError,
-        status: StatusCode,
-    ) -> Response<Full<Bytes>> {
+    fn rpc_error(&self, id: Option<&Id>, error: &RpcError, status: StatusCode) -> Response<Body> {
         // A few hundred bytes, so it needs no memory of the budget, and there is an answer when that is used up.
         let body = serde_json::to_vec(&Reply::error(id, error));
         let mut response = document(JSON, body.expect("BUG: an error is plain data"));
@@ -278,7 +269,7 @@ impl Responses {
     }
 
     /// The response to a message that is refused, before it is read or for the rate of its caller.
-    pub(super) fn rpc_refusal(&self, id: Option<&Id>, failure: &Failure) -> Response<Full<Bytes>> {
+    pub(super) fn rpc_refusal(&self, id: Option<&Id>, failure: &Failure) -> Response<Body> {
         let error = RpcError::Refused(failure.clone());
         let response = self.rpc_error(id, &error, failure.kind.status());
         self.recorded(response, ExecutionRecord::refused(failure.kind))
@@ -289,7 +280,7 @@ impl Responses {
         call: &AnsweredCall,
         execution: &Execution,
         caller: Option<Caller>,
-    ) -> Response<Full<Bytes>> {
+    ) -> Response<Body> {
         let result = ToolResult::of(execution, self.warning(), call.era);
         // The result of main comes twice.
         let expected = execution.bytes() + execution.result_bytes();
@@ -306,23 +297,19 @@ impl Responses {
         }
     }
 
-    fn tool_refusal(&self, call: &AnsweredCall, failure: &Failure) -> Response<Full<Bytes>> {
+    fn tool_refusal(&self, call: &AnsweredCall, failure: &Failure) -> Response<Body> {
         let response = self.failed_call(call, failure);
         self.recorded(response, ExecutionRecord::refused(failure.kind))
     }
 
     /// The response to a call that has no result, in the form from which a model can go on.
-    pub(super) fn failed_call(
-        &self,
-        call: &AnsweredCall,
-        failure: &Failure,
-    ) -> Response<Full<Bytes>> {
+    pub(super) fn failed_call(&self, call: &AnsweredCall, failure: &Failure) -> Response<Body> {
         self.rpc_result(&call.id, ToolResult::refused(failure, call.era))
     }
 }
 
 impl AnsweredCall {
-    fn attach(&self, mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    fn attach(&self, mut response: Response<Body>) -> Response<Body> {
         response.extensions_mut().insert(self.clone());
         response
     }

@@ -6,7 +6,6 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -185,20 +184,19 @@ impl Write for BudgetedText {
     }
 }
 
-/// The same body, which drops `kept` when its last byte has been handed to the kernel.
-pub fn release_when_sent<T: Send + 'static>(body: Full<Bytes>, kept: T) -> Full<Bytes> {
-    let body = body.into_inner().unwrap_or_default();
-    Full::new(Bytes::from_owner(KeepingBody { body, _kept: kept }))
+/// The same bytes, which drop `kept` when the last one has been handed to the kernel.
+pub fn release_when_sent<T: Send + 'static>(bytes: Bytes, kept: T) -> Bytes {
+    Bytes::from_owner(Keeping { bytes, _kept: kept })
 }
 
-struct KeepingBody<T> {
-    body: Bytes,
+struct Keeping<T> {
+    bytes: Bytes,
     _kept: T,
 }
 
-impl<T> AsRef<[u8]> for KeepingBody<T> {
+impl<T> AsRef<[u8]> for Keeping<T> {
     fn as_ref(&self) -> &[u8] {
-        &self.body
+        &self.bytes
     }
 }
 
@@ -251,9 +249,8 @@ mod tests {
         assert!(!budget.reservation(None).grow(1));
         drop(second);
         assert!(budget.reservation(None).grow(2048));
-        let body = release_when_sent(Full::new(Bytes::from_static(b"body")), first);
+        let sent = release_when_sent(Bytes::from_static(b"body"), first);
         assert!(!budget.reservation(None).grow(2049));
-        let sent = body.into_inner().unwrap();
         assert_eq!(sent, "body");
         drop(sent);
         assert!(budget.reservation(None).grow(4096));

@@ -1,8 +1,11 @@
 //! The handler: takes a request and returns a response. It knows neither sockets nor AWS Lambda; a front
 //! ([`crate::front`]) or the command line ([`crate::cli`]) calls it.
 
+pub mod body;
 mod cors;
+mod events;
 mod execute;
+mod live;
 pub mod mcp;
 pub mod memory_budget;
 pub mod pace;
@@ -18,12 +21,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, VARY};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use http_body::Body;
-use http_body_util::Full;
+use http_body::Body as HttpBody;
 use serde_json::json;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::cors::CorsLayer;
 
+use self::body::Body;
 use self::mcp::OverStdio;
 use self::memory_budget::MemoryBudget;
 use self::request_body::MAX_BODY_BYTES;
@@ -94,9 +97,9 @@ impl Handler {
     }
 
     /// Answers one request. It never fails: a failure is a response too.
-    pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<Body>
     where
-        B: Body<Data = Bytes>,
+        B: HttpBody<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let is_mcp = request.uri().path() == MCP;
@@ -107,9 +110,9 @@ impl Handler {
         response.unwrap_or_else(|never| match never {})
     }
 
-    async fn route<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    async fn route<B>(&self, request: Request<B>) -> Response<Body>
     where
-        B: Body<Data = Bytes>,
+        B: HttpBody<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let path = request.uri().path();
@@ -129,10 +132,7 @@ impl Handler {
             return self.responses.method_not_allowed(endpoint.allowed());
         }
         match endpoint.route {
-            Route::Execute => match self.execute(request, caller).await {
-                Ok(execution) => self.responses.execution(&execution, caller),
-                Err(failure) => self.responses.refusal(&failure),
-            },
+            Route::Execute => self.execute(request, caller).await,
             // Boxed, since every connection has room for the largest answer in the making.
             Route::Mcp => Box::pin(self.mcp(request, caller)).await,
             Route::Root => self.root(request.headers()),
@@ -146,7 +146,7 @@ impl Handler {
     }
 
     /// The response to a request that is refused before it is read, in the form of its endpoint.
-    fn refuse(&self, endpoint: &Endpoint, failure: &Failure) -> Response<Full<Bytes>> {
+    fn refuse(&self, endpoint: &Endpoint, failure: &Failure) -> Response<Body> {
         match endpoint.route {
             Route::Execute => self.responses.refusal(failure),
             Route::Mcp => self.responses.rpc_refusal(None, failure),
@@ -180,14 +180,14 @@ impl Handler {
         Ok(Some(client.map_or(Caller::Shared(0), |client| Caller::Address(client.network()))))
     }
 
-    fn root(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    fn root(&self, headers: &HeaderMap) -> Response<Body> {
         let is_browser = self.config().playground && playground::is_wanted(headers);
         let mut response = if is_browser { playground::page() } else { self.index() };
         response.headers_mut().insert(VARY, HeaderValue::from_name(ACCEPT));
         response
     }
 
-    fn index(&self) -> Response<Full<Bytes>> {
+    fn index(&self) -> Response<Body> {
         let is_served = |endpoint: &&Endpoint| endpoint.route != Route::Mcp || self.config().mcp;
         let listed = ENDPOINTS.iter().filter(|endpoint| !endpoint.purpose.is_empty());
         let listed = listed.filter(is_served);
@@ -200,7 +200,7 @@ impl Handler {
         self.responses.json(StatusCode::OK, &body)
     }
 
-    fn health(&self) -> Response<Full<Bytes>> {
+    fn health(&self) -> Response<Body> {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         match self.executor.health() {
             Health::Healthy => self.responses.json(StatusCode::OK, &json!({"status": "healthy"})),
@@ -213,7 +213,7 @@ impl Handler {
     }
 
     /// A process that answers is alive, unless only a restart can help it.
-    fn liveness(&self) -> Response<Full<Bytes>> {
+    fn liveness(&self) -> Response<Body> {
         match self.executor.needs_restart() {
             None => self.responses.json(StatusCode::OK, &json!({"status": "alive"})),
             Some(reason) => self.responses.json(
@@ -223,7 +223,7 @@ impl Handler {
         }
     }
 
-    fn about(&self) -> Response<Full<Bytes>> {
+    fn about(&self) -> Response<Body> {
         let config = self.executor.config();
         let zygote = self.executor.zygote();
         let sandbox = self.executor.sandbox();
@@ -255,7 +255,7 @@ impl Handler {
         )
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
+    fn metrics(&self) -> Response<Body> {
         match self.executor.updated_metrics().text() {
             Ok(text) => self.responses.text(HeaderValue::from_static(prometheus::MEDIA_TYPE), text),
             Err(error) => {

@@ -10,9 +10,9 @@ use http::header::{
     X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, Response};
-use http_body_util::Full;
 use sha2::{Digest, Sha256};
 
+use super::body::Body;
 use super::response::document;
 
 const TEMPLATE: &str = include_str!("playground/page.html");
@@ -64,7 +64,7 @@ pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
 }
 
 /// The page as a response.
-pub(super) fn page() -> Response<Full<Bytes>> {
+pub(super) fn page() -> Response<Body> {
     let mut response = document(HTML, PAGE.html.clone());
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, PAGE.policy.clone());

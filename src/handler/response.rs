@@ -6,12 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
-use http_body_util::Full;
 use serde::Serialize;
 
+use super::body::Body;
 use super::mcp::AnsweredCall;
 use super::memory_budget::{MemoryBudget, OverBudget, Reservation, SHARES, release_when_sent};
 use crate::api::catalogue::{Failure, Kind};
+use crate::api::json_text;
 use crate::api::response::{Error, ISOLATION, PEAK_MEMORY, SERVER_TIMING, Success};
 use crate::callers::rate_limit::Caller;
 use crate::executor::Executor;
@@ -74,11 +75,7 @@ impl Responses {
     }
 
     /// The response to a request of `caller` whose script ran.
-    pub fn execution(
-        &self,
-        execution: &Execution,
-        caller: Option<Caller>,
-    ) -> Response<Full<Bytes>> {
+    pub fn execution(&self, execution: &Execution, caller: Option<Caller>) -> Response<Body> {
         let truncated = [("stdout", &execution.stdout), ("stderr", &execution.stderr)]
             .into_iter()
             .filter(|(_, captured)| captured.truncated)
@@ -129,7 +126,7 @@ impl Responses {
         status: StatusCode,
         (body, reservation): (Vec<u8>, Reservation),
         execution: &Execution,
-    ) -> Response<Full<Bytes>> {
+    ) -> Response<Body> {
         let mut response = held(status, body, reservation);
         let timing = format!(
             "queue;dur={:.3}, run;dur={:.3}, cpu;dur={:.3}",
@@ -142,16 +139,12 @@ impl Responses {
             headers.insert(SERVER_TIMING, timing);
         }
         headers.insert(PEAK_MEMORY, HeaderValue::from(execution.peak_memory));
-        headers.insert(ISOLATION, HeaderValue::from_static(self.executor.sandbox().tier_name()));
+        headers.insert(ISOLATION, HeaderValue::from_static(self.isolation()));
         response
     }
 
     /// The response that replaces one that a front cannot send.
-    pub fn instead_of(
-        &self,
-        replaced: &http::Extensions,
-        failure: &Failure,
-    ) -> Response<Full<Bytes>> {
+    pub fn instead_of(&self, replaced: &http::Extensions, failure: &Failure) -> Response<Body> {
         match replaced.get::<AnsweredCall>() {
             Some(call) => self.failed_call(call, failure),
             None => self.failure(failure),
@@ -164,7 +157,7 @@ impl Responses {
     }
 
     /// A response with a JSON body, within the memory for responses.
-    pub(super) fn json(&self, status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
+    pub(super) fn json(&self, status: StatusCode, body: &impl Serialize) -> Response<Body> {
         match self.budgeted(body, 0, None) {
             Ok((body, reservation)) => held(status, body, reservation),
             Err(_) => no_memory(),
@@ -172,12 +165,12 @@ impl Responses {
     }
 
     /// A response with status 200 and a text of this media type, within the memory for responses.
-    pub(super) fn text(&self, media_type: HeaderValue, text: String) -> Response<Full<Bytes>> {
+    pub(super) fn text(&self, media_type: HeaderValue, text: String) -> Response<Body> {
         let mut reservation = self.held.reservation(None);
         if !reservation.grow(text.len()) {
             return no_memory();
         }
-        document(media_type, text).map(|body| release_when_sent(body, reservation))
+        document(media_type, release_when_sent(text.into(), reservation))
     }
 
     /// A JSON body of about `expected` bytes, within the memory for responses. Escaping can turn one byte into six.
@@ -194,7 +187,14 @@ impl Responses {
             }
             written => written,
         };
-        written.map_err(|over| match over {
+        let over = match written {
+            Ok((mut text, reservation)) => {
+                json_text::join_lines(&mut text);
+                return Ok((text, reservation));
+            }
+            Err(over) => over,
+        };
+        Err(match over {
             OverBudget::Now => Failure::new(Kind::Busy, full!()),
             OverBudget::Ever(most) => {
                 let error = format!("The response is larger than {most} bytes");
@@ -203,20 +203,31 @@ impl Responses {
         })
     }
 
+    /// Room for `bytes` that wait to be read by a client of `caller`; `None` if there is none.
+    pub(super) fn memory_for(&self, bytes: usize, caller: Option<Caller>) -> Option<Reservation> {
+        let mut reservation = self.held.reservation(caller);
+        reservation.grow(bytes).then_some(reservation)
+    }
+
+    /// The name of the isolation tier in force.
+    pub(super) fn isolation(&self) -> &'static str {
+        self.executor.sandbox().tier_name()
+    }
+
     /// The response to a request to `/execute` whose script did not run.
-    pub fn refusal(&self, failure: &Failure) -> Response<Full<Bytes>> {
+    pub fn refusal(&self, failure: &Failure) -> Response<Body> {
         self.recorded(self.failure(failure), ExecutionRecord::refused(failure.kind))
     }
 
     /// The response to a request to any other endpoint that failed.
-    pub fn failure(&self, failure: &Failure) -> Response<Full<Bytes>> {
+    pub fn failure(&self, failure: &Failure) -> Response<Body> {
         let mut response = self.json(failure.kind.status(), &self.error_body(failure));
         add_hints(&mut response, failure);
         response
     }
 
     /// The response to a request with a method that the endpoint does not accept.
-    pub fn method_not_allowed(&self, allowed: &'static str) -> Response<Full<Bytes>> {
+    pub fn method_not_allowed(&self, allowed: &'static str) -> Response<Body> {
         let error = format!("This endpoint accepts {allowed} only");
         let mut response = self.failure(&Failure::new(Kind::MethodNotAllowed, error));
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
@@ -238,9 +249,9 @@ impl Responses {
 
     pub(super) fn recorded(
         &self,
-        mut response: Response<Full<Bytes>>,
+        mut response: Response<Body>,
         record: ExecutionRecord,
-    ) -> Response<Full<Bytes>> {
+    ) -> Response<Body> {
         self.executor.metrics().count(&record);
         response.extensions_mut().insert(record);
         response
@@ -248,7 +259,7 @@ impl Responses {
 }
 
 /// Adds the headers that say what a client can do about a failure.
-pub(super) fn add_hints(response: &mut Response<Full<Bytes>>, failure: &Failure) {
+pub(super) fn add_hints(response: &mut Response<Body>, failure: &Failure) {
     if let Some(seconds) = failure.retry_after {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -266,7 +277,7 @@ fn text(captured: &Captured) -> Cow<'_, str> {
 }
 
 /// The response when there is no memory for any other.
-fn no_memory() -> Response<Full<Bytes>> {
+fn no_memory() -> Response<Body> {
     let mut response = document(JSON, FULL);
     *response.status_mut() = Kind::Busy.status();
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -274,19 +285,15 @@ fn no_memory() -> Response<Full<Bytes>> {
 }
 
 /// A response with a JSON body that gives its reservation back once it is sent.
-pub(super) fn held(
-    status: StatusCode,
-    body: Vec<u8>,
-    reservation: Reservation,
-) -> Response<Full<Bytes>> {
-    let mut response = document(JSON, body);
+pub(super) fn held(status: StatusCode, body: Vec<u8>, reservation: Reservation) -> Response<Body> {
+    let mut response = document(JSON, release_when_sent(body.into(), reservation));
     *response.status_mut() = status;
-    response.map(|body| release_when_sent(body, reservation))
+    response
 }
 
 /// A response with status 200 and a document of this media type.
-pub(super) fn document(media_type: HeaderValue, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(text.into()));
+pub(super) fn document(media_type: HeaderValue, text: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::from(text.into()));
     response.headers_mut().insert(CONTENT_TYPE, media_type);
     response
 }

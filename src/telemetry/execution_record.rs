@@ -1,5 +1,6 @@
 //! The record of an execution, for logs and metrics: its outcome and its cost, never what the caller sent or got.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::api::catalogue::Kind;
@@ -37,6 +38,24 @@ impl ExecutionRecord {
     /// `ok`, or the name of the failure's kind.
     pub fn outcome(&self) -> &'static str {
         self.kind.map_or("ok", Kind::name)
+    }
+}
+
+/// The record of an execution that has not ended yet. The handler attaches it to a response that is sent meanwhile. Cheap
+/// to clone.
+#[derive(Clone, Debug, Default)]
+pub struct EventualRecord(Arc<OnceLock<ExecutionRecord>>);
+
+impl EventualRecord {
+    /// Records the end.
+    pub fn set(&self, record: ExecutionRecord) {
+        // An execution ends once.
+        let _ = self.0.set(record);
+    }
+
+    /// The record, if the execution has ended.
+    pub fn get(&self) -> Option<&ExecutionRecord> {
+        self.0.get()
     }
 }
 

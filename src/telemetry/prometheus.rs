@@ -36,6 +36,15 @@ pub struct Zygote {
     pub zygote: &'static str,
 }
 
+/// A live response that is open.
+pub struct OpenStream(Gauge);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// The metrics of this process.
 pub struct Metrics {
     registry: Registry,
@@ -48,6 +57,8 @@ pub struct Metrics {
     pub running: Gauge,
     /// Requests that are waiting to run.
     pub waiting: Gauge,
+    /// Responses that show output while their scripts run.
+    streams: Gauge,
     /// Workers that are ready for a request.
     pub spares: Family<Zygote, Gauge>,
     /// Zygotes started in place of one that died or did not start.
@@ -77,6 +88,7 @@ impl Metrics {
             peak_memory_bytes: Histogram::new(exponential_buckets(FIRST_MEMORY_BUCKET, 2.0, 11)),
             running: Gauge::default(),
             waiting: Gauge::default(),
+            streams: Gauge::default(),
             spares: Family::default(),
             zygote_restarts: Family::default(),
             lockdown_failures: Counter::default(),
@@ -115,6 +127,11 @@ impl Metrics {
         );
         registry.register("running", "Scripts that are running", metrics.running.clone());
         registry.register("waiting", "Requests that are waiting to run", metrics.waiting.clone());
+        registry.register(
+            "streams",
+            "Responses that show output while their scripts run",
+            metrics.streams.clone(),
+        );
         registry.register("spares", "Workers that are ready for a request", metrics.spares.clone());
         registry.register(
             "zygote_restarts",
@@ -148,6 +165,12 @@ impl Metrics {
     /// Counts a request whose client disconnected while the request was waiting or running.
     pub fn count_cancelled(&self) {
         self.executions.get_or_create(&Outcome { kind: LEFT }).inc();
+    }
+
+    /// Counts a live response as open until the value is dropped.
+    pub fn open_stream(&self) -> OpenStream {
+        self.streams.inc();
+        OpenStream(self.streams.clone())
     }
 
     /// All metrics as text.

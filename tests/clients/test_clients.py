@@ -234,6 +234,22 @@ class Documented(WithServer):
                 )
                 self.assertEqual((ended.returncode, ended.stdout), (0, expected), ended.stderr)
 
+    def test_the_snippets_for_live_output_run(self) -> None:
+        """The Python and the JavaScript of docs/api.md."""
+        document = (REPOSITORY / "docs/api.md").read_text().partition("## Live output")[2]
+        python = re.search(r"```python\n(.*?)```", document, re.DOTALL)[1]
+        javascript = re.search(r"```js\n(.*?)```", document, re.DOTALL)[1]
+        server = Server()
+        self.addCleanup(server.end)
+        # An environment that has httpx.
+        interpreter = INSTALLED / "langchain/bin/python3"
+        printed = run_node(interpreter, "-c", python.replace("http://localhost:8080", server.base))
+        self.assertEqual(printed, "0\n1\n2\n2 None\n")
+        javascript = javascript.replace("http://localhost:8080", server.base)
+        printed = run_node(NODE / "node", "--input-type=module", "-e", javascript)
+        self.assertEqual(printed.split("{")[0], "0\n\n1\n\n2\n\n")
+        self.assertIn("result: 2,", printed)
+
     def test_an_openapi_tool_server_is_found(self) -> None:
         """Open WebUI reads /openapi.json and calls operations by their id."""
         with urllib.request.urlopen(f"{self.server.base}/openapi.json") as response:

@@ -4,14 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::header::USER_AGENT;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body::Body;
-use http_body_util::Full;
+use http_body::Body as _;
+use tracing::Span;
 
 use crate::callers::client_ip::ClientIp;
-use crate::telemetry::execution_record::{ExecutionRecord, LEFT, milliseconds};
+use crate::handler::body::Body;
+use crate::telemetry::execution_record::{EventualRecord, ExecutionRecord, LEFT, milliseconds};
 use crate::telemetry::progress::Progress;
 
 /// How much of a text that the client chose is logged, characters.
@@ -54,12 +54,16 @@ impl AccessLogEntry {
     }
 
     /// Writes the line once the response is known.
-    pub(super) fn log(mut self, response: &Response<Full<Bytes>>) {
+    pub(super) fn log(mut self, response: &Response<Body>) {
         let record = response.extensions().get::<ExecutionRecord>();
+        self.finish(response.status().as_u16(), response.body().size_hint().exact(), record);
+    }
+
+    fn finish(&mut self, status: u16, size: Option<u64>, record: Option<&ExecutionRecord>) {
         self.logged = true;
         self.write(Line {
-            status: response.status().as_u16(),
-            size: response.body().size_hint().exact(),
+            status,
+            size,
             kind: record.map(ExecutionRecord::outcome),
             times: record.map(|record| (record.queue, record.run)),
             cpu: record.map(|record| record.cpu),
@@ -99,6 +103,45 @@ impl AccessLogEntry {
             line!(error);
         } else {
             line!(info);
+        }
+    }
+}
+
+/// The entry of a request whose response is live. It is written when that ends.
+pub(super) struct LiveEntry {
+    entry: Option<AccessLogEntry>,
+    /// The span of the request, which is over when the body is sent.
+    span: Span,
+    status: u16,
+    record: EventualRecord,
+    /// The bytes of the body so far.
+    pub(super) size: u64,
+}
+
+impl LiveEntry {
+    /// The entry of a response with this status, whose execution `record` will describe.
+    pub(super) fn new(
+        entry: AccessLogEntry,
+        status: StatusCode,
+        record: EventualRecord,
+    ) -> LiveEntry {
+        LiveEntry {
+            entry: Some(entry),
+            span: Span::current(),
+            status: status.as_u16(),
+            record,
+            size: 0,
+        }
+    }
+}
+
+impl Drop for LiveEntry {
+    fn drop(&mut self) {
+        let _entered = self.span.enter();
+        let Some(mut entry) = self.entry.take() else { return };
+        // Without a record the client has left, and the entry says so when it is dropped.
+        if let Some(record) = self.record.get() {
+            entry.finish(self.status, Some(self.size), Some(record));
         }
     }
 }

@@ -4,10 +4,8 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -16,28 +14,28 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tracing::Instrument;
 
-use super::access_log::AccessLogEntry;
-use super::phase::{ObservedStream, State, Timeouts};
+use super::access_log::{AccessLogEntry, LiveEntry};
+use super::paced_body::PacedBody;
+use super::phase::{ObservedStream, RequestGuard, State, Timeouts};
 use crate::api::response::REQUEST_ID;
 use crate::callers::client_ip::ClientIp;
 use crate::handler::Handler;
+use crate::handler::body::Body;
+use crate::telemetry::execution_record::EventualRecord;
 use crate::telemetry::progress::Progress;
 use crate::telemetry::request_id::RequestId;
 
 /// What answers the requests of a connection.
 pub(super) trait Service: Send + Sync + 'static {
     /// Answers one request.
-    fn respond(
-        &self,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    fn respond(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
 
     /// How many trusted proxies are in front.
     fn proxies(&self) -> usize;
 }
 
 impl Service for Handler {
-    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
         self.handle(request).await
     }
 
@@ -88,16 +86,13 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, shared: Arc<Shared<S>>)
         let respond = async move {
             let mut response = shared.service.respond(request).await;
             response.headers_mut().insert(REQUEST_ID, id.header());
-            entry.log(&response);
-            let mut response = state.with_deadline(response);
             // The rest of a body that arrived too slowly is not read.
             let is_last =
                 response.status() == StatusCode::REQUEST_TIMEOUT || *shared.draining.borrow();
             if is_last && !state.is_http2() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            drop(guard);
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(paced(response, &state, entry, guard))
         };
         respond.instrument(span)
     });
@@ -124,6 +119,26 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, shared: Arc<Shared<S>>)
     }
 }
 
+/// The response as the client reads it. The request counts as served and is logged now, or at the end of a live body.
+fn paced(
+    response: Response<Body>,
+    state: &Arc<State>,
+    entry: AccessLogEntry,
+    request: RequestGuard,
+) -> Response<PacedBody> {
+    let state = Arc::clone(state);
+    match response.extensions().get::<EventualRecord>() {
+        Some(record) => {
+            let entry = LiveEntry::new(entry, response.status(), record.clone());
+            response.map(|body| PacedBody::live(body, state, entry, request))
+        }
+        None => {
+            entry.log(&response);
+            response.map(|body| PacedBody::known(body, state))
+        }
+    }
+}
+
 /// Returns when the connection should take no further request: the server shuts down, or another client needs the place.
 async fn should_close<S>(state: &State, shared: &Shared<S>) {
     let draining = async {
@@ -143,6 +158,7 @@ async fn should_close<S>(state: &State, shared: &Shared<S>) {
 mod tests {
     use std::time::Duration;
 
+    use bytes::Bytes;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -153,10 +169,10 @@ mod tests {
     struct Bytewise;
 
     impl Service for Bytewise {
-        async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let length = request.uri().path()[1..].parse().unwrap();
-            Response::new(Full::new(Bytes::from(vec![b'x'; length])))
+            Response::new(Body::from(Bytes::from(vec![b'x'; length])))
         }
 
         fn proxies(&self) -> usize {

@@ -2,6 +2,7 @@
 
 mod access_log;
 mod connection;
+mod paced_body;
 mod phase;
 
 use std::io;
@@ -226,11 +227,11 @@ pub fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
 mod tests {
     use bytes::Bytes;
     use http::{Request, Response};
-    use http_body_util::Full;
     use hyper::body::Incoming;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::handler::body::Body;
 
     #[test]
     fn one_socket_listens_for_both_address_families() {
@@ -257,9 +258,9 @@ mod tests {
     struct Panics;
 
     impl Service for Panics {
-        async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
             assert_ne!(request.uri().path(), "/panic", "the test wants a panic");
-            Response::new(Full::new(Bytes::from("fine")))
+            Response::new(Body::from(Bytes::from("fine")))
         }
 
         fn proxies(&self) -> usize {

@@ -9,15 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::Response;
-use http_body_util::Full;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::handler::memory_budget::release_when_sent;
 use crate::handler::pace::{self, Pace};
 
 /// An HTTP/2 connection begins with these bytes, and no HTTP/1.1 request does.
@@ -110,18 +106,15 @@ impl State {
         RequestGuard { state: Arc::clone(self) }
     }
 
-    /// Sets a deadline for a response. It applies until the last byte is handed to the kernel.
-    pub(super) fn with_deadline(
-        self: &Arc<State>,
-        response: Response<Full<Bytes>>,
-    ) -> Response<Full<Bytes>> {
+    /// Sets a deadline for something that the client must read. It applies until the guard is dropped, which should happen
+    /// when the last byte is handed to the kernel.
+    pub(super) fn begin_response(self: &Arc<State>) -> ResponseGuard {
         let number = self.responses.fetch_add(1, Ordering::Relaxed);
         let (due, taken) = (self.timeouts.pace.begin(), self.taken.load(Ordering::Relaxed));
         self.response_deadlines.send_modify(|deadlines| {
             deadlines.insert((due, number), taken);
         });
-        let guard = ResponseGuard { number, state: Arc::clone(self) };
-        response.map(|body| release_when_sent(body, guard))
+        ResponseGuard { number, state: Arc::clone(self) }
     }
 
     /// Returns when the connection has been in one phase for too long.
@@ -231,8 +224,8 @@ impl Drop for RequestGuard {
     }
 }
 
-/// A response that the client has not read yet.
-struct ResponseGuard {
+/// Something that the client has not read yet.
+pub(super) struct ResponseGuard {
     number: u64,
     state: Arc<State>,
 }

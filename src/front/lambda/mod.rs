@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use http::{Response, StatusCode};
-use http_body_util::{BodyExt, Full};
 use lambda_http::lambda_runtime::Runtime;
 use lambda_http::tower::util::ThenLayer;
 use lambda_http::{BoxFuture, Context, Error, LambdaEvent, SnapStartResource, service_fn};
@@ -25,6 +23,7 @@ use crate::callers::client_ip::ClientIp;
 use crate::config::LAMBDA_RESPONSE_BYTES;
 use crate::config::choices::Metrics;
 use crate::executor::Executor;
+use crate::handler::body::Body;
 use crate::handler::{Deadline, Handler};
 use crate::telemetry::emf;
 use crate::telemetry::execution_record::{ExecutionRecord, milliseconds};
@@ -161,13 +160,9 @@ async fn respond(
     Ok(wrapped)
 }
 
-async fn buffered(response: Response<Full<Bytes>>) -> Response<Vec<u8>> {
+async fn buffered(response: Response<Body>) -> Response<Vec<u8>> {
     let (parts, body) = response.into_parts();
-    let body = match body.collect().await {
-        Ok(body) => body.to_bytes().into(),
-        Err(never) => match never {},
-    };
-    Response::from_parts(parts, body)
+    Response::from_parts(parts, body.collected().await)
 }
 
 /// When Lambda ends the invocation, less the time to send the response.
