@@ -839,7 +839,7 @@ fn invalid_bodies_are_explained() {
         ),
         (
             "{\"script\": \"a\", \"lang\": \"py\"}",
-            "The request is not valid: unknown field `lang`, expected one of `script`, `input`, `stdin`, `entry`, `files`, `collect`, `limits` at line 1 column 22",
+            "The request is not valid: unknown field `lang`, expected one of `script`, `input`, `inputs`, `stdin`, `entry`, `files`, `collect`, `limits` at line 1 column 22",
         ),
         ("{\"script\": \"a\\u0000b\"}", "The script contains a NUL character"),
         ("{\"script\": \"\\ud800\"}", "script: unexpected end of hex escape"),
@@ -921,7 +921,7 @@ fn an_error_quotes_little_of_a_long_request() {
     assert!(error.contains(" characters left out ...]"), "{error}");
     assert!(
         error.contains(
-            "one of `script`, `input`, `stdin`, `entry`, `files`, `collect`, `limits` at line 1"
+            "`script`, `input`, `inputs`, `stdin`, `entry`, `files`, `collect`, `limits` at line 1"
         ),
         "{error}"
     );

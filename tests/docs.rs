@@ -160,7 +160,7 @@ fn run_curls(name: &str) -> usize {
 #[test]
 fn every_curl_prints_what_its_document_says() {
     assert_eq!(run_curls("README.md"), 4);
-    assert_eq!(run_curls("docs/api.md"), 9);
+    assert_eq!(run_curls("docs/api.md"), 10);
 }
 
 #[test]

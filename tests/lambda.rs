@@ -141,13 +141,13 @@ fn every_event_file_gets_its_response() {
         (
             "broken-bare",
             invalid(
-                "The request is not valid: unknown field `sript`, expected one of `script`, `input`, `stdin`, `entry`, `files`, `collect`, `limits` at line 2 column 9",
+                "The request is not valid: unknown field `sript`, expected one of `script`, `input`, `inputs`, `stdin`, `entry`, `files`, `collect`, `limits` at line 2 column 9",
             ),
         ),
         (
             "other-sqs",
             invalid(
-                "The request is not valid: unknown field `Records`, expected one of `script`, `input`, `stdin`, `entry`, `files`, `collect`, `limits` at line 2 column 11",
+                "The request is not valid: unknown field `Records`, expected one of `script`, `input`, `inputs`, `stdin`, `entry`, `files`, `collect`, `limits` at line 2 column 11",
             ),
         ),
     ];

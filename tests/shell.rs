@@ -181,6 +181,42 @@ fn run_copies_files_in_and_writes_the_outputs() {
     assert_eq!(twice, (Some(2), String::new(), String::from(error)));
 }
 
+#[test]
+fn run_prints_a_line_for_each_input() {
+    let folder = Folder::make("inputs");
+    let (script, inputs) = (folder.path("job.py"), folder.path("inputs.jsonl"));
+    let source = indoc! {r#"
+        def main(x):
+            open("outputs/x.txt", "w").write(str(x))
+            return 1 / x
+    "#};
+    std::fs::write(&script, source).unwrap();
+    std::fs::write(&inputs, "1\n2\n\n4\n").unwrap();
+    let result = |x: f64, file: u32| {
+        format!("{{\"result\":{x:?},\"stdout\":\"\",\"files\":{{\"x.txt\":\"{file}\"}}}}\n")
+    };
+    let expected = format!("{}{}{}", result(1.0, 1), result(0.5, 2), result(0.25, 4));
+    let outputs = folder.path("out");
+    // Two requests, since this one allows two inputs each.
+    let settings = &[QUICK[0], ("MAINBOX_MAX_INPUTS", "2")];
+    let mut run = mainbox(settings);
+    run.args(["run", &script, "--inputs", &inputs, "--outputs", &outputs]);
+    assert_eq!(output(&mut run), (Some(0), expected, String::new()));
+    for (number, content) in [(0, "1"), (1, "2"), (2, "4")] {
+        let file = folder.path(&format!("out/{number}/x.txt"));
+        assert_eq!(std::fs::read_to_string(file).unwrap(), content);
+    }
+    std::fs::write(&inputs, "1\n0\n").unwrap();
+    let (code, printed, _) = output(mainbox(QUICK).args(["run", &script, "--inputs", &inputs]));
+    assert_eq!((code, printed.lines().count()), (Some(1), 2));
+    std::fs::write(&inputs, "1\n{\n").unwrap();
+    let (code, printed, error) = output(mainbox(QUICK).args(["run", &script, "--inputs", &inputs]));
+    assert_eq!((code, printed.as_str()), (Some(2), ""));
+    assert!(error.starts_with("mainbox: --inputs: line 2 is not valid JSON: "), "{error}");
+    let both = output(mainbox(QUICK).args(["run", &script, "--inputs", &inputs, "--input", "1"]));
+    assert_eq!(both.0, Some(2));
+}
+
 /// Runs a script in a terminal, with standard output redirected to a file. Returns what the terminal showed, with times,
 /// and the response body.
 fn in_a_terminal(folder: &Folder, source: &str) -> (Vec<(Duration, String)>, String) {

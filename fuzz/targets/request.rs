@@ -2,13 +2,15 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use mainbox::api::limits::RequestLimits;
 use mainbox::api::request::ExecuteRequest;
 use serde_json::Value;
 
 const MAX_SCRIPT_BYTES: usize = 4096;
+const LIMITS: RequestLimits = RequestLimits { max_script_bytes: MAX_SCRIPT_BYTES, max_inputs: 5 };
 
 fuzz_target!(|body: &[u8]| {
-    if let Ok(request) = ExecuteRequest::from_json(body, MAX_SCRIPT_BYTES) {
+    if let Ok(request) = ExecuteRequest::from_json(body, LIMITS) {
         let plain: Value = match serde_json::from_slice(body) {
             Ok(plain) => plain,
             // An input may have numbers beyond any float, since it is passed on as text.
@@ -20,6 +22,13 @@ fuzz_target!(|body: &[u8]| {
         assert_eq!(plain.get("input").is_some(), request.input.is_some());
         if let Some(input) = request.input {
             assert_eq!(plain["input"], serde_json::from_str::<Value>(input.get()).unwrap());
+        }
+        assert_eq!(plain["inputs"].is_array(), request.inputs.is_some());
+        if let Some(inputs) = request.inputs {
+            assert!(inputs.len() <= LIMITS.max_inputs && plain.get("input").is_none());
+            let inputs: Vec<Value> =
+                inputs.iter().map(|input| serde_json::from_str(input.get()).unwrap()).collect();
+            assert_eq!(plain["inputs"], Value::from(inputs));
         }
         for (name, content) in request.files.iter() {
             assert!(name.split('/').all(|part| !matches!(part, "" | "." | "..")), "{name}");

@@ -5,6 +5,15 @@ use std::time::Duration;
 /// The longest wall time limit that can be configured or requested, seconds.
 pub const MAX_TIMEOUT_SECONDS: f64 = 300.0;
 
+/// The limits of what a request contains, besides that of its whole body.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLimits {
+    /// The largest script, and the largest standard input, bytes.
+    pub max_script_bytes: usize,
+    /// The largest number of inputs.
+    pub max_inputs: usize,
+}
+
 /// Converts a number of seconds into a wall time limit of at least one millisecond. Returns `None` unless the number is
 /// above 0 and at most [`MAX_TIMEOUT_SECONDS`].
 pub fn timeout_from_seconds(seconds: f64) -> Option<Duration> {

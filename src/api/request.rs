@@ -1,8 +1,9 @@
 //! The request of `POST /execute`, read and checked.
 
+use std::fmt;
 use std::time::Duration;
 
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
@@ -11,7 +12,7 @@ use super::catalogue::{Failure, Kind};
 use super::collect::Collect;
 use super::files::{Files, OUTPUTS};
 use super::json_text;
-use super::limits::{MAX_TIMEOUT_SECONDS, timeout_from_seconds};
+use super::limits::{MAX_TIMEOUT_SECONDS, RequestLimits, timeout_from_seconds};
 use super::text::quoted;
 
 /// A request to run a script.
@@ -21,6 +22,8 @@ pub struct ExecuteRequest {
     pub script: String,
     /// The argument of `main`, as the JSON text that was sent. `None` calls `main()` without an argument.
     pub input: Option<Box<RawValue>>,
+    /// The inputs, if the script is to be run once for each. Then there is no `input`.
+    pub inputs: Option<Vec<Box<RawValue>>>,
     /// What the script reads from its standard input; `None` is empty.
     pub stdin: Option<String>,
     /// How the script is run; `None` if the request does not say.
@@ -69,6 +72,8 @@ struct Body<'a> {
     #[serde(default, deserialize_with = "present")]
     input: Option<Box<RawValue>>,
     #[serde(borrow, default)]
+    inputs: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     stdin: Option<&'a RawValue>,
     #[serde(borrow, default)]
     entry: Option<&'a RawValue>,
@@ -115,6 +120,47 @@ fn read<'a, T: Deserialize<'a>>(
     })
 }
 
+/// Reads an array of at most `most` values. Further ones are not kept.
+fn read_inputs(array: &RawValue, most: usize) -> Result<Vec<Box<RawValue>>, Failure> {
+    if !array.get().starts_with('[') {
+        return Err(Failure::invalid_request("inputs must be an array"));
+    }
+    AtMost(most).deserialize(&mut serde_json::Deserializer::from_str(array.get())).map_err(|_| {
+        let error = format!("inputs has more elements than its limit of {most}");
+        Failure::invalid_request(error)
+    })
+}
+
+/// Reads an array of at most this many values. The text is well-formed, so only a longer array is an error.
+struct AtMost(usize);
+
+impl<'de> DeserializeSeed<'de> for AtMost {
+    type Value = Vec<Box<RawValue>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, array: D) -> Result<Self::Value, D::Error> {
+        array.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for AtMost {
+    type Value = Vec<Box<RawValue>>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "an array of at most {} values", self.0)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = array.next_element()? {
+            if values.len() == self.0 {
+                return Err(A::Error::invalid_length(self.0 + 1, &self));
+            }
+            values.push(value);
+        }
+        Ok(values)
+    }
+}
+
 /// Reads a number, or `null` as absent. `accept` returns `None` for a number that is not accepted.
 fn read_number<'a, T: Deserialize<'a>, U>(
     value: Option<&'a RawValue>,
@@ -132,7 +178,8 @@ impl ExecuteRequest {
     ///
     /// # Errors
     /// `invalid_request` or `payload_too_large`, with a sentence that names the problem.
-    pub fn from_json(body: &[u8], max_script_bytes: usize) -> Result<ExecuteRequest, Failure> {
+    pub fn from_json(body: &[u8], limits: RequestLimits) -> Result<ExecuteRequest, Failure> {
+        let RequestLimits { max_script_bytes, max_inputs } = limits;
         if !json_text::is_shallow(body) {
             let limit = json_text::MAX_DEPTH;
             return Err(Failure::invalid_request(format!(
@@ -153,6 +200,10 @@ impl ExecuteRequest {
             Failure::invalid_request(format!("The request is not valid: {}", quoted(&text)))
         })?;
         let script = read(body.script, "script", '"', "a string")?;
+        let inputs = body.inputs.map(|inputs| read_inputs(inputs, max_inputs)).transpose()?;
+        if inputs.is_some() && body.input.is_some() {
+            return Err(Failure::invalid_request("The request has both `input` and `inputs`"));
+        }
         let stdin = body.stdin.map(|stdin| read(stdin, "stdin", '"', "a string")).transpose()?;
         let stdin = stdin.map(|stdin| check_stdin(stdin, max_script_bytes)).transpose()?;
         let entry = body.entry.map(|entry| read::<String>(entry, "entry", '"', ENTRIES));
@@ -186,6 +237,7 @@ impl ExecuteRequest {
         Ok(ExecuteRequest {
             script,
             input: body.input,
+            inputs,
             stdin,
             entry,
             files,
@@ -208,6 +260,7 @@ impl ExecuteRequest {
         Ok(ExecuteRequest {
             script,
             input: None,
+            inputs: None,
             stdin: None,
             entry: None,
             files: Files::default(),
@@ -303,11 +356,44 @@ fn check_script(script: String, max_bytes: usize) -> Result<String, Failure> {
 mod tests {
     use super::*;
 
+    const LIMITS: RequestLimits = RequestLimits { max_script_bytes: 9, max_inputs: 3 };
+
+    #[test]
+    fn inputs_are_counted_before_they_are_kept() {
+        let read = |inputs: &str| {
+            let body = format!(r#"{{"script":"x","inputs":{inputs}}}"#);
+            let request = ExecuteRequest::from_json(body.as_bytes(), LIMITS);
+            request.map(|request| request.inputs.unwrap()).map_err(|failure| failure.error)
+        };
+        let values: Vec<String> = read(r#"[1, null, {"a": [2]}]"#)
+            .unwrap()
+            .iter()
+            .map(|value| value.get().into())
+            .collect();
+        assert_eq!(values, ["1", "null", r#"{"a": [2]}"#]);
+        assert!(read("[]").unwrap().is_empty());
+        let too_many = "inputs has more elements than its limit of 3";
+        assert_eq!(read("[1,2,3,4]").unwrap_err(), too_many);
+        for inputs in ["null", "{}", "3"] {
+            let expected = if inputs == "null" { None } else { Some("inputs must be an array") };
+            let body = format!(r#"{{"script":"x","inputs":{inputs}}}"#);
+            let failure = ExecuteRequest::from_json(body.as_bytes(), LIMITS).err();
+            assert_eq!(
+                failure.as_ref().map(|failure| failure.error.as_str()),
+                expected,
+                "{inputs}"
+            );
+        }
+        let both = br#"{"script":"x","input":1,"inputs":[1]}"#;
+        let failure = ExecuteRequest::from_json(both, LIMITS).unwrap_err();
+        assert_eq!(failure.error, "The request has both `input` and `inputs`");
+    }
+
     #[test]
     fn a_null_input_differs_from_an_absent_one() {
-        let with = ExecuteRequest::from_json(br#"{"script":"x","input":null}"#, 9).unwrap();
+        let with = ExecuteRequest::from_json(br#"{"script":"x","input":null}"#, LIMITS).unwrap();
         assert_eq!(with.input.unwrap().get(), "null");
-        assert!(ExecuteRequest::from_json(br#"{"script":"x"}"#, 9).unwrap().input.is_none());
+        assert!(ExecuteRequest::from_json(br#"{"script":"x"}"#, LIMITS).unwrap().input.is_none());
     }
 
     #[test]
@@ -339,10 +425,10 @@ mod tests {
     #[test]
     fn a_body_that_is_not_an_object_is_told_so_without_a_rust_type() {
         for body in ["3", "[]", "null", "\"x\"", " true "] {
-            let failure = ExecuteRequest::from_json(body.as_bytes(), 9).unwrap_err();
+            let failure = ExecuteRequest::from_json(body.as_bytes(), LIMITS).unwrap_err();
             assert_eq!(failure.error, "The body must be a JSON object", "{body}");
         }
-        let failure = ExecuteRequest::from_json(b"[1,", 9).unwrap_err();
+        let failure = ExecuteRequest::from_json(b"[1,", LIMITS).unwrap_err();
         assert!(failure.error.starts_with("The body is not valid JSON: EOF"), "{}", failure.error);
     }
 }

@@ -28,6 +28,14 @@ pub enum CommandError {
         /// The system's answer.
         source: io::Error,
     },
+    /// A line of `--inputs` is not JSON.
+    #[error("--inputs: line {line} is not valid JSON: {source}")]
+    Inputs {
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
     /// `--input` is not JSON.
     #[error("--input is not valid JSON: {0}")]
     Input(serde_json::Error),
@@ -59,6 +67,7 @@ impl CommandError {
                 | CommandError::File(_)
                 | CommandError::Outputs { .. }
                 | CommandError::Input(_)
+                | CommandError::Inputs { .. }
         )
     }
 }

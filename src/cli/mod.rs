@@ -9,6 +9,7 @@ mod manual;
 mod mcp;
 mod output;
 mod run;
+mod run_inputs;
 mod terminal;
 
 use std::sync::Arc;

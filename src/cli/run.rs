@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use super::arguments::RunArguments;
 use super::error::CommandError;
 use super::output::print;
+use super::run_inputs;
 use super::terminal::{SPINNER_INTERVAL, Terminal};
 use crate::api::files::Files;
 use crate::api::text::escaped_json;
@@ -21,11 +22,14 @@ use crate::executor::live_output::{LiveOutput, Stream};
 use crate::handler::Handler;
 use crate::handler::body::Body;
 
+/// The body of a request.
 #[derive(Serialize)]
-struct RequestBody {
+pub(super) struct RequestBody {
     script: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) inputs: Option<Vec<Box<RawValue>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stdin: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,6 +38,12 @@ struct RequestBody {
     files: Files,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     collect: Vec<String>,
+}
+
+impl RequestBody {
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("BUG: a request is plain data")
+    }
 }
 
 /// The part of a response that is written to a directory.
@@ -55,6 +65,7 @@ pub(super) async fn run(handler: &Handler, arguments: RunArguments) -> Result<bo
             .map(RawValue::from_string)
             .transpose()
             .map_err(CommandError::Input)?,
+        inputs: None,
         stdin: arguments.stdin.as_deref().map(read_text).transpose()?,
         entry: arguments.entry,
         files: read_files(&arguments.file)?,
@@ -63,8 +74,10 @@ pub(super) async fn run(handler: &Handler, arguments: RunArguments) -> Result<bo
     if let Some(outputs) = &arguments.outputs {
         make_empty(outputs)?;
     }
-    let body = serde_json::to_vec(&body).expect("BUG: a request is plain data");
-    let request = super::local_request("/execute", body);
+    if let Some(file) = &arguments.inputs {
+        return run_inputs::run(handler, body, file, arguments.outputs.as_deref()).await;
+    }
+    let request = super::local_request("/execute", body.to_json());
     let response = if io::stderr().is_terminal() {
         run_with_terminal(handler, request).await.map_err(CommandError::Stderr)?
     } else {
@@ -110,7 +123,7 @@ fn show(terminal: &mut Terminal<io::Stderr>, live: &LiveOutput, is_last: bool) -
 }
 
 /// Reads a file, or standard input for `-`.
-fn read_text(path: &Path) -> Result<String, CommandError> {
+pub(super) fn read_text(path: &Path) -> Result<String, CommandError> {
     let read = if path == Path::new("-") {
         let mut script = String::new();
         io::stdin().read_to_string(&mut script).map(|_| script)
@@ -141,7 +154,7 @@ fn make_empty(directory: &Path) -> Result<(), CommandError> {
     }
 }
 
-fn write_outputs(directory: &Path, body: &[u8]) -> Result<(), CommandError> {
+pub(super) fn write_outputs(directory: &Path, body: &[u8]) -> Result<(), CommandError> {
     let returned: Returned =
         serde_json::from_slice(body).expect("BUG: responses are JSON, and their files have names");
     for (name, content) in returned.files.iter() {

@@ -1,4 +1,4 @@
-//! The terminal during `mainbox run`: the output of the script as it comes, and a spinner.
+//! The terminal during `mainbox run`: the output of the script as it comes, and a spinner or a progress bar.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -11,13 +11,15 @@ const SPINNER_DELAY: Duration = Duration::from_secs(1);
 pub(super) const SPINNER_INTERVAL: Duration = Duration::from_millis(100);
 
 const SPINNER: [char; 10] = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'];
+/// The width of a progress bar, characters.
+const BAR_WIDTH: usize = 30;
 /// Returns to the start of the line and erases it.
 const ERASE: &str = "\r\x1b[K";
 
 /// A terminal that shows what a script prints as text only, so that the script cannot control it.
 pub(super) struct Terminal<W> {
     out: W,
-    /// Whether the spinner is visible.
+    /// Whether the spinner or the bar is visible.
     spinning: bool,
     /// Whether the last line of the script has ended.
     line_ended: bool,
@@ -61,6 +63,23 @@ impl<W: Write> Terminal<W> {
         let picture = elapsed.as_millis() / SPINNER_INTERVAL.as_millis();
         let spinner = SPINNER[picture as usize % SPINNER.len()];
         write!(self.out, "{ERASE}{spinner} {} s", elapsed.as_secs())?;
+        self.out.flush()
+    }
+
+    /// Shows a bar of which `done` of `all` parts are full, once that took a while.
+    pub(super) fn progress(
+        &mut self,
+        done: usize,
+        all: usize,
+        elapsed: Duration,
+    ) -> io::Result<()> {
+        if elapsed < SPINNER_DELAY {
+            return Ok(());
+        }
+        self.spinning = true;
+        let full = BAR_WIDTH * done.min(all) / all.max(1);
+        let (full, rest) = ("#".repeat(full), ".".repeat(BAR_WIDTH - full));
+        write!(self.out, "{ERASE}[{full}{rest}] {done}/{all}  {} s", elapsed.as_secs())?;
         self.out.flush()
     }
 
@@ -136,6 +155,18 @@ mod tests {
             terminal.finish()
         });
         assert_eq!(text, "\r\x1b[K⠋ 1 s\r\x1b[K⠙ 2 s\r\x1b[Khalf whole\n\r\x1b[K⠋ 4 s\r\x1b[K");
+    }
+
+    #[test]
+    fn the_bar_grows_and_is_erased() {
+        let text = shown(|terminal| {
+            terminal.progress(1, 3, Duration::from_millis(900))?;
+            terminal.progress(1, 3, Duration::from_millis(1200))?;
+            terminal.progress(3, 3, Duration::from_millis(2200))?;
+            terminal.finish()
+        });
+        let expected = "\r\x1b[K[##########....................] 1/3  1 s\r\x1b[K[##############################] 3/3  2 s\r\x1b[K";
+        assert_eq!(text, expected);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::choices::{Metrics, Origins, Platform, Policy, Tier};
+use crate::api::limits::RequestLimits;
 use crate::callers::api_keys::ApiKeys;
 use crate::callers::rate_limit::Rate;
 
@@ -55,6 +56,8 @@ pub struct Config {
     pub idle_after: Duration,
     /// Largest script, bytes.
     pub max_script_bytes: usize,
+    /// Most inputs of a request.
+    pub max_inputs: usize,
     /// Bytes of stdout and of stderr that are returned.
     pub max_stdout_bytes: usize,
     /// Largest result as JSON, bytes.
@@ -99,6 +102,7 @@ impl Config {
             queue_timeout: Duration::ZERO,
             idle_after: Duration::ZERO,
             max_script_bytes: 0,
+            max_inputs: 0,
             max_stdout_bytes: 0,
             max_result_bytes: 0,
             max_files_bytes: 0,
@@ -108,6 +112,11 @@ impl Config {
             floor: Some(Tier::Namespaces),
             log: None,
         }
+    }
+
+    /// The limits of what a request contains.
+    pub fn request_limits(&self) -> RequestLimits {
+        RequestLimits { max_script_bytes: self.max_script_bytes, max_inputs: self.max_inputs }
     }
 
     /// The largest response body that the limits allow, without the growth of escaping, bytes.

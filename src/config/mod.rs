@@ -248,6 +248,7 @@ mod tests {
             ("MAINBOX_QUEUE_SECONDS", "0"),
             ("MAINBOX_REST_SECONDS", "0"),
             ("MAINBOX_MAX_SCRIPT_BYTES", "0"),
+            ("MAINBOX_MAX_INPUTS", "1001"),
             ("MAINBOX_MAX_STDOUT_BYTES", "1e6"),
             ("MAINBOX_MAX_RESULT_BYTES", ""),
             ("MAINBOX_MAX_FILES_BYTES", "67108865"),

@@ -315,6 +315,13 @@ pub const SETTINGS: &[Setting] = &[
         }),
     },
     Setting {
+        name: "MAINBOX_MAX_INPUTS",
+        value: "COUNT",
+        default: DefaultValue::Is("100"),
+        meaning: "most inputs of a request, for each of which its script runs once",
+        reader: Reader::Number(1..=1000, |config, value| config.max_inputs = value as usize),
+    },
+    Setting {
         name: "MAINBOX_MAX_STDOUT_BYTES",
         value: "BYTES",
         default: DefaultValue::Differs("1048576", Platform::Lambda, "524288"),

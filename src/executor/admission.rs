@@ -24,7 +24,18 @@ pub(super) struct Admission {
     queue_length: usize,
     queue_time: Duration,
     waiting: AtomicUsize,
+    /// Requests that have more scripts to run.
+    unfinished: AtomicUsize,
     recent: Arc<RecentRuns>,
+}
+
+/// How a script waits for its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// As a request does: it is refused if the queue is full, or if no permit is expected in time.
+    InQueue,
+    /// As a further script of a request that has had its turn. Such a request has one place, whatever the queue.
+    Again,
 }
 
 /// The right to run one script. Dropping it ends the run.
@@ -44,8 +55,15 @@ struct Mean {
     updated: Instant,
 }
 
-/// A request that waits.
-struct Place<'a>(&'a AtomicUsize);
+/// A request that waits, or that has more scripts to run.
+pub struct Place<'a>(&'a AtomicUsize);
+
+impl Place<'_> {
+    fn take(places: &AtomicUsize) -> Place<'_> {
+        places.fetch_add(1, Ordering::Relaxed);
+        Place(places)
+    }
+}
 
 impl Admission {
     /// Admits `slots` requests to run at once, and `queue_length` to wait for at most `queue_time`.
@@ -56,6 +74,7 @@ impl Admission {
             queue_length,
             queue_time,
             waiting: AtomicUsize::new(0),
+            unfinished: AtomicUsize::new(0),
             recent: Arc::default(),
         }
     }
@@ -73,6 +92,7 @@ impl Admission {
         &self,
         ready_pool: impl Future<Output = Result<P, Failure>>,
         deadline: Option<Instant>,
+        waiting: Waiting,
     ) -> Result<(P, RunPermit, Instant), Failure> {
         let mut ready_pool = pin!(ready_pool);
         let ready = tokio::select! {
@@ -84,7 +104,7 @@ impl Admission {
             Some(pool) => (pool, None),
             // A service without a queue does not refuse requests while it starts, so as many may wait as could run.
             None => {
-                let place = self.place(self.queue_length + self.slots)?;
+                let place = self.place(waiting, self.queue_length + self.slots)?;
                 (until(deadline, ready_pool).await.ok_or_else(not_started)??, Some(place))
             }
         };
@@ -92,7 +112,7 @@ impl Admission {
         let latest = deadline.map_or(latest, |deadline| deadline.min(latest));
         let permit = match Arc::clone(&self.run_permits).try_acquire_owned() {
             Ok(permit) => permit,
-            Err(_) => self.wait_for_permit(place, latest).await?,
+            Err(_) => self.wait_for_permit(place, latest, waiting).await?,
         };
         let permit =
             RunPermit { _permit: permit, began: Instant::now(), recent: Arc::clone(&self.recent) };
@@ -103,13 +123,14 @@ impl Admission {
         &self,
         place: Option<Place<'_>>,
         latest: Instant,
+        waiting: Waiting,
     ) -> Result<OwnedSemaphorePermit, Failure> {
         let _place = match place {
             Some(place) => place,
-            None => self.place(self.queue_length)?,
+            None => self.place(waiting, self.queue_length)?,
         };
         let began = Instant::now();
-        if began + self.expected_wait() > latest {
+        if waiting == Waiting::InQueue && began + self.expected_wait() > latest {
             let seconds = (latest - began).as_secs_f64().round();
             let error = format!("All workers are busy, and none is expected within {seconds} s");
             return Err(self.busy(error));
@@ -124,13 +145,12 @@ impl Admission {
         }
     }
 
-    /// A place for a request that waits, if fewer than `most` are taken.
-    fn place(&self, most: usize) -> Result<Place<'_>, Failure> {
-        if self.waiting.load(Ordering::Relaxed) >= most {
+    /// A place for a request that waits: in the queue, only if fewer than `most` are taken.
+    fn place(&self, waiting: Waiting, most: usize) -> Result<Place<'_>, Failure> {
+        if waiting == Waiting::InQueue && self.waiting.load(Ordering::Relaxed) >= most {
             return Err(self.busy("All workers are busy and the queue is full"));
         }
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        Ok(Place(&self.waiting))
+        Ok(Place::take(&self.waiting))
     }
 
     /// When the last request in the queue is expected to run, at the speed of recent runs.
@@ -150,9 +170,19 @@ impl Admission {
         self.run_permits.acquire_many(self.slots as u32).await.ok()
     }
 
-    /// Returns whether a request is waiting.
+    /// How many scripts can run at once.
+    pub(super) fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Returns whether a script waits, or will once another has its turn.
     pub(super) fn has_waiters(&self) -> bool {
-        self.waiting() > 0
+        self.waiting() > 0 || self.unfinished.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts a request as one that has more scripts to run, until the value is dropped.
+    pub(super) fn unfinished(&self) -> Place<'_> {
+        Place::take(&self.unfinished)
     }
 
     /// The number of scripts that are running.
@@ -214,7 +244,7 @@ mod tests {
     const QUEUE_TIME: Duration = Duration::from_secs(10);
 
     async fn admit(admission: &Admission) -> Result<RunPermit, Failure> {
-        admission.admit(ready(Ok(())), None).await.map(|(_, permit, _)| permit)
+        admission.admit(ready(Ok(())), None, Waiting::InQueue).await.map(|(_, permit, _)| permit)
     }
 
     /// An admission of one request at a time whose last run took `duration`.
@@ -264,7 +294,8 @@ mod tests {
         assert_eq!(began.elapsed().as_secs(), 10);
         assert_eq!(refused.error, "All workers were busy for 10 s");
         let deadline = Instant::now() + Duration::from_secs(2);
-        let refused = admission.admit(ready(Ok(())), Some(deadline)).await.err().unwrap();
+        let refused =
+            admission.admit(ready(Ok(())), Some(deadline), Waiting::InQueue).await.err().unwrap();
         assert_eq!(refused.error, "All workers were busy for 2 s");
     }
 
@@ -296,8 +327,8 @@ mod tests {
     async fn a_request_whose_pool_is_not_ready_waits_without_a_permit() {
         let admission = Admission::new(1, 1, QUEUE_TIME);
         let mut waiting = [
-            Box::pin(admission.admit::<()>(pending(), None)),
-            Box::pin(admission.admit(pending(), None)),
+            Box::pin(admission.admit::<()>(pending(), None, Waiting::InQueue)),
+            Box::pin(admission.admit(pending(), None, Waiting::InQueue)),
         ];
         for (place, request) in waiting.iter_mut().enumerate() {
             assert!(tokio::time::timeout(Duration::ZERO, request).await.is_err());
@@ -305,7 +336,7 @@ mod tests {
         }
         let running = admit(&admission).await.unwrap();
         assert_eq!(admission.running(), 1);
-        let refused = admission.admit::<()>(pending(), None).await.err().unwrap();
+        let refused = admission.admit::<()>(pending(), None, Waiting::InQueue).await.err().unwrap();
         assert_eq!(refused.kind, Kind::Busy);
         drop(running);
     }
@@ -314,7 +345,8 @@ mod tests {
     async fn a_request_whose_pool_is_not_ready_waits_until_its_deadline() {
         let admission = Admission::new(1, 1, QUEUE_TIME);
         let deadline = Instant::now() + Duration::from_secs(25);
-        let refused = admission.admit::<()>(pending(), Some(deadline)).await.err().unwrap();
+        let refused =
+            admission.admit::<()>(pending(), Some(deadline), Waiting::InQueue).await.err().unwrap();
         assert_eq!(refused.error, "The service was still starting at the request's deadline");
         assert_eq!((Instant::now(), admission.waiting()), (deadline, 0));
     }
@@ -323,7 +355,10 @@ mod tests {
     async fn a_request_whose_pool_fails_gets_its_error_and_no_permit() {
         let admission = Admission::new(1, 1, QUEUE_TIME);
         let failed = ready(Err::<(), _>(Failure::new(Kind::Internal, "no")));
-        assert_eq!(admission.admit(failed, None).await.err().unwrap().kind, Kind::Internal);
+        assert_eq!(
+            admission.admit(failed, None, Waiting::InQueue).await.err().unwrap().kind,
+            Kind::Internal
+        );
         assert_eq!((admission.running(), admission.waiting()), (0, 0));
     }
 }

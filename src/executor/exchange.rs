@@ -142,7 +142,8 @@ mod tests {
         let config = Config::from_variables(&BTreeMap::from(variables), Platform::Elsewhere);
         let config = config.unwrap();
         let body = br#"{"script":"x","input":[1],"files":{"a":"b"}}"#;
-        let job = Job::new(ExecuteRequest::from_json(body, 100).unwrap(), &config);
+        let job =
+            Job::new(ExecuteRequest::from_json(body, config.request_limits()).unwrap(), &config);
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
         let worker = async {
             for (kind, payload) in [

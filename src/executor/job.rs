@@ -1,5 +1,6 @@
 //! A job: a script to run and the limits that apply to it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
@@ -13,20 +14,22 @@ use crate::config::choices::Policy;
 use crate::telemetry::progress::Progress;
 
 /// A script to run and the limits that apply to it.
-#[derive(Debug)]
+///
+/// Cloning one does not copy its script and its files.
+#[derive(Clone, Debug)]
 pub struct Job {
     /// Python source.
-    pub script: String,
+    pub script: Arc<str>,
     /// The argument of `main`, as JSON text; `None` calls `main()` without an argument.
     pub input: Option<Box<RawValue>>,
     /// What the script reads from its standard input; `None` is empty.
-    pub stdin: Option<String>,
+    pub stdin: Option<Arc<str>>,
     /// How the script is run.
     pub entry: Entry,
     /// Files to write to the working directory first.
-    pub files: Files,
+    pub files: Arc<Files>,
     /// Which files come back besides those in `outputs/`.
-    pub collect: Collect,
+    pub collect: Arc<Collect>,
     /// Wall time limit.
     pub timeout: Duration,
     /// Receives output while the script runs, if a front wants to show it.
@@ -46,12 +49,12 @@ impl Job {
     pub fn new(request: ExecuteRequest, config: &Config) -> Job {
         let memory = request.memory_mb.map(|mb| mb.saturating_mul(1 << 20));
         Job {
-            script: request.script,
+            script: request.script.into(),
             input: request.input,
-            stdin: request.stdin,
+            stdin: request.stdin.map(Arc::from),
             entry: request.entry.unwrap_or_default(),
-            files: request.files,
-            collect: request.collect,
+            files: request.files.into(),
+            collect: request.collect.into(),
             timeout: request
                 .timeout
                 .map_or(config.timeout, |requested| requested.min(config.timeout)),

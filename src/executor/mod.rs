@@ -33,6 +33,7 @@ use std::time::{Duration, Instant};
 use tokio::time::{Instant as Deadline, timeout_at};
 
 use self::admission::{Admission, RunPermit};
+pub use self::admission::{Place, Waiting};
 use self::essential::spawn_essential;
 pub use self::health::{Health, Unsettled};
 pub use self::job::Job;
@@ -118,12 +119,21 @@ impl Executor {
         }
     }
 
-    /// Waits for a permit and a worker, and runs `job`.
+    /// Waits for a turn and a worker, and runs `job`.
     ///
     /// # Errors
-    /// `busy` when the queue is full, or when no worker is free in time; `internal` when no worker can be started or the
-    /// sandbox did not pass its self-test.
-    pub async fn execute(&self, job: Job) -> Result<Execution, Failure> {
+    /// Those of [`Executor::turn`] and [`Executor::run`].
+    pub async fn execute(&self, job: &Job) -> Result<Execution, Failure> {
+        let turn = self.turn(job, Waiting::InQueue).await?;
+        self.run(turn, job).await
+    }
+
+    /// Waits until `job` may run.
+    ///
+    /// # Errors
+    /// `busy` when the queue is full, or when it is not the turn of the job in time; `internal` when no worker can be
+    /// started or the sandbox did not pass its self-test.
+    pub async fn turn(&self, job: &Job, waiting: Waiting) -> Result<Turn, Failure> {
         let arrived = Instant::now();
         let ready_pool = async {
             self.check_contamination()?;
@@ -132,20 +142,19 @@ impl Executor {
             Ok(pool)
         };
         let deadline = job.deadline.map(Deadline::from_std);
-        let (pool, permit, latest) = self.admission.admit(ready_pool, deadline).await?;
-        self.run(pool, &job, arrived, permit, latest).await
+        let (pool, permit, latest) = self.admission.admit(ready_pool, deadline, waiting).await?;
+        Ok(Turn { pool: Arc::clone(pool), permit, latest, arrived })
     }
 
-    async fn run(
-        &self,
-        pool: &Arc<Pool>,
-        job: &Job,
-        arrived: Instant,
-        run_permit: RunPermit,
-        latest: Deadline,
-    ) -> Result<Execution, Failure> {
+    /// Waits for a worker and runs `job`, whose turn it is.
+    ///
+    /// # Errors
+    /// `busy` when no worker is free in time; `internal` when no worker can be started.
+    pub async fn run(&self, turn: Turn, job: &Job) -> Result<Execution, Failure> {
+        let Turn { pool, permit, latest, arrived } = turn;
+        let pool = &pool;
         let one_at_a_time = self.sandbox.one_at_a_time();
-        let mut run_permit = Some(run_permit);
+        let mut run_permit = Some(permit);
         // A worker that died before it read the request is replaced once. Not twice, since the request may be what
         // kills them.
         for is_last_try in [one_at_a_time, true] {
@@ -173,6 +182,16 @@ impl Executor {
             return Ok(execution);
         }
         Err(worker::lost())
+    }
+
+    /// Says that a request has more scripts to run, until the value is dropped. Workers are then started for them at once.
+    pub fn unfinished(&self) -> Place<'_> {
+        self.admission.unfinished()
+    }
+
+    /// How many scripts can run at once.
+    pub fn slots(&self) -> usize {
+        self.admission.slots()
     }
 
     /// The CPUs that each running script may use now.
@@ -331,6 +350,15 @@ impl Executor {
 
 fn no_worker_in_time() -> Failure {
     Failure::new(Kind::Busy, "No worker was ready in time")
+}
+
+/// The right to run one script, and since when it was waited for.
+pub struct Turn {
+    pool: Arc<Pool>,
+    permit: RunPermit,
+    /// When a worker must be found.
+    latest: Deadline,
+    arrived: Instant,
 }
 
 /// Refills the pool when it is dropped.

@@ -10,8 +10,6 @@ use serde::Serialize;
 use super::harness::SELF_TEST;
 use super::job::Job;
 use super::outcome::Execution;
-use crate::api::collect::Collect;
-use crate::api::files::Files;
 use crate::api::request::Entry;
 use crate::config::Config;
 use crate::config::choices::{Policy, Tier};
@@ -57,12 +55,12 @@ pub struct Finding {
 /// The self-test as a job. It runs without a policy, since the sandbox must hold without one.
 pub(super) fn job(config: &Config) -> Job {
     Job {
-        script: String::from(SELF_TEST),
+        script: SELF_TEST.into(),
         input: None,
         stdin: None,
         entry: Entry::Main,
-        files: Files::default(),
-        collect: Collect::default(),
+        files: Arc::default(),
+        collect: Arc::default(),
         timeout: Duration::from_secs(10),
         live: None,
         progress: Progress::default(),

@@ -27,6 +27,17 @@ impl Body {
         Body::Live(UnsyncBoxBody::new(body))
     }
 
+    /// The pieces of a body that is known.
+    ///
+    /// # Panics
+    /// If the body is live.
+    pub(super) fn known(self) -> VecDeque<Bytes> {
+        match self {
+            Body::Known(pieces) => pieces,
+            Body::Live(_) => panic!("BUG: a buffered response is known"),
+        }
+    }
+
     /// The next piece; `None` after the last one.
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::body::Body;
+use super::inputs::Item;
 use super::live::Encoding;
 use crate::executor::live_output::Stream;
 use crate::telemetry::execution_record::{ExecutionRecord, milliseconds};
@@ -149,6 +150,11 @@ impl Encoding for Events {
             Format::EventStream => Bytes::from_static(b": still running\n\n"),
             Format::Lines => Bytes::from_static(b"{\"event\":\"keepalive\"}\n"),
         })
+    }
+
+    fn item(&mut self, item: Item) -> Vec<Bytes> {
+        let Item { index, status, record, body } = item;
+        self.of_body("item", &format!("\"index\":{index},"), body, status, &record)
     }
 
     fn last(

@@ -11,6 +11,7 @@ use http_body::Body as HttpBody;
 
 use super::body::Body;
 use super::events::{Events, Format};
+use super::inputs::Items;
 use super::live::Live;
 use super::memory_budget::Reservation;
 use super::request_body::{Media, media_type, read};
@@ -34,6 +35,8 @@ const OUTPUT_INTERVAL: Duration = Duration::from_millis(20);
 pub(super) struct Attached {
     deadline: Option<Instant>,
     live: Option<LiveOutput>,
+    /// Receives the answers to several inputs, if a live response shows them.
+    items: Option<Items>,
     progress: Progress,
 }
 
@@ -43,14 +46,25 @@ impl Attached {
         Attached {
             deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
             live: extensions.get::<LiveOutput>().cloned(),
+            items: None,
             progress: extensions.get::<Progress>().cloned().unwrap_or_default(),
         }
     }
 
-    /// Has the run show its output while the script runs, each stream once in `interval`.
-    pub(super) fn live(&mut self, interval: Duration, caller: Option<Caller>) -> Live {
-        let output = self.live.get_or_insert_default().clone();
-        Live { progress: self.progress.clone(), output, interval, caller }
+    /// Has the run show its output while the script runs, each stream once in `interval`. With several inputs
+    /// (`has_inputs`), it shows the answer to each instead.
+    pub(super) fn live(
+        &mut self,
+        interval: Duration,
+        caller: Option<Caller>,
+        has_inputs: bool,
+    ) -> Live {
+        let (output, items) = (LiveOutput::default(), Items::default());
+        match has_inputs {
+            true => self.items = Some(items.clone()),
+            false => self.live = Some(output.clone()),
+        }
+        Live { progress: self.progress.clone(), output, items, interval, caller }
     }
 }
 
@@ -75,7 +89,7 @@ impl Handler {
             let Some(format) = format else {
                 return self.run_and_respond(request, held, attached, caller).await;
             };
-            let live = attached.live(OUTPUT_INTERVAL, caller);
+            let live = attached.live(OUTPUT_INTERVAL, caller, request.inputs.is_some());
             let events = Events { format, isolation: self.responses.isolation() };
             let handler = self.clone();
             let answer =
@@ -89,14 +103,23 @@ impl Handler {
     /// Runs a script and makes the buffered response. The memory of the request is held until the script has ended.
     async fn run_and_respond(
         &self,
-        request: ExecuteRequest,
+        mut request: ExecuteRequest,
         _held: Reservation,
-        attached: Attached,
+        mut attached: Attached,
         caller: Option<Caller>,
     ) -> Response<Body> {
-        match self.run(request, attached).await {
-            Ok(execution) => self.responses.execution(&execution, caller),
-            Err(failure) => self.responses.refusal(&failure),
+        let inputs = request.inputs.take();
+        let items = attached.items.take();
+        let job = match self.job(request, attached) {
+            Ok(job) => job,
+            Err(failure) => return self.responses.refusal(&failure),
+        };
+        match inputs {
+            Some(inputs) => Box::pin(self.run_inputs(job, inputs, caller, items)).await,
+            None => match self.run(&job).await {
+                Ok(execution) => self.responses.execution(&execution, caller),
+                Err(failure) => self.responses.refusal(&failure),
+            },
         }
     }
 
@@ -135,23 +158,23 @@ impl Handler {
         let query = request.uri().query().unwrap_or_default().to_owned();
         let body = read(request.into_body(), expects_continue, &mut reservation).await?;
         let request = match media {
-            Media::Json => ExecuteRequest::from_json(&body, max_script_bytes),
+            Media::Json => ExecuteRequest::from_json(&body, self.config().request_limits()),
             Media::Python => ExecuteRequest::from_python(&body, max_script_bytes),
         };
         Ok((request?.with_query(&query, max_script_bytes)?, reservation))
     }
 
-    /// Runs a script. Every script of a caller passes here, whatever the endpoint.
-    pub(super) async fn run(
-        &self,
-        request: ExecuteRequest,
-        attached: Attached,
-    ) -> Result<Execution, Failure> {
+    /// The job of a request. Every script of a caller passes here, whatever the endpoint.
+    pub(super) fn job(&self, request: ExecuteRequest, attached: Attached) -> Result<Job, Failure> {
         let config = self.executor.config();
         check_scratch_room(&request.files, config)?;
-        let Attached { deadline, live, progress } = attached;
-        let job = Job { deadline, live, progress, ..Job::new(request, config) };
-        let cancelled = CancelGuard(Some(self.executor.metrics()));
+        let Attached { deadline, live, progress, .. } = attached;
+        Ok(Job { deadline, live, progress, ..Job::new(request, config) })
+    }
+
+    /// Runs a job once.
+    pub(super) async fn run(&self, job: &Job) -> Result<Execution, Failure> {
+        let cancelled = CancelGuard::new(self.executor.metrics());
         let execution = self.executor.execute(job).await;
         cancelled.disarm();
         execution
@@ -177,10 +200,14 @@ pub(super) fn is_busy(failure: &Failure) -> bool {
 
 /// Counts the request as cancelled if the guard is dropped before [`CancelGuard::disarm`], which happens when the
 /// client disconnects.
-struct CancelGuard<'a>(Option<&'a Metrics>);
+pub(super) struct CancelGuard<'a>(Option<&'a Metrics>);
 
-impl CancelGuard<'_> {
-    fn disarm(mut self) {
+impl<'a> CancelGuard<'a> {
+    pub(super) fn new(metrics: &'a Metrics) -> CancelGuard<'a> {
+        CancelGuard(Some(metrics))
+    }
+
+    pub(super) fn disarm(mut self) {
         self.0 = None;
     }
 }

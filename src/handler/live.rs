@@ -20,6 +20,7 @@ use tracing::{Instrument, Span};
 use super::Handler;
 use super::body::Body;
 use super::events::Format;
+use super::inputs::{Item, Items};
 use super::memory_budget::Reservation;
 use crate::callers::rate_limit::Caller;
 use crate::executor::live_output::{LiveOutput, Stream};
@@ -44,6 +45,9 @@ pub(super) trait Encoding: Send + 'static {
     /// What is sent after a long silence; `None` is nothing.
     fn silence(&self) -> Option<Bytes>;
 
+    /// The pieces of an event with the answer to one of several inputs.
+    fn item(&mut self, item: Item) -> Vec<Bytes>;
+
     /// The pieces of the last event. `body` is the body of the buffered response.
     fn last(
         &mut self,
@@ -59,6 +63,8 @@ pub(super) struct Live {
     pub(super) progress: Progress,
     /// Receives what it prints.
     pub(super) output: LiveOutput,
+    /// Receives the answers to several inputs.
+    pub(super) items: Items,
     /// The shortest time between two events with output of one stream.
     pub(super) interval: Duration,
     /// The caller that the memory counts for.
@@ -81,7 +87,7 @@ impl Handler {
         live: Live,
         answer: impl Future<Output = Response<Body>> + Send + 'static,
     ) -> Response<Body> {
-        let Live { progress, output, interval, caller } = live;
+        let Live { progress, output, items, interval, caller } = live;
         let responses = self.responses.clone();
         let ended = {
             let output = output.clone();
@@ -106,6 +112,7 @@ impl Handler {
         let events = LiveEvents {
             encoding,
             output,
+            items,
             interval,
             next: [now; 2],
             began: [None; 2],
@@ -149,6 +156,7 @@ impl Drop for Run {
 struct LiveEvents<E> {
     encoding: E,
     output: LiveOutput,
+    items: Items,
     interval: Duration,
     /// When the next event with output of each stream may be sent.
     next: [Instant; 2],
@@ -173,6 +181,11 @@ impl<E: Encoding> LiveEvents<E> {
                 self.sent = Instant::now();
                 return Some(piece);
             }
+            if let Some(item) = self.items.take() {
+                let pieces = self.encoding.item(item);
+                self.push(pieces);
+                continue;
+            }
             if self.ended.is_some() {
                 if !self.encode_output(Instant::now(), true) {
                     self.encode_last();
@@ -192,6 +205,7 @@ impl<E: Encoding> LiveEvents<E> {
                     self.ended = Some(ended);
                 }
                 () = self.output.changed(), if due.is_none() => {}
+                () = self.items.changed() => {}
                 () = sleep_until(due.unwrap_or(self.sent + SILENCE)) => {
                     if due.is_none() {
                         self.sent = Instant::now();
@@ -234,13 +248,16 @@ impl<E: Encoding> LiveEvents<E> {
         let (parts, body) = response.into_parts();
         let record = parts.extensions.get::<ExecutionRecord>();
         let record = *record.expect("BUG: the response to a run has its record");
-        let Body::Known(body) = body else { unreachable!("BUG: a buffered response is known") };
-        let pieces = self.encoding.last(parts.status, body.into(), &record);
-        // A small event is sent as one piece.
+        let pieces = self.encoding.last(parts.status, body.known().into(), &record);
+        self.push(pieces);
+        self.record.set(record);
+    }
+
+    /// Sends an event next. A small one is sent as one piece.
+    fn push(&mut self, pieces: Vec<Bytes>) {
         match pieces.iter().map(Bytes::len).sum() {
             0..=MAX_JOINED_BYTES => self.pieces.push_back(pieces.concat().into()),
             _ => self.pieces.extend(pieces),
         }
-        self.record.set(record);
     }
 }

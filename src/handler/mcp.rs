@@ -145,7 +145,7 @@ impl Handler {
         caller: Option<Caller>,
         counted: Option<Caller>,
     ) -> Answer {
-        let run = async { self.run(arguments?, attached).await };
+        let run = async { self.run(&self.job(arguments?, attached)?).await };
         match self.within_rate(counted, run, counts).await {
             Ok(Ok(execution)) => {
                 let response = self.responses.tool_result(call, &execution, caller);
@@ -188,7 +188,7 @@ impl Handler {
             Asked::Ping => Read::Question(call, Question::Ping),
             Asked::ListTools => Read::Question(call, Question::ListTools),
             Asked::CallTool(arguments) => {
-                let request = tool::request(arguments.get(), self.config().max_script_bytes);
+                let request = tool::request(arguments.get(), self.config().request_limits());
                 Read::Call(call, request)
             }
         })
@@ -285,9 +285,10 @@ impl Responses {
         // The result of main comes twice.
         let expected = execution.bytes() + execution.result_bytes();
         match self.budgeted(&Reply::result(&call.id, result), expected, caller) {
-            Ok(held) => {
-                let response = self.measured(StatusCode::OK, held, execution);
-                call.attach(self.recorded(response, execution.record()))
+            Ok((body, reservation)) => {
+                let record = execution.record();
+                let response = self.measured(held(StatusCode::OK, body, reservation), &record);
+                call.attach(self.recorded(response, record))
             }
             Err(failure) => {
                 let kind = Some(failure.kind);

@@ -5,6 +5,7 @@ pub mod body;
 mod cors;
 mod events;
 mod execute;
+mod inputs;
 mod live;
 pub mod mcp;
 pub mod memory_budget;
@@ -243,6 +244,7 @@ impl Handler {
                     "queue_seconds": config.queue_timeout.as_secs(),
                     "max_body_bytes": MAX_BODY_BYTES,
                     "max_script_bytes": config.max_script_bytes,
+                    "max_inputs": config.max_inputs,
                     "max_stdout_bytes": config.max_stdout_bytes,
                     "max_result_bytes": config.max_result_bytes,
                     "max_files": MAX_FILES,

@@ -1,6 +1,7 @@
 //! Builds HTTP responses from the outcomes of requests.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -116,29 +117,51 @@ impl Responses {
         };
         let failure = execution.outcome.as_ref().err();
         let status = failure.map_or(StatusCode::OK, |failure| failure.kind.status());
-        let response = self.measured(status, (body, reservation), execution);
-        self.recorded(response, execution.record())
+        let record = execution.record();
+        let response = self.measured(held(status, body, reservation), &record);
+        self.recorded(response, record)
     }
 
-    /// A response that says in its headers what a run took and how it was isolated.
+    /// The response to a request with several inputs: the bodies of the responses that each would have got, in order.
+    /// `record` is what all runs took together.
+    pub(super) fn results(
+        &self,
+        bodies: Vec<Vec<Bytes>>,
+        record: ExecutionRecord,
+    ) -> Response<Body> {
+        let mut pieces = VecDeque::from([Bytes::from_static(b"{\"results\":[")]);
+        for (index, body) in bodies.into_iter().enumerate() {
+            if index > 0 {
+                pieces.push_back(Bytes::from_static(b","));
+            }
+            pieces.extend(body);
+        }
+        pieces.push_back(Bytes::from_static(b"]}"));
+        let mut response = Response::new(Body::Known(pieces));
+        response.headers_mut().insert(CONTENT_TYPE, JSON);
+        let mut response = self.measured(response, &record);
+        // Each run was counted by itself.
+        response.extensions_mut().insert(record);
+        response
+    }
+
+    /// The same response, which says in its headers what a run took and how it was isolated.
     pub(super) fn measured(
         &self,
-        status: StatusCode,
-        (body, reservation): (Vec<u8>, Reservation),
-        execution: &Execution,
+        mut response: Response<Body>,
+        record: &ExecutionRecord,
     ) -> Response<Body> {
-        let mut response = held(status, body, reservation);
         let timing = format!(
             "queue;dur={:.3}, run;dur={:.3}, cpu;dur={:.3}",
-            milliseconds(execution.queue),
-            milliseconds(execution.run),
-            milliseconds(execution.cpu),
+            milliseconds(record.queue),
+            milliseconds(record.run),
+            milliseconds(record.cpu),
         );
         let headers = response.headers_mut();
         if let Ok(timing) = HeaderValue::from_str(&timing) {
             headers.insert(SERVER_TIMING, timing);
         }
-        headers.insert(PEAK_MEMORY, HeaderValue::from(execution.peak_memory));
+        headers.insert(PEAK_MEMORY, HeaderValue::from(record.peak_memory));
         headers.insert(ISOLATION, HeaderValue::from_static(self.isolation()));
         response
     }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::api::catalogue::Failure;
+use crate::api::limits::RequestLimits;
 use crate::api::request::{Entry, ExecuteRequest};
 use crate::config::Config;
 
@@ -111,8 +112,11 @@ fn input_schema() -> Value {
 ///
 /// # Errors
 /// As [`ExecuteRequest::from_json`].
-pub fn request(arguments: &str, max_script_bytes: usize) -> Result<ExecuteRequest, Failure> {
-    let mut request = ExecuteRequest::from_json(arguments.as_bytes(), max_script_bytes)?;
+pub fn request(arguments: &str, limits: RequestLimits) -> Result<ExecuteRequest, Failure> {
+    let mut request = ExecuteRequest::from_json(arguments.as_bytes(), limits)?;
+    if request.inputs.is_some() {
+        return Err(Failure::invalid_request("A call takes one `input`, not `inputs`"));
+    }
     request.entry.get_or_insert(Entry::Auto);
     if let Some(code) = unfenced(&request.script) {
         request.script = String::from(code);
@@ -133,6 +137,8 @@ fn unfenced(script: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LIMITS: RequestLimits = RequestLimits { max_script_bytes: 100, max_inputs: 9 };
 
     #[test]
     fn a_script_in_one_code_block_is_unwrapped() {
@@ -161,10 +167,10 @@ mod tests {
 
     #[test]
     fn a_call_finds_out_how_to_run_its_script_unless_it_tells() {
-        let entry = |arguments| request(arguments, 100).unwrap().entry;
+        let entry = |arguments| request(arguments, LIMITS).unwrap().entry;
         assert_eq!(entry(r#"{"script":"1"}"#), Some(Entry::Auto));
         assert_eq!(entry(r#"{"script":"1","entry":"main"}"#), Some(Entry::Main));
-        let error = request(r#"{"script":1}"#, 100).unwrap_err().error;
+        let error = request(r#"{"script":1}"#, LIMITS).unwrap_err().error;
         assert_eq!(error, "script must be a string");
     }
 }

@@ -35,6 +35,21 @@ impl ExecutionRecord {
         }
     }
 
+    /// The record of a request whose scripts have not run yet.
+    pub fn blank() -> ExecutionRecord {
+        ExecutionRecord { kind: None, ..ExecutionRecord::refused(Kind::Internal) }
+    }
+
+    /// Adds what another script of the same request took. The time in the queue is that of the first.
+    pub fn add(&mut self, other: &ExecutionRecord) {
+        if !self.ran {
+            self.queue = other.queue;
+        }
+        self.ran |= other.ran;
+        self.cpu += other.cpu;
+        self.peak_memory = self.peak_memory.max(other.peak_memory);
+    }
+
     /// `ok`, or the name of the failure's kind.
     pub fn outcome(&self) -> &'static str {
         self.kind.map_or("ok", Kind::name)

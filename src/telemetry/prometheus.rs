@@ -59,6 +59,8 @@ pub struct Metrics {
     pub waiting: Gauge,
     /// Responses that show output while their scripts run.
     streams: Gauge,
+    /// Inputs of requests that have several.
+    items: Counter,
     /// Workers that are ready for a request.
     pub spares: Family<Zygote, Gauge>,
     /// Zygotes started in place of one that died or did not start.
@@ -89,6 +91,7 @@ impl Metrics {
             running: Gauge::default(),
             waiting: Gauge::default(),
             streams: Gauge::default(),
+            items: Counter::default(),
             spares: Family::default(),
             zygote_restarts: Family::default(),
             lockdown_failures: Counter::default(),
@@ -132,6 +135,11 @@ impl Metrics {
             "Responses that show output while their scripts run",
             metrics.streams.clone(),
         );
+        registry.register(
+            "items",
+            "Scripts that ran, or were refused, for one of several inputs of a request",
+            metrics.items.clone(),
+        );
         registry.register("spares", "Workers that are ready for a request", metrics.spares.clone());
         registry.register(
             "zygote_restarts",
@@ -165,6 +173,11 @@ impl Metrics {
     /// Counts a request whose client disconnected while the request was waiting or running.
     pub fn count_cancelled(&self) {
         self.executions.get_or_create(&Outcome { kind: LEFT }).inc();
+    }
+
+    /// Counts the answer to one of several inputs, which is counted as an execution too.
+    pub fn count_item(&self) {
+        self.items.inc();
     }
 
     /// Counts a live response as open until the value is dropped.
