@@ -219,6 +219,31 @@ def main(n):
             page.get_by_role("button", name="Stop").click()
             expect(page.locator("#status")).to_contain_text("Stopped")
 
+    def test_output_is_shown_while_the_script_runs_and_stays_when_it_is_stopped(self) -> None:
+        """Stopping ends the script, and keeps what it has printed."""
+        script = """import sys, time
+def main():
+    for number in range(90):
+        print("line", number)
+        print("<b>warning</b>", file=sys.stderr)
+        time.sleep(0.1)
+"""
+        with self.page() as page:
+            self.run_script(page, script)
+            expect(page.locator("#blocks")).to_contain_text("line 3\nline 4")
+            expect(page.locator("#blocks")).to_contain_text("<b>warning</b>")
+            expect(page.locator("#status")).to_have_text("running")
+            expect(page.locator("#blocks h2")).to_have_text(["stdout", "stderr"])
+            page.get_by_role("button", name="Stop").click()
+            expect(page.locator("#status")).to_contain_text("Stopped")
+            expect(page.locator("#blocks")).to_contain_text("line 4")
+            metrics = page.request.get(self.server.url + "metrics")
+            for _ in range(100):
+                if "mainbox_running 0\n" in metrics.text():
+                    break
+                metrics = page.request.get(self.server.url + "metrics")
+            self.assertIn("mainbox_running 0\n", metrics.text())
+
     def test_hostile_outputs_are_shown_as_text(self) -> None:
         """Names, pictures and text that a script returns never run in the page."""
         script = """def main():

@@ -1,6 +1,7 @@
 "use strict";
 
 const MISSING = {};
+const LIVE = "application/x-ndjson";
 const PICTURES = new Map(Object.entries({ png: "image/png", jpg: "image/jpeg", jpeg: "image/jpeg", gif: "image/gif", webp: "image/webp", svg: "image/svg+xml" }));
 const ENTRIES_AT_ONCE = 200;
 const LONGEST_HIGHLIGHTED = 100000;
@@ -90,6 +91,9 @@ function parse(text) {
   );
 }
 
+/** The value of a number, rounded or not. */
+const plain = (value) => (value instanceof Written ? Number(value.text) : value);
+
 /** A number that JavaScript would round. */
 class Written {
   constructor(text) {
@@ -111,6 +115,7 @@ async function run() {
     at("input").focus();
     return;
   }
+  let isLive = false;
   running = new AbortController();
   const began = performance.now();
   const clock = setInterval(() => {
@@ -120,15 +125,17 @@ async function run() {
   try {
     const response = await fetch("execute", {
       method: "POST",
-      headers: { "Content-Type": "application/json", ...authorization() },
+      headers: { "Content-Type": "application/json", Accept: LIVE, ...authorization() },
       body: request,
       signal: running.signal,
     });
-    const answer = parse(await response.text());
-    answered(response, answer, performance.now() - began);
+    isLive = response.headers.get("Content-Type") === LIVE;
+    const answer = isLive ? await follow(response) : { status: response.status, ...parse(await response.text()) };
+    answered(answer, performance.now() - began);
   } catch (error) {
     const stopped = error.name === "AbortError";
-    show("failed", stopped ? "Stopped" : "No response", stopped ? [] : [sentence(error.message)]);
+    const output = isLive ? at("blocks").children : [];
+    show("failed", stopped ? "Stopped" : "No response", [!stopped && sentence(error.message), ...output]);
   } finally {
     clearInterval(clock);
     running = null;
@@ -137,6 +144,35 @@ async function run() {
 }
 
 // The response.
+
+/** Shows output as it comes. Returns the last event: the body of a response, and what was measured. */
+async function follow(response) {
+  const blocks = new Map();
+  show("running", "running", []);
+  for await (const event of events(response)) {
+    if (event.event === "result" || event.event === "error") return event;
+    if (event.event === "keepalive") continue;
+    if (!blocks.has(event.event)) {
+      blocks.set(event.event, make("pre"));
+      at("blocks").append(block(event.event, blocks.get(event.event)));
+    }
+    blocks.get(event.event).append(event.text);
+  }
+  throw new Error("The response ended before the script did");
+}
+
+/** The events of a live response. */
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) yield parse(line);
+  }
+}
 
 /** Shows a status and the blocks below it. */
 function show(name, text, blocks, times = "") {
@@ -157,19 +193,20 @@ function sentence(text) {
 }
 
 /** Formats what the service measured. */
-function times(response, total) {
-  const measured = (response.headers.get("Server-Timing") || "").split(", ").map((entry) => entry.split(";dur="));
-  const { run, cpu, queue } = Object.fromEntries(measured);
-  const milliseconds = (value) => (value < 100 ? Number(value).toFixed(1) : Number(value).toFixed(0)) + " ms";
-  const told = run ? [`run ${milliseconds(run)}`, `cpu ${milliseconds(cpu)}`, `queue ${milliseconds(queue)}`] : [];
-  const peak = Number(response.headers.get("Mainbox-Peak-Memory"));
-  if (run && peak) told.push(`memory ${(peak / 1048576).toFixed(1)} MB`);
+function times(answer, total) {
+  const milliseconds = (value) => Number(value).toFixed(value < 100 ? 1 : 0) + " ms";
+  const told = [];
+  if (answer.timings) {
+    const { run_ms: run, cpu_ms: cpu, queue_ms: queue } = answer.timings;
+    told.push(`run ${milliseconds(plain(run))}`, `cpu ${milliseconds(plain(cpu))}`, `queue ${milliseconds(plain(queue))}`);
+    if (answer.peak_memory_bytes) told.push(`memory ${(answer.peak_memory_bytes / 1048576).toFixed(1)} MB`);
+  }
   told.push(`round trip ${milliseconds(total)}`);
   return told.join(" \u00b7 ");
 }
 
-function answered(response, answer, total) {
-  if (response.status === 401) {
+function answered(answer, total) {
+  if (answer.status === 401) {
     at("locked").hidden = false;
     at("key").focus();
   } else {
@@ -182,10 +219,10 @@ function answered(response, answer, total) {
     answer.truncated && block("truncated at the limit", make("p", "", answer.truncated.join(", "))),
     answer.warning && block("warning", make("p", "", answer.warning), "warning"),
   ];
-  if (response.ok) {
+  if (answer.status === 200) {
     const files = Object.entries(answer.files || {});
     const blocks = [result(answer.result), pictures(files), listed(files), ...output];
-    show("good", "ok", blocks, times(response, total));
+    show("good", "ok", blocks, times(answer, total));
     return;
   }
   const line = typeof answer.line === "number" ? answer.line : 0;
@@ -199,7 +236,7 @@ function answered(response, answer, total) {
     reveal(line);
   }
   const trace = answer.traceback && block("traceback", make("pre", "", answer.traceback));
-  show("failed", answer.kind || String(response.status), [error, trace, ...output], times(response, total));
+  show("failed", answer.kind || String(answer.status), [error, trace, ...output], times(answer, total));
 }
 
 /** Stores a key that was accepted, for this tab. */
