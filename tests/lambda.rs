@@ -670,6 +670,93 @@ fn leftovers_of_a_script_do_not_reach_the_next_invocation() {
     }
 }
 
+/// A function whose URL streams. Returns the response of an HTTP event: the prelude, and the body after it. The emulator
+/// sends both in one piece.
+fn streamed(function: &Server, event: &Value) -> (Value, String) {
+    let (status, answer) = function.invoke(event.to_string().as_bytes());
+    assert_eq!(status, 200, "{answer}");
+    let (prelude, body) = answer.split_once("\0\0\0\0\0\0\0\0").unwrap();
+    (serde_json::from_str(prelude).unwrap(), body.to_owned())
+}
+
+/// The event of a request to run a script that accepts this media type.
+fn script_event(script: &str, accept: &str) -> Value {
+    json!({
+        "version": "2.0",
+        "rawPath": "/execute",
+        "headers": {"content-type": "text/x-python", "accept": accept},
+        "requestContext": {"stage": "$default", "http": {"method": "POST", "path": "/execute"}},
+        "body": script,
+        "isBase64Encoded": false,
+    })
+}
+
+const STREAMING: (&str, &str) = ("MAINBOX_INVOKE_MODE", "RESPONSE_STREAM");
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn a_streaming_function_answers_every_form_of_request() {
+    let function = function(&[STREAMING]);
+    let script = "def main():\n    print('out')\n    return 1";
+    let (prelude, body) = streamed(&function, &script_event(script, "text/event-stream"));
+    assert_eq!((&prelude["statusCode"], &prelude["cookies"]), (&json!(200), &json!([])));
+    assert_eq!(prelude["headers"]["content-type"], json!("text/event-stream"));
+    assert!(
+        body.starts_with("event: stdout\ndata: {\"text\":\"out\\n\"}\n\nevent: result\n"),
+        "{body}"
+    );
+    let (prelude, body) = streamed(&function, &script_event(script, "*/*"));
+    assert_eq!(prelude["headers"]["content-type"], json!("application/json"));
+    assert_eq!(body, r#"{"result":1,"stdout":"out\n"}"#);
+    let (prelude, body) = streamed(&function, &script_event("def main(", "text/event-stream"));
+    assert_eq!(prelude["statusCode"], json!(200));
+    assert!(body.starts_with("event: error\ndata: {\"error\":\"Syntax error"), "{body}");
+    let (prelude, body) = streamed(&function, &script_event(" ", "text/event-stream"));
+    assert_eq!(prelude["statusCode"], json!(400));
+    assert_eq!(body, r#"{"error":"The script is empty","kind":"invalid_request","stdout":""}"#);
+    // A bare event gets the body alone, as from a function that does not stream.
+    assert_eq!(run(&function, "def main(): return 2"), ok(2));
+    let lines = logged(&function, "request", 5);
+    let kinds: Vec<&Value> = lines.iter().map(|line| &line["kind"]).collect();
+    assert_eq!(json!(kinds), json!(["ok", "ok", "syntax_error", "invalid_request", "ok"]));
+    assert!(lines.iter().all(|line| line["requestId"].is_string()));
+}
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn a_function_that_does_not_stream_answers_live_requests_whole() {
+    let function = function(&[]);
+    let event = script_event("def main():\n    print('out')\n    return 1", "text/event-stream");
+    let (status, answer) = function.invoke(event.to_string().as_bytes());
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((status, &answer["statusCode"]), (200, &json!(200)));
+    let body = answer["body"].as_str().unwrap();
+    assert!(
+        body.starts_with("event: stdout\ndata: {\"text\":\"out\\n\"}\n\nevent: result\n"),
+        "{body}"
+    );
+    assert_eq!(logged(&function, "request", 1)[0]["kind"], json!("ok"));
+}
+
+#[test]
+#[ignore = "needs the emulator: make lambda"]
+fn many_inputs_run_one_after_the_other() {
+    let function = function(&[]);
+    let script = "import time\ndef main(x):\n    time.sleep(0.2)\n    return time.time()";
+    let event = json!({"script": script, "inputs": [1, 2, 3]});
+    let (status, body) = function.invoke(event.to_string().as_bytes());
+    assert_eq!(status, 200, "{body}");
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    let times: Vec<f64> = answer["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|result| result["result"].as_f64().unwrap())
+        .collect();
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] > 0.2), "{times:?}");
+    assert_eq!(run(&function, "def main(): return 2"), ok(2));
+}
+
 // What the emulator cannot do.
 
 /// A runtime API: <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>.
@@ -682,6 +769,9 @@ struct RuntimeApi {
 struct Call {
     path: String,
     body: String,
+    /// The pieces of a body without a length, and when they came.
+    chunks: Vec<(Instant, String)>,
+    came: Instant,
     stream: TcpStream,
 }
 
@@ -748,13 +838,47 @@ fn read_calls(stream: &TcpStream, sender: &mpsc::Sender<Call>) {
                 Ok(_) => head.push(line.trim().to_ascii_lowercase()),
             }
         }
-        let length = head.iter().find_map(|line| line.strip_prefix("content-length: "));
-        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
-        reader.read_exact(&mut body).unwrap();
+        let mut chunks = Vec::new();
+        let mut body = Vec::new();
+        if head.iter().any(|line| line == "transfer-encoding: chunked") {
+            // Answered before the body has come, as a hasty interface would.
+            let mut early = stream;
+            early.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").unwrap();
+            loop {
+                let chunk = read_chunk(&mut reader);
+                body.extend_from_slice(&chunk);
+                chunks.push((Instant::now(), String::from_utf8(chunk).unwrap()));
+                if chunks.last().unwrap().1.is_empty() {
+                    break;
+                }
+            }
+        } else {
+            let length = head.iter().find_map(|line| line.strip_prefix("content-length: "));
+            body.resize(length.map_or(0, |length| length.parse().unwrap()), 0);
+            reader.read_exact(&mut body).unwrap();
+        }
         let path = head[0].split(' ').nth(1).unwrap().to_owned();
         let body = String::from_utf8(body).unwrap();
-        sender.send(Call { path, body, stream: stream.try_clone().unwrap() }).unwrap();
+        let came = Instant::now();
+        sender
+            .send(Call { path, body, chunks, came, stream: stream.try_clone().unwrap() })
+            .unwrap();
     }
+}
+
+/// The next chunk of a body; empty at its end, with the trailers.
+fn read_chunk(reader: &mut impl BufRead) -> Vec<u8> {
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    let length = usize::from_str_radix(line.trim_end(), 16).unwrap();
+    let mut chunk = vec![0; length];
+    reader.read_exact(&mut chunk).unwrap();
+    let mut end = String::new();
+    while end != "\r\n" {
+        end.clear();
+        reader.read_line(&mut end).unwrap();
+    }
+    chunk
 }
 
 /// A runtime, stopped when this value is dropped.
@@ -771,6 +895,46 @@ impl Drop for Runtime {
         let _ = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM);
         let _ = self.0.wait();
     }
+}
+
+#[test]
+fn a_stream_comes_in_pieces_and_the_next_event_is_fetched_after_the_last() {
+    let api = RuntimeApi::start();
+    let runtime = api.runtime(&[STREAMING, ("MAINBOX_PRELOAD", "")]);
+    let script = "import time\ndef main():\n    print('first')\n    time.sleep(1)\n    print('second')\n    time.sleep(1)";
+    let event = script_event(script, "application/x-ndjson");
+    api.expect("invocation/next").respond_with_event(&event.to_string());
+    let call = api.expect("invocation/1/response");
+    let at = |text: &str| {
+        let found = call.chunks.iter().find(|(_, chunk)| chunk.contains(text));
+        found.unwrap_or_else(|| panic!("no {text} in {:?}", call.chunks)).0
+    };
+    assert!(call.body.starts_with("{\"statusCode\":200,"), "{}", call.body);
+    assert!(call.body.ends_with("}\n"), "{}", call.body);
+    let between = at("second") - at("first");
+    assert!((800..3000).contains(&between.as_millis()), "{between:?}");
+    let after = at("\"event\":\"result\"") - at("second");
+    assert!((800..3000).contains(&after.as_millis()), "{after:?}");
+    let end = call.chunks.last().unwrap().0;
+    let next = api.expect("invocation/next");
+    assert!(next.came >= end, "{:?}", end - next.came);
+    // The worker of the request is gone, and the next one is ready.
+    assert_eq!(runtime.tree().workers.len(), 1);
+}
+
+/// The emulator refuses them.
+#[test]
+fn a_streaming_function_returns_results_over_6_mb() {
+    let api = RuntimeApi::start();
+    let settings = &[STREAMING, ("MAINBOX_PRELOAD", ""), ("MAINBOX_MAX_RESULT_BYTES", "20000000")];
+    let _runtime = api.runtime(settings);
+    let event = script_event("def main(): return 'x' * 10_000_000", "*/*");
+    api.expect("invocation/next").respond_with_event(&event.to_string());
+    let call = api.expect("invocation/1/response");
+    let (prelude, body) = call.body.split_once("\0\0\0\0\0\0\0\0").unwrap();
+    assert!(prelude.starts_with("{\"statusCode\":200,"), "{prelude}");
+    assert_eq!(body.len(), 10_000_000 + r#"{"result":"","stdout":""}"#.len());
+    api.expect("invocation/next");
 }
 
 #[test]

@@ -35,6 +35,15 @@ pub enum Metrics {
     Emf,
 }
 
+/// How AWS Lambda receives responses. It is chosen when the process starts, as the function URL has one of the modes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvokeMode {
+    /// Whole, up to 6 MB.
+    Buffered,
+    /// Piece by piece, up to 200 MB.
+    ResponseStream,
+}
+
 /// Where the process runs, as far as defaults depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Platform {

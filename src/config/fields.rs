@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::choices::{Metrics, Origins, Platform, Policy, Tier};
+use super::choices::{InvokeMode, Metrics, Origins, Platform, Policy, Tier};
 use crate::api::limits::RequestLimits;
 use crate::callers::api_keys::ApiKeys;
 use crate::callers::rate_limit::Rate;
@@ -68,6 +68,8 @@ pub struct Config {
     pub scratch_bytes: u64,
     /// Where execution metrics are printed.
     pub metrics: Metrics,
+    /// How AWS Lambda receives responses.
+    pub invoke_mode: InvokeMode,
     /// What is refused before a script runs.
     pub policy: Policy,
     /// The weakest tier that may serve; `None` serves without a sandbox too.
@@ -108,6 +110,7 @@ impl Config {
             max_files_bytes: 0,
             scratch_bytes: 0,
             metrics: Metrics::Off,
+            invoke_mode: InvokeMode::Buffered,
             policy: Policy::Strict,
             floor: Some(Tier::Namespaces),
             log: None,

@@ -9,7 +9,7 @@ pub mod settings;
 
 use std::collections::BTreeMap;
 
-use self::choices::Platform;
+use self::choices::{InvokeMode, Platform};
 pub use self::fields::Config;
 use self::settings::{Reader, SETTINGS, Setting};
 
@@ -27,7 +27,7 @@ const CLOUD_RUN: &str = "K_SERVICE";
 /// Kubernetes sets this in every container, and so tells Knative from Cloud Run.
 const KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
 
-/// The largest response that AWS Lambda accepts, bytes:
+/// The largest response that AWS Lambda accepts if it is not streamed, bytes:
 /// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
 pub const LAMBDA_RESPONSE_BYTES: usize = 6 << 20;
 
@@ -44,9 +44,9 @@ pub enum ConfigError {
     /// One of Lambda's variables is set, but another is missing.
     #[error("AWS_LAMBDA_RUNTIME_API is set, but {0} is not")]
     IncompleteLambda(&'static str),
-    /// The limits allow a response that AWS Lambda does not accept.
+    /// The limits allow a response that AWS Lambda does not accept whole.
     #[error(
-        "MAINBOX_MAX_RESULT_BYTES, twice MAINBOX_MAX_STDOUT_BYTES and MAINBOX_MAX_FILES_BYTES in base64 must be at most {LAMBDA_RESPONSE_BYTES} together on AWS Lambda"
+        "MAINBOX_MAX_RESULT_BYTES, twice MAINBOX_MAX_STDOUT_BYTES and MAINBOX_MAX_FILES_BYTES in base64 must be at most {LAMBDA_RESPONSE_BYTES} together on AWS Lambda, unless MAINBOX_INVOKE_MODE is RESPONSE_STREAM"
     )]
     OverLambdaLimit,
     /// A secret value that is not accepted. The message never repeats it.
@@ -125,7 +125,8 @@ impl Config {
                 config.set(setting, name, &value)?;
             }
         }
-        if platform == Platform::Lambda && config.response_bytes() > LAMBDA_RESPONSE_BYTES {
+        let is_limited = platform == Platform::Lambda && config.invoke_mode == InvokeMode::Buffered;
+        if is_limited && config.response_bytes() > LAMBDA_RESPONSE_BYTES {
             return Err(ConfigError::OverLambdaLimit);
         }
         Ok(config)
@@ -212,7 +213,7 @@ mod tests {
         let error = read_on(Platform::Lambda, &[("MAINBOX_MAX_RESULT_BYTES", "6000000")]);
         assert_eq!(
             error.unwrap_err().to_string(),
-            "MAINBOX_MAX_RESULT_BYTES, twice MAINBOX_MAX_STDOUT_BYTES and MAINBOX_MAX_FILES_BYTES in base64 must be at most 6291456 together on AWS Lambda"
+            "MAINBOX_MAX_RESULT_BYTES, twice MAINBOX_MAX_STDOUT_BYTES and MAINBOX_MAX_FILES_BYTES in base64 must be at most 6291456 together on AWS Lambda, unless MAINBOX_INVOKE_MODE is RESPONSE_STREAM"
         );
     }
 
@@ -254,6 +255,7 @@ mod tests {
             ("MAINBOX_MAX_FILES_BYTES", "67108865"),
             ("MAINBOX_SCRATCH_MB", "9999"),
             ("MAINBOX_METRICS", "statsd"),
+            ("MAINBOX_INVOKE_MODE", "response_stream"),
             ("MAINBOX_POLICY", "loose"),
             ("MAINBOX_FLOOR", "chroot"),
             ("MAINBOX_LOG", "trace"),

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::choices::{Metrics, Origins, Platform, Policy, Tier};
+use super::choices::{InvokeMode, Metrics, Origins, Platform, Policy, Tier};
 use super::fields::Config;
 use crate::api::limits::timeout_from_seconds;
 use crate::callers::api_keys::ApiKeys;
@@ -362,6 +362,22 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "on AWS Lambda, `emf` prints one line of CloudWatch metrics to stdout for each execution",
         reader: Reader::Text("`off` or `emf`", |config, value| {
             config.metrics = choose(value, [("off", Metrics::Off), ("emf", Metrics::Emf)])?;
+            Some(())
+        }),
+    },
+    Setting {
+        name: "MAINBOX_INVOKE_MODE",
+        value: "MODE",
+        default: DefaultValue::Is("BUFFERED"),
+        meaning: "on AWS Lambda, how the function URL receives responses: whole, or piece by piece while scripts run; it must be the `InvokeMode` of the URL",
+        reader: Reader::Text("`BUFFERED` or `RESPONSE_STREAM`", |config, value| {
+            config.invoke_mode = choose(
+                value,
+                [
+                    ("BUFFERED", InvokeMode::Buffered),
+                    ("RESPONSE_STREAM", InvokeMode::ResponseStream),
+                ],
+            )?;
             Some(())
         }),
     },

@@ -4,30 +4,34 @@
 //! follows a request is therefore done after its response is sent and before the next request is fetched.
 
 pub mod event;
+mod log;
+mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{Response, StatusCode};
-use lambda_http::lambda_runtime::Runtime;
+use http::Response;
+use lambda_http::lambda_runtime::{FunctionResponse, Runtime};
 use lambda_http::tower::util::ThenLayer;
 use lambda_http::{BoxFuture, Context, Error, LambdaEvent, SnapStartResource, service_fn};
 use serde_json::value::RawValue;
 use tracing::Instrument;
 
+use self::event::Form;
+use self::log::InvocationLog;
+use self::stream::{Pieces, Sending};
 use crate::api::catalogue::{Failure, Kind};
 use crate::api::response::REQUEST_ID;
 use crate::api::text::quoted;
 use crate::callers::client_ip::ClientIp;
 use crate::config::LAMBDA_RESPONSE_BYTES;
-use crate::config::choices::Metrics;
+use crate::config::choices::InvokeMode;
 use crate::executor::Executor;
 use crate::handler::body::Body;
 use crate::handler::{Deadline, Handler};
-use crate::telemetry::emf;
-use crate::telemetry::execution_record::{ExecutionRecord, milliseconds};
-use crate::telemetry::log;
+use crate::telemetry::execution_record::milliseconds;
+use crate::telemetry::log as service_log;
 use crate::telemetry::lossy_writer::LossyWriter;
 use crate::telemetry::request_id::RequestId;
 
@@ -60,15 +64,19 @@ pub async fn serve(executor: Arc<Executor>, handler: Handler) -> Result<(), Lamb
         tracing::warn!(lost, "metrics were lost, since stdout was not read in time");
     });
     let metrics = Arc::new(metrics.map_err(|error| LambdaError(error.into()))?);
-    let settled_metrics = Arc::clone(&metrics);
-    let runtime = Runtime::new(service_fn(move |event| {
-        invoke(handler.clone(), Arc::clone(&metrics), guard.clone(), event)
-    }))
-    .layer(ThenLayer::new(move |sent| {
-        let metrics = Arc::clone(&settled_metrics);
-        settle(Arc::clone(&settled), metrics, panicked.load(Ordering::Relaxed), sent)
-    }))
-    .register_snapstart_resource(Arc::new(Spares(executor)));
+    let front = Front { handler, metrics, sending: Sending::default() };
+    let sent = front.clone();
+    let runtime =
+        Runtime::new(service_fn(move |event| invoke(front.clone(), guard.clone(), event)))
+            .layer(ThenLayer::new(move |outcome| {
+                settle(
+                    Arc::clone(&settled),
+                    sent.clone(),
+                    panicked.load(Ordering::Relaxed),
+                    outcome,
+                )
+            }))
+            .register_snapstart_resource(Arc::new(Spares(executor)));
     runtime.run().await.map_err(LambdaError)
 }
 
@@ -104,60 +112,77 @@ impl Drop for PanicGuard {
     }
 }
 
-async fn invoke(
+/// What every invocation needs.
+#[derive(Clone)]
+struct Front {
     handler: Handler,
     metrics: Arc<LossyWriter>,
+    sending: Sending,
+}
+
+async fn invoke(
+    front: Front,
     _guard: PanicGuard,
     event: LambdaEvent<Box<RawValue>>,
-) -> Result<Box<RawValue>, Error> {
+) -> Result<FunctionResponse<Box<RawValue>, Pieces>, Error> {
     let (event, context) = event.into_parts();
     // The name that AWS's own log lines use.
     let span = tracing::error_span!("request", requestId = context.request_id);
-    respond(handler, &metrics, event, context).instrument(span).await
+    Ok(front.respond(event, context).instrument(span).await)
 }
 
-async fn respond(
-    handler: Handler,
-    metrics: &LossyWriter,
-    event: Box<RawValue>,
-    context: Context,
-) -> Result<Box<RawValue>, Error> {
-    let form = event::form(&event);
-    let mut response = match event::request(form, &event) {
-        Ok(mut request) => {
-            request.extensions_mut().insert(deadline(&context));
-            let caller = request.extensions().get().map(|ClientIp(address)| *address);
-            let client = ClientIp::of(request.headers(), caller, handler.config().proxies);
-            if let Some(client) = client {
-                request.extensions_mut().insert(client);
+impl Front {
+    async fn respond(
+        &self,
+        event: Box<RawValue>,
+        context: Context,
+    ) -> FunctionResponse<Box<RawValue>, Pieces> {
+        let form = event::form(&event);
+        let mut response = self.handle(form, &event, &context).await;
+        drop(event);
+        if let Some(id) = RequestId::accept(&context.request_id) {
+            response.headers_mut().insert(REQUEST_ID, id.header());
+        }
+        let config = self.handler.config();
+        let extensions = response.extensions().clone();
+        let status = response.status();
+        let mut log =
+            InvocationLog::new(context, &self.metrics, config.metrics, status, &extensions);
+        // A bare event comes from no URL, and its caller wants the body alone.
+        if config.invoke_mode == InvokeMode::ResponseStream && form == Form::Http {
+            let streamed = self.sending.streamed(response, log).await;
+            return FunctionResponse::StreamingResponse(streamed);
+        }
+        let mut wrapped = event::response(form, buffered(response).await);
+        let length = wrapped.get().len();
+        if length > LAMBDA_RESPONSE_BYTES {
+            let error = format!(
+                "The response has {length} bytes as wrapped for AWS Lambda; the limit is {LAMBDA_RESPONSE_BYTES}"
+            );
+            let failure = Failure::new(Kind::ResultTooLarge, error);
+            let response = self.handler.responses().instead_of(&extensions, &failure);
+            log.replace(response.status(), failure.kind);
+            wrapped = event::response(form, buffered(response).await);
+        }
+        FunctionResponse::BufferedResponse(wrapped)
+    }
+
+    async fn handle(&self, form: Form, event: &RawValue, context: &Context) -> Response<Body> {
+        let mut request = match event::request(form, event) {
+            Ok(request) => request,
+            Err(error) => {
+                let failure = Failure::invalid_request(quoted(&error.to_string()));
+                return self.handler.responses().refusal(&failure);
             }
-            handler.handle(request).await
+        };
+        request.extensions_mut().insert(deadline(context));
+        let caller = request.extensions().get().map(|ClientIp(address)| *address);
+        let client = ClientIp::of(request.headers(), caller, self.handler.config().proxies);
+        if let Some(client) = client {
+            request.extensions_mut().insert(client);
         }
-        Err(error) => {
-            let error = error.to_string();
-            handler.responses().refusal(&Failure::invalid_request(quoted(&error)))
-        }
-    };
-    if let Some(id) = RequestId::accept(&context.request_id) {
-        response.headers_mut().insert(REQUEST_ID, id.header());
+        self.handler.handle(request).await
     }
-    let mut record = response.extensions().get::<ExecutionRecord>().copied();
-    let mut status = response.status();
-    let extensions = response.extensions().clone();
-    let mut wrapped = event::response(form, buffered(response).await);
-    let length = wrapped.get().len();
-    if length > LAMBDA_RESPONSE_BYTES {
-        let error = format!(
-            "The response has {length} bytes as wrapped for AWS Lambda; the limit is {LAMBDA_RESPONSE_BYTES}"
-        );
-        let failure = Failure::new(Kind::ResultTooLarge, error);
-        record = record.map(|record| ExecutionRecord { kind: Some(failure.kind), ..record });
-        let response = handler.responses().instead_of(&extensions, &failure);
-        status = response.status();
-        wrapped = event::response(form, buffered(response).await);
-    }
-    log_invocation(&handler, metrics, &context, status, record.as_ref());
-    Ok(wrapped)
 }
 
 async fn buffered(response: Response<Body>) -> Response<Vec<u8>> {
@@ -171,40 +196,19 @@ fn deadline(context: &Context) -> Deadline {
     Deadline(Instant::now() + left.saturating_sub(RESPONSE_TIME))
 }
 
-fn log_invocation(
-    handler: &Handler,
-    metrics: &LossyWriter,
-    context: &Context,
-    status: StatusCode,
-    record: Option<&ExecutionRecord>,
-) {
-    tracing::info!(
-        status = status.as_u16(),
-        kind = record.map(ExecutionRecord::outcome),
-        queue_ms = record.map(|record| milliseconds(record.queue)),
-        run_ms = record.map(|record| milliseconds(record.run)),
-        cpu_ms = record.map(|record| milliseconds(record.cpu)),
-        peak_memory_bytes = record.map(|record| record.peak_memory),
-        "request"
-    );
-    if let (Some(record), Metrics::Emf) = (record, handler.config().metrics) {
-        let line = emf::line(record, &context.env_config.function_name, SystemTime::now());
-        metrics.write(format!("{line}\n").into_bytes());
-    }
-}
-
 /// Runs after each response has been sent.
 async fn settle(
     executor: Arc<Executor>,
-    metrics: Arc<LossyWriter>,
+    front: Front,
     panicked: bool,
     sent: Result<(), Error>,
 ) -> Result<(), Error> {
     sent?;
+    front.sending.ended().await;
     // The environment may be frozen next. On another thread, since this waits for the reader of the log.
     let flush = move || {
-        log::flush();
-        metrics.flush(FLUSH_TIMEOUT);
+        service_log::flush();
+        front.metrics.flush(FLUSH_TIMEOUT);
     };
     let _ = tokio::task::spawn_blocking(flush).await;
     if panicked {
