@@ -666,6 +666,38 @@ fn an_http_2_client_without_a_window_for_its_response_is_disconnected() {
 }
 
 #[test]
+fn output_for_http_2_clients_that_read_nothing_is_within_the_memory_for_responses() {
+    const INITIAL_WINDOW_SIZE: [u8; 6] = [0, 4, 0, 0, 0, 0];
+    let server = Server::start(&[QUICK[0], ("MAINBOX_QUEUE", "1000")]);
+    // As JSON, each of these characters has six bytes.
+    let script = indoc! {r#"
+        import sys
+        def main():
+            sys.stdout.write("\x01" * 32000)
+            sys.stderr.write("\x01" * 32000)
+    "#};
+    let body = json!({"script": script}).to_string();
+    let before = status_kib(server.pid(), "VmRSS");
+    let clients: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut client = server.connect();
+            client.write_all(HTTP2_PREFACE).unwrap();
+            client.write_all(&frame(4, 0, 0, &INITIAL_WINDOW_SIZE)).unwrap();
+            for stream in (1..33).step_by(2) {
+                client.write_all(&frame(1, 4, stream, &http2_head("text/event-stream"))).unwrap();
+                client.write_all(&frame(0, 1, stream, body.as_bytes())).unwrap();
+            }
+            client
+        })
+        .collect();
+    server.wait_for_metric("mainbox_streams 320");
+    server.wait_for_metric("mainbox_running 0");
+    // Those of one caller: 16 MB.
+    let grown = status_kib(server.pid(), "VmRSS").saturating_sub(before);
+    assert!(grown < 64 << 10, "{grown} KiB for {} connections", clients.len());
+}
+
+#[test]
 fn an_idle_connection_makes_room_when_all_places_are_taken() {
     allow_many_connections();
     let server = Server::start(QUICK);

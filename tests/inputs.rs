@@ -138,18 +138,49 @@ fn several_inputs_run_at_once_as_far_as_scripts_may() {
 }
 
 #[test]
-fn a_queue_without_places_holds_up_no_request_that_has_begun() {
+fn without_a_queue_requests_get_their_turns_beside_many_inputs() {
     let server = Server::start(&[QUICK[0], ("MAINBOX_CONCURRENCY", "1"), ("MAINBOX_QUEUE", "0")]);
     let script = "import time\ndef main(x):\n    time.sleep(0.1)\n    return x";
-    let request = json!({"script": script, "inputs": [0, 1, 2, 3]});
+    let inputs: Vec<u32> = (0..20).collect();
+    let request = json!({"script": script, "inputs": inputs});
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| server.execute(&request).json());
-        server.wait_for_metric("mainbox_running 1");
-        // Nothing of this one has run, so it is refused as a whole.
-        assert_eq!(server.execute(&request).failure().1, "busy");
-        let results = first.join().unwrap()["results"].clone();
-        assert_eq!(results, json!([0, 1, 2, 3].map(|x| json!({"result": x, "stdout": ""}))));
+        let batch = scope.spawn(|| server.execute(&request).json());
+        server.wait_for_metric("mainbox_items_total 3");
+        for _ in 0..3 {
+            assert_eq!(server.run("def main(): return 1").body, r#"{"result":1,"stdout":""}"#);
+        }
+        let results = batch.join().unwrap()["results"].clone();
+        let expected: Vec<Value> =
+            inputs.iter().map(|x| json!({"result": x, "stdout": ""})).collect();
+        assert_eq!(results, json!(expected));
     });
+}
+
+#[test]
+fn inputs_wait_for_each_other_longer_than_a_request_may_wait() {
+    let settings = &[QUICK[0], ("MAINBOX_CONCURRENCY", "1"), ("MAINBOX_QUEUE_SECONDS", "1")];
+    let server = Server::start(settings);
+    let script = "import time\ndef main(x):\n    time.sleep(1.5)\n    return x";
+    let answer = server.execute(&json!({"script": script, "inputs": [0, 1, 2]}));
+    let expected = [0, 1, 2].map(|x| json!({"result": x, "stdout": ""}));
+    assert_eq!(answer.json(), json!({"results": expected}));
+}
+
+#[test]
+fn a_fifth_request_with_many_inputs_is_busy() {
+    let server = Server::start(&[QUICK[0], ("MAINBOX_CONCURRENCY", "1")]);
+    let request =
+        json!({"script": "import time\ndef main(x): time.sleep(5)", "inputs": [0, 1, 2, 3]});
+    let running: Vec<_> = (0..4).map(|_| server.begin("", &request)).collect();
+    // Three wait for their first turn, and the first one for its second input.
+    server.wait_for_metric("mainbox_waiting 3");
+    let (status, kind, error) = server.execute(&request).failure();
+    assert_eq!((status, kind.as_str()), (503, "busy"));
+    assert_eq!(error, "Too many requests with several inputs are running");
+    drop(running);
+    server.wait_for_metric("mainbox_running 0");
+    let request = json!({"script": "def main(x): return x", "inputs": [1]});
+    assert_eq!(server.execute(&request).status, 200);
 }
 
 #[test]
@@ -189,7 +220,7 @@ fn all_answers_together_are_bounded() {
     assert_eq!(kinds, ["ok", "result_too_large", "ok", "result_too_large"]);
     assert_eq!(
         results[1]["error"],
-        json!("The answers to all inputs together are larger than their limit of 100000 bytes")
+        json!("The result does not fit: those of all inputs may have 100000 bytes together")
     );
     server.wait_for_metric("mainbox_executions_total{kind=\"result_too_large\"} 2");
 }
@@ -233,10 +264,10 @@ fn a_live_response_has_each_result_as_soon_as_it_is_there() {
 
 #[test]
 fn a_client_that_leaves_ends_all_inputs() {
-    let server = Server::start(QUICK);
+    let server = Server::start(&[QUICK[0], ("MAINBOX_CONCURRENCY", "1")]);
     let script = "import time\ndef main(x): time.sleep(5)";
     let client = server.begin("", &json!({"script": script, "inputs": vec![0; 50]}));
-    server.wait_for_metric("mainbox_waiting 1");
+    server.wait_for_metric("mainbox_running 1");
     drop(client);
     server.wait_for_metric("mainbox_running 0");
     server.wait_for_metric("mainbox_executions_total{kind=\"left\"} 1");

@@ -197,9 +197,7 @@ fn run_prints_a_line_for_each_input() {
     };
     let expected = format!("{}{}{}", result(1.0, 1), result(0.5, 2), result(0.25, 4));
     let outputs = folder.path("out");
-    // Two requests, since this one allows two inputs each.
-    let settings = &[QUICK[0], ("MAINBOX_MAX_INPUTS", "2")];
-    let mut run = mainbox(settings);
+    let mut run = mainbox(QUICK);
     run.args(["run", &script, "--inputs", &inputs, "--outputs", &outputs]);
     assert_eq!(output(&mut run), (Some(0), expected, String::new()));
     for (number, content) in [(0, "1"), (1, "2"), (2, "4")] {
@@ -215,6 +213,10 @@ fn run_prints_a_line_for_each_input() {
     assert!(error.starts_with("mainbox: --inputs: line 2 is not valid JSON: "), "{error}");
     let both = output(mainbox(QUICK).args(["run", &script, "--inputs", &inputs, "--input", "1"]));
     assert_eq!(both.0, Some(2));
+    let twice = output(mainbox(QUICK).args(["run", "-", "--inputs", "-"]));
+    let error =
+        "mainbox: only one of the script, --stdin and --inputs can be `-`, standard input\n";
+    assert_eq!((twice.0, twice.2.as_str()), (Some(2), error));
 }
 
 /// Runs a script in a terminal, with standard output redirected to a file. Returns what the terminal showed, with times,

@@ -56,7 +56,7 @@ pub struct RunArguments {
     /// JSON to pass to main()
     #[arg(long, value_name = "JSON")]
     pub(super) input: Option<String>,
-    /// A file with one JSON value a line: main() runs once for each, and one line of JSON is printed for each
+    /// A file with one JSON value per line: main() runs once for each, and each result is printed as a line of JSON
     #[arg(long, value_name = "FILE", conflicts_with = "input")]
     pub(super) inputs: Option<PathBuf>,
     /// A file to read the standard input of the script from
@@ -72,7 +72,7 @@ pub struct RunArguments {
     /// pictures]
     #[arg(long, value_name = "PATTERN")]
     pub(super) collect: Vec<String>,
-    /// A new or empty directory for the files that come back; with --inputs, for a directory for each input, 0 and so on
+    /// A new or empty directory for the files that come back; with --inputs, each input gets a subdirectory: 0, 1, ...
     #[arg(long, value_name = "DIRECTORY")]
     pub(super) outputs: Option<PathBuf>,
 }

@@ -28,6 +28,9 @@ pub enum CommandError {
         /// The system's answer.
         source: io::Error,
     },
+    /// Two arguments are `-`.
+    #[error("only one of the script, --stdin and --inputs can be `-`, standard input")]
+    TwiceStdin,
     /// A line of `--inputs` is not JSON.
     #[error("--inputs: line {line} is not valid JSON: {source}")]
     Inputs {
@@ -68,6 +71,7 @@ impl CommandError {
                 | CommandError::Outputs { .. }
                 | CommandError::Input(_)
                 | CommandError::Inputs { .. }
+                | CommandError::TwiceStdin
         )
     }
 }

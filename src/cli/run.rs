@@ -27,9 +27,7 @@ use crate::handler::body::Body;
 pub(super) struct RequestBody {
     script: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    input: Option<Box<RawValue>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) inputs: Option<Vec<Box<RawValue>>>,
+    pub(super) input: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stdin: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,6 +56,7 @@ struct Returned {
 /// # Errors
 /// When something cannot be read, written or printed.
 pub(super) async fn run(handler: &Handler, arguments: RunArguments) -> Result<bool, CommandError> {
+    check_standard_input(&arguments)?;
     let body = RequestBody {
         script: read_text(&arguments.script)?,
         input: arguments
@@ -65,7 +64,6 @@ pub(super) async fn run(handler: &Handler, arguments: RunArguments) -> Result<bo
             .map(RawValue::from_string)
             .transpose()
             .map_err(CommandError::Input)?,
-        inputs: None,
         stdin: arguments.stdin.as_deref().map(read_text).transpose()?,
         entry: arguments.entry,
         files: read_files(&arguments.file)?,
@@ -120,6 +118,16 @@ fn show(terminal: &mut Terminal<io::Stderr>, live: &LiveOutput, is_last: bool) -
     Stream::ALL
         .into_iter()
         .try_for_each(|stream| terminal.show(&live.take(stream, usize::MAX, is_last)))
+}
+
+/// Refuses a second `-`: standard input can be read once.
+fn check_standard_input(arguments: &RunArguments) -> Result<(), CommandError> {
+    let RunArguments { script, stdin, inputs, .. } = arguments;
+    let read = [Some(script), stdin.as_ref(), inputs.as_ref()].into_iter().flatten();
+    match read.filter(|path| *path == Path::new("-")).count() {
+        0 | 1 => Ok(()),
+        _ => Err(CommandError::TwiceStdin),
+    }
 }
 
 /// Reads a file, or standard input for `-`.

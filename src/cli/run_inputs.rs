@@ -4,11 +4,8 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::time::Instant;
 
-use bytes::Bytes;
-use http::header::ACCEPT;
-use http::{HeaderValue, Request};
-use http_body_util::Full;
-use serde::Deserialize;
+use futures_util::{StreamExt, stream};
+use http::StatusCode;
 use serde_json::value::RawValue;
 
 use super::error::CommandError;
@@ -18,24 +15,9 @@ use super::terminal::{SPINNER_INTERVAL, Terminal};
 use crate::api::text::escaped_json;
 use crate::handler::Handler;
 
-/// The most bytes of inputs in one request. A body may have twice as many.
-const MAX_INPUT_BYTES: usize = 4 << 20;
-
-/// The last event of a live response.
-#[derive(Deserialize)]
-struct Last {
-    results: Option<Vec<Box<RawValue>>>,
-}
-
-/// The part of a result that says whether `main` returned.
-#[derive(Deserialize)]
-struct Outcome {
-    kind: Option<String>,
-}
-
-/// Runs the script of `body` once for each line of `file`, and prints each result as a line of JSON. The files of a result
-/// go into a directory of `outputs` whose name is the number of the line, counted from 0. Returns whether `main` returned
-/// for all.
+/// Runs the script of `body` once for each line of `file`, and prints the result of each as a line of JSON, in their order.
+/// The files of a result go into a directory of `outputs` whose name is the number of the input, counted from 0. Returns
+/// whether `main` returned for all.
 ///
 /// # Errors
 /// When something cannot be read, written or printed.
@@ -49,36 +31,35 @@ pub(super) async fn run(
     let mut progress = Progress {
         terminal: io::stderr().is_terminal().then(|| Terminal::new(io::stderr())),
         began: Instant::now(),
-        done: 0,
         all: inputs.len(),
     };
-    let (mut number, mut succeeded) = (0, true);
-    for inputs in batches(inputs, handler.config().max_inputs) {
-        body.inputs = Some(inputs);
-        let request = super::local_request("/execute", body.to_json());
-        match answer(handler, request, &mut progress).await? {
-            Answer::Results(results) => {
-                for result in results {
-                    let outcome: Result<Outcome, _> = serde_json::from_str(result.get());
-                    succeeded &= outcome.is_ok_and(|outcome| outcome.kind.is_none());
-                    progress.hide()?;
-                    print(&format!("{}\n", escaped_json(result.get())))?;
-                    if let Some(outputs) = outputs {
-                        let directory = outputs.join(number.to_string());
-                        write_outputs(&directory, result.get().as_bytes())?;
-                    }
-                    number += 1;
-                }
+    let requests = inputs.into_iter().map(|input| {
+        body.input = Some(input);
+        super::local_request("/execute", body.to_json())
+    });
+    let answers = stream::iter(requests).map(|request| handler.handle(request));
+    let mut answers = answers.buffered(handler.slots());
+    let mut ticks = tokio::time::interval(SPINNER_INTERVAL);
+    let (mut done, mut succeeded) = (0, true);
+    loop {
+        let answer = tokio::select! {
+            biased;
+            answer = answers.next() => answer,
+            _ = ticks.tick() => {
+                progress.show(done)?;
+                continue;
             }
-            Answer::Refused(body) => {
-                progress.hide()?;
-                print(&format!("{}\n", escaped_json(&body)))?;
-                return Ok(false);
-            }
+        };
+        progress.hide()?;
+        let Some(answer) = answer else { return Ok(succeeded) };
+        succeeded &= answer.status() == StatusCode::OK;
+        let answer = answer.into_body().collected().await;
+        print(&format!("{}\n", escaped_json(&String::from_utf8_lossy(&answer))))?;
+        if let Some(outputs) = outputs {
+            write_outputs(&outputs.join(done.to_string()), &answer)?;
         }
+        done += 1;
     }
-    progress.hide()?;
-    Ok(succeeded)
 }
 
 /// The lines that are not blank.
@@ -92,77 +73,17 @@ fn read_inputs(text: &str) -> Result<Vec<Box<RawValue>>, CommandError> {
         .collect()
 }
 
-/// The inputs in groups, each small enough for a request.
-fn batches(inputs: Vec<Box<RawValue>>, most: usize) -> Vec<Vec<Box<RawValue>>> {
-    let (mut batches, mut bytes) = (Vec::<Vec<_>>::new(), 0);
-    for input in inputs {
-        bytes += input.get().len();
-        match batches.last_mut() {
-            Some(batch) if batch.len() < most && bytes <= MAX_INPUT_BYTES => batch.push(input),
-            _ => {
-                bytes = input.get().len();
-                batches.push(vec![input]);
-            }
-        }
-    }
-    batches
-}
-
-enum Answer {
-    Results(Vec<Box<RawValue>>),
-    /// Nothing ran; the body of the response.
-    Refused(String),
-}
-
-/// Handles `request` live, and counts the results that have come.
-async fn answer(
-    handler: &Handler,
-    mut request: Request<Full<Bytes>>,
-    progress: &mut Progress,
-) -> Result<Answer, CommandError> {
-    request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/x-ndjson"));
-    let mut body = handler.handle(request).await.into_body();
-    let mut ticks = tokio::time::interval(SPINNER_INTERVAL);
-    let mut line = Vec::new();
-    loop {
-        let piece = tokio::select! {
-            biased;
-            piece = body.next() => piece,
-            _ = ticks.tick() => {
-                progress.show()?;
-                continue;
-            }
-        };
-        let Some(piece) = piece else { break };
-        // An event may come in several pieces, and each ends with a line break.
-        if line.ends_with(b"\n") {
-            line.clear();
-        }
-        let is_new = line.is_empty();
-        line.extend_from_slice(&piece);
-        if is_new && line.starts_with(br#"{"event":"item","#) {
-            progress.done += 1;
-        }
-    }
-    let last: Option<Last> = serde_json::from_slice(&line).ok();
-    Ok(match last.and_then(|last| last.results) {
-        Some(results) => Answer::Results(results),
-        None => Answer::Refused(String::from_utf8_lossy(&line).into_owned()),
-    })
-}
-
 /// How far the inputs have come, on a terminal.
 struct Progress {
     terminal: Option<Terminal<io::Stderr>>,
     began: Instant,
-    done: usize,
     all: usize,
 }
 
 impl Progress {
-    fn show(&mut self) -> Result<(), CommandError> {
+    fn show(&mut self, done: usize) -> Result<(), CommandError> {
         let Some(terminal) = &mut self.terminal else { return Ok(()) };
-        terminal.progress(self.done, self.all, self.began.elapsed()).map_err(CommandError::Stderr)
+        terminal.progress(done, self.all, self.began.elapsed()).map_err(CommandError::Stderr)
     }
 
     fn hide(&mut self) -> Result<(), CommandError> {
@@ -182,19 +103,5 @@ mod tests {
         assert_eq!(texts, ["1", r#"{"a": [2]}"#, "\"x\""]);
         let error = read_inputs("1\n\n{").unwrap_err().to_string();
         assert!(error.starts_with("--inputs: line 3 is not valid JSON: "), "{error}");
-    }
-
-    #[test]
-    fn a_batch_has_a_limit_of_inputs_and_of_bytes() {
-        let sizes = |inputs: &[usize], most: usize| {
-            let inputs = inputs.iter().map(|length| {
-                RawValue::from_string(format!("\"{}\"", "x".repeat(length - 2))).unwrap()
-            });
-            let batches = batches(inputs.collect(), most);
-            batches.iter().map(Vec::len).collect::<Vec<_>>()
-        };
-        assert_eq!(sizes(&[3; 7], 3), [3, 3, 1]);
-        assert_eq!(sizes(&[3 << 20, 1 << 20, 3, 5 << 20, 3], 9), [2, 1, 1, 1]);
-        assert!(sizes(&[], 3).is_empty());
     }
 }

@@ -318,7 +318,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_MAX_INPUTS",
         value: "COUNT",
         default: DefaultValue::Is("100"),
-        meaning: "most inputs of a request, for each of which its script runs once",
+        meaning: "largest number of inputs in one request",
         reader: Reader::Number(1..=1000, |config, value| config.max_inputs = value as usize),
     },
     Setting {

@@ -14,6 +14,7 @@ use crate::api::catalogue::{Failure, Kind};
 const WEIGHT: u32 = 8;
 /// How long a mean without a new run counts. An older one says nothing about current scripts.
 const RECENT: Duration = Duration::from_secs(60);
+const NEVER_CLOSED: &str = "BUG: the semaphore is never closed";
 /// The longest `Retry-After`, seconds.
 const MAX_RETRY_SECONDS: u64 = 300;
 
@@ -24,18 +25,22 @@ pub(super) struct Admission {
     queue_length: usize,
     queue_time: Duration,
     waiting: AtomicUsize,
-    /// Requests that have more scripts to run.
+    /// Requests that have more inputs to run.
     unfinished: AtomicUsize,
     recent: Arc<RecentRuns>,
 }
+
+/// The largest number of requests that have more inputs to run. Each can have one input in front of a request that comes
+/// later, and holds its own memory: together half of that for requests.
+const MAX_UNFINISHED: usize = 4;
 
 /// How a script waits for its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
     /// As a request does: it is refused if the queue is full, or if no permit is expected in time.
     InQueue,
-    /// As a further script of a request that has had its turn. Such a request has one place, whatever the queue.
-    Again,
+    /// As the next input of a request that has had a turn. It waits however long the queue is, and takes no place in it.
+    ForNextInput,
 }
 
 /// The right to run one script. Dropping it ends the run.
@@ -55,8 +60,11 @@ struct Mean {
     updated: Instant,
 }
 
-/// A request that waits, or that has more scripts to run.
-pub struct Place<'a>(&'a AtomicUsize);
+/// A request that has more inputs to run.
+pub struct Unfinished<'a>(#[expect(dead_code, reason = "counts until it is dropped")] Place<'a>);
+
+/// A request that is counted.
+struct Place<'a>(&'a AtomicUsize);
 
 impl Place<'_> {
     fn take(places: &AtomicUsize) -> Place<'_> {
@@ -104,15 +112,25 @@ impl Admission {
             Some(pool) => (pool, None),
             // A service without a queue does not refuse requests while it starts, so as many may wait as could run.
             None => {
-                let place = self.place(waiting, self.queue_length + self.slots)?;
+                let place = self.place(self.queue_length + self.slots)?;
                 (until(deadline, ready_pool).await.ok_or_else(not_started)??, Some(place))
             }
         };
-        let latest = Instant::now() + self.queue_time;
-        let latest = deadline.map_or(latest, |deadline| deadline.min(latest));
-        let permit = match Arc::clone(&self.run_permits).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => self.wait_for_permit(place, latest, waiting).await?,
+        let latest = || {
+            let latest = Instant::now() + self.queue_time;
+            deadline.map_or(latest, |deadline| deadline.min(latest))
+        };
+        let run_permits = Arc::clone(&self.run_permits);
+        let (permit, latest) = match (run_permits.try_acquire_owned(), waiting) {
+            (Ok(permit), _) => (permit, latest()),
+            (Err(_), Waiting::InQueue) => {
+                let latest = latest();
+                (self.wait_for_permit(place, latest).await?, latest)
+            }
+            (Err(_), Waiting::ForNextInput) => {
+                let permit = Arc::clone(&self.run_permits).acquire_owned().await;
+                (permit.expect(NEVER_CLOSED), latest())
+            }
         };
         let permit =
             RunPermit { _permit: permit, began: Instant::now(), recent: Arc::clone(&self.recent) };
@@ -123,21 +141,20 @@ impl Admission {
         &self,
         place: Option<Place<'_>>,
         latest: Instant,
-        waiting: Waiting,
     ) -> Result<OwnedSemaphorePermit, Failure> {
         let _place = match place {
             Some(place) => place,
-            None => self.place(waiting, self.queue_length)?,
+            None => self.place(self.queue_length)?,
         };
         let began = Instant::now();
-        if waiting == Waiting::InQueue && began + self.expected_wait() > latest {
+        if began + self.expected_wait() > latest {
             let seconds = (latest - began).as_secs_f64().round();
             let error = format!("All workers are busy, and none is expected within {seconds} s");
             return Err(self.busy(error));
         }
         let permit = Arc::clone(&self.run_permits).acquire_owned();
         match timeout_at(latest, permit).await {
-            Ok(permit) => Ok(permit.expect("BUG: the semaphore is never closed")),
+            Ok(permit) => Ok(permit.expect(NEVER_CLOSED)),
             Err(_) => {
                 let seconds = began.elapsed().as_secs_f64().round();
                 Err(self.busy(format!("All workers were busy for {seconds} s")))
@@ -145,9 +162,11 @@ impl Admission {
         }
     }
 
-    /// A place for a request that waits: in the queue, only if fewer than `most` are taken.
-    fn place(&self, waiting: Waiting, most: usize) -> Result<Place<'_>, Failure> {
-        if waiting == Waiting::InQueue && self.waiting.load(Ordering::Relaxed) >= most {
+    /// A place for a request that waits, if fewer than `most` are taken. One more can wait behind the inputs of a request that
+    /// keeps all workers busy, or others would not get their turns without a queue.
+    fn place(&self, most: usize) -> Result<Place<'_>, Failure> {
+        let most = most + self.unfinished().min(1);
+        if self.waiting.load(Ordering::Relaxed) >= most {
             return Err(self.busy("All workers are busy and the queue is full"));
         }
         Ok(Place::take(&self.waiting))
@@ -155,7 +174,9 @@ impl Admission {
 
     /// When the last request in the queue is expected to run, at the speed of recent runs.
     fn expected_wait(&self) -> Duration {
-        let waiting = u32::try_from(self.waiting().max(1)).unwrap_or(u32::MAX);
+        // Each request with several inputs can have one in front.
+        let waiting = (self.waiting() + self.unfinished()).max(1);
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
         self.recent.mean().unwrap_or_default().saturating_mul(waiting) / self.slots as u32
     }
 
@@ -177,12 +198,19 @@ impl Admission {
 
     /// Returns whether a script waits, or will once another has its turn.
     pub(super) fn has_waiters(&self) -> bool {
-        self.waiting() > 0 || self.unfinished.load(Ordering::Relaxed) > 0
+        self.waiting() > 0 || self.unfinished() > 0
     }
 
-    /// Counts a request as one that has more scripts to run, until the value is dropped.
-    pub(super) fn unfinished(&self) -> Place<'_> {
-        Place::take(&self.unfinished)
+    /// Begins a request with several inputs, unless too many have begun.
+    pub(super) fn begin_inputs(&self) -> Result<Unfinished<'_>, Failure> {
+        if self.unfinished() >= MAX_UNFINISHED {
+            return Err(self.busy("Too many requests with several inputs are running"));
+        }
+        Ok(Unfinished(Place::take(&self.unfinished)))
+    }
+
+    fn unfinished(&self) -> usize {
+        self.unfinished.load(Ordering::Relaxed)
     }
 
     /// The number of scripts that are running.

@@ -50,16 +50,27 @@ impl LiveOutput {
         self.0.changed.notified().await;
     }
 
-    /// Takes the text of a stream: at most `most` bytes, and whole characters only. Bytes that are not UTF-8 become
-    /// replacement characters. The beginning of a character waits for its rest, unless `is_last` says that the script has
-    /// ended. All texts together are what the response says that the script printed.
-    pub fn take(&self, stream: Stream, most: usize, is_last: bool) -> String {
-        let mut unread = self.unread();
-        let unread = &mut unread[stream as usize];
+    /// The first text of a stream, and how many bytes of output it is: at most `most`, and whole characters only. Bytes that
+    /// are not UTF-8 become replacement characters. The beginning of a character waits for its rest, unless `is_last` says
+    /// that the script has ended. All texts together are what the response says that the script printed.
+    pub fn first(&self, stream: Stream, most: usize, is_last: bool) -> (String, usize) {
+        let unread = &self.unread()[stream as usize];
         let bytes = &unread[..unread.len().min(most)];
         let is_cut = bytes.len() < unread.len();
         let whole = if is_last && !is_cut { bytes.len() } else { whole_characters(bytes) };
-        String::from_utf8_lossy(&unread.split_to(whole)).into_owned()
+        (String::from_utf8_lossy(&bytes[..whole]).into_owned(), whole)
+    }
+
+    /// Forgets the first bytes of a stream.
+    pub fn forget(&self, stream: Stream, bytes: usize) {
+        let _ = self.unread()[stream as usize].split_to(bytes);
+    }
+
+    /// Takes the first text of a stream, as [`LiveOutput::first`] returns it.
+    pub fn take(&self, stream: Stream, most: usize, is_last: bool) -> String {
+        let (text, bytes) = self.first(stream, most, is_last);
+        self.forget(stream, bytes);
+        text
     }
 
     /// Whether there is a whole character to take.

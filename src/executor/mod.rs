@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use tokio::time::{Instant as Deadline, timeout_at};
 
 use self::admission::{Admission, RunPermit};
-pub use self::admission::{Place, Waiting};
+pub use self::admission::{Unfinished, Waiting};
 use self::essential::spawn_essential;
 pub use self::health::{Health, Unsettled};
 pub use self::job::Job;
@@ -184,9 +184,12 @@ impl Executor {
         Err(worker::lost())
     }
 
-    /// Says that a request has more scripts to run, until the value is dropped. Workers are then started for them at once.
-    pub fn unfinished(&self) -> Place<'_> {
-        self.admission.unfinished()
+    /// Begins a request with several inputs. Until the value is dropped, workers are started for them at once.
+    ///
+    /// # Errors
+    /// `busy` when too many of these requests have begun.
+    pub fn begin_inputs(&self) -> Result<Unfinished<'_>, Failure> {
+        self.admission.begin_inputs()
     }
 
     /// How many scripts can run at once.
@@ -359,6 +362,13 @@ pub struct Turn {
     /// When a worker must be found.
     latest: Deadline,
     arrived: Instant,
+}
+
+impl Turn {
+    /// How long the script has waited so far.
+    pub fn waited(&self) -> Duration {
+        self.arrived.elapsed()
+    }
 }
 
 /// Refills the pool when it is dropped.

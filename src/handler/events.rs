@@ -86,8 +86,12 @@ fn accepted(headers: &HeaderMap) -> impl Iterator<Item = (String, f32)> {
     values.flat_map(|value| value.split(',')).map(|range| {
         let mut parts = range.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok());
-        (name, weight.unwrap_or(1.0))
+        let weight = parts.find_map(|part| {
+            let (name, weight) = part.split_once('=')?;
+            name.eq_ignore_ascii_case("q").then(|| weight.parse().unwrap_or(0.0))
+        });
+        let weight = weight.unwrap_or(1.0);
+        (name, if (0.0..=1.0).contains(&weight) { weight } else { 0.0 })
     })
 }
 
@@ -182,9 +186,16 @@ mod tests {
 
     #[test]
     fn a_client_gets_the_format_that_it_prefers() {
-        for accept in
-            ["", "*/*", "application/json", "text/html, */*;q=0.8", "text/event-stream;q=0"]
-        {
+        for accept in [
+            "",
+            "*/*",
+            "application/json",
+            "text/html, */*;q=0.8",
+            "text/event-stream;q=0",
+            "text/event-stream;Q=0",
+            "text/event-stream;q=inf",
+            "text/event-stream;q=",
+        ] {
             assert_eq!(preferred(accept), None, "{accept}");
         }
         assert_eq!(preferred("application/json, text/event-stream"), None);

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use http::header::EXPECT;
 use http::{Extensions, Request, Response};
 use http_body::Body as HttpBody;
+use tokio::sync::mpsc::{self, UnboundedSender};
 
 use super::body::Body;
 use super::events::{Events, Format};
-use super::inputs::Items;
+use super::inputs::Item;
 use super::live::Live;
 use super::memory_budget::Reservation;
 use super::request_body::{Media, media_type, read};
@@ -36,7 +37,7 @@ pub(super) struct Attached {
     deadline: Option<Instant>,
     live: Option<LiveOutput>,
     /// Receives the answers to several inputs, if a live response shows them.
-    items: Option<Items>,
+    items: Option<UnboundedSender<Item>>,
     progress: Progress,
 }
 
@@ -59,11 +60,15 @@ impl Attached {
         caller: Option<Caller>,
         has_inputs: bool,
     ) -> Live {
-        let (output, items) = (LiveOutput::default(), Items::default());
-        match has_inputs {
-            true => self.items = Some(items.clone()),
-            false => self.live = Some(output.clone()),
-        }
+        let output = LiveOutput::default();
+        let items = if has_inputs {
+            let (sender, items) = mpsc::unbounded_channel();
+            self.items = Some(sender);
+            Some(items)
+        } else {
+            self.live = Some(output.clone());
+            None
+        };
         Live { progress: self.progress.clone(), output, items, interval, caller }
     }
 }

@@ -1,16 +1,16 @@
 //! Runs a script once for each input of a request, each time in a fresh process. A request has one place among those that
 //! wait, however many inputs it has, so others get their turns in between.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http::{Response, StatusCode};
 use serde_json::value::RawValue;
-use tokio::sync::{Mutex as Gate, Notify};
+use tokio::sync::Mutex as Gate;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::timeout_at;
 
 use super::Handler;
 use super::body::Body;
@@ -19,11 +19,15 @@ use crate::api::catalogue::{Failure, Kind};
 use crate::callers::rate_limit::Caller;
 use crate::executor::outcome::Execution;
 use crate::executor::output_capture::Captured;
-use crate::executor::{Job, Turn, Waiting};
+use crate::executor::{Executor, Job, Turn, Waiting};
 use crate::telemetry::execution_record::ExecutionRecord;
 
+/// How long the inputs of a request may take together until the last has its turn: as long as the longest script. It bounds
+/// how long a request holds its memory. A request of the command line has no such limit.
+const ALL_INPUTS: Duration = Duration::from_secs(300);
+
 /// The answer to one input.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Item {
     /// Its place among the inputs, counted from 0.
     pub(super) index: usize,
@@ -34,30 +38,27 @@ pub(super) struct Item {
     pub(super) body: Vec<Bytes>,
 }
 
-/// Answers that a live response has not taken yet. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Items(Arc<Shared>);
-
-#[derive(Debug, Default)]
-struct Shared {
-    waiting: Mutex<VecDeque<Item>>,
-    changed: Notify,
+/// Where the inputs of a request wait for their turns.
+struct Line {
+    /// One input after the other waits for its turn.
+    gate: Gate<()>,
+    /// When the last input must have had its turn.
+    end: Option<Instant>,
 }
 
-impl Items {
-    fn push(&self, item: Item) {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(item);
-        self.0.changed.notify_one();
-    }
-
-    /// Takes the answer that has waited for the longest.
-    pub(super) fn take(&self) -> Option<Item> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
-    }
-
-    /// Waits until an answer was added since the last call.
-    pub(super) async fn changed(&self) {
-        self.0.changed.notified().await;
+impl Line {
+    async fn turn(&self, executor: &Executor, job: &Job) -> Result<Turn, Failure> {
+        let end = self.end.into_iter().chain(job.deadline).min();
+        let turn = async {
+            let _next = self.gate.lock().await;
+            executor.turn(job, Waiting::ForNextInput).await
+        };
+        let Some(end) = end else { return turn.await };
+        let too_late = || {
+            let error = "The time for all inputs was over before the turn of this one";
+            Failure::new(Kind::Timeout, error)
+        };
+        timeout_at(end.into(), turn).await.unwrap_or_else(|_| Err(too_late()))
     }
 }
 
@@ -78,60 +79,70 @@ impl Handler {
         job: Job,
         inputs: Vec<Box<RawValue>>,
         caller: Option<Caller>,
-        items: Option<Items>,
+        items: Option<UnboundedSender<Item>>,
     ) -> Response<Body> {
-        let began = Instant::now();
         let bodies = vec![Vec::new(); inputs.len()];
-        let record = ExecutionRecord::blank();
-        let mut answers = Answers { bodies, bytes: 0, record };
+        let mut answers = Answers { bodies, bytes: 0, record: ExecutionRecord::blank() };
         let mut jobs = inputs.into_iter().map(|input| Job { input: Some(input), ..job.clone() });
         let Some(first) = jobs.next() else {
+            job.progress.begin_run(Duration::ZERO);
             return self.responses.results(answers.bodies, answers.record);
         };
         let cancelled = CancelGuard::new(self.executor.metrics());
-        let turn = match self.executor.turn(&first, Waiting::InQueue).await {
-            Ok(turn) => turn,
+        let begun = async {
+            let unfinished = self.executor.begin_inputs()?;
+            Ok((unfinished, self.executor.turn(&first, Waiting::InQueue).await?))
+        };
+        let (unfinished, turn) = match begun.await {
+            Ok(begun) => begun,
             Err(failure) => {
                 cancelled.disarm();
                 return self.responses.refusal(&failure);
             }
         };
-        let gate = Gate::new(());
+        let began = Instant::now();
+        answers.record.queue = turn.waited();
+        let line = Line { gate: Gate::new(()), end: caller.map(|_| began + ALL_INPUTS) };
         let mut runs = FuturesUnordered::new();
         // The request itself counts for the first input.
-        runs.push(self.run_input(0, first, Some(turn), None, &gate));
-        let mut others = jobs.enumerate().map(|(index, job)| (index + 1, job));
-        let mut unfinished = Some(self.executor.unfinished());
-        let mut run_next = |runs: &mut FuturesUnordered<_>| match others.next() {
-            Some((index, job)) => runs.push(self.run_input(index, job, None, caller, &gate)),
-            None => unfinished = None,
-        };
-        // One more than can run waits for its turn.
-        (0..self.executor.slots()).for_each(|_| run_next(&mut runs));
-        while let Some((index, ended)) = runs.next().await {
-            run_next(&mut runs);
+        runs.push(self.run_input(0, first, Some(turn), None, &line));
+        let mut others = jobs.enumerate();
+        let mut unfinished = Some(unfinished);
+        loop {
+            // One more than can run waits for its turn.
+            while runs.len() <= self.executor.slots()
+                && let Some((index, job)) = others.next()
+            {
+                runs.push(self.run_input(index + 1, job, None, caller, &line));
+            }
+            if others.len() == 0 {
+                unfinished = None;
+            }
+            let Some((index, ended)) = runs.next().await else { break };
             let item = self.item(index, ended, &mut answers, caller);
             answers.bodies[index].clone_from(&item.body);
             if let Some(items) = &items {
-                items.push(item);
+                // Fails if the client has left, and then this future is dropped.
+                let _ = items.send(item);
             }
         }
+        drop(unfinished);
         cancelled.disarm();
         let record = ExecutionRecord { run: began.elapsed(), ..answers.record };
         self.responses.results(answers.bodies, record)
     }
 
     /// Runs the job of one input, which counts for `counted`. Without a `turn`, it waits for one, and one after the other
-    /// does that, behind `gate`.
+    /// does that.
     async fn run_input(
         &self,
         index: usize,
         job: Job,
         turn: Option<Turn>,
         counted: Option<Caller>,
-        gate: &Gate<()>,
+        line: &Line,
     ) -> (usize, Result<Execution, Failure>) {
-        let run = self.run_in_turn(&job, turn, gate);
+        let run = self.run_in_turn(&job, turn, line);
         let ended = self.within_rate(counted, run, counts).await;
         (index, ended.unwrap_or_else(Err))
     }
@@ -140,18 +151,11 @@ impl Handler {
         &self,
         job: &Job,
         turn: Option<Turn>,
-        gate: &Gate<()>,
+        line: &Line,
     ) -> Result<Execution, Failure> {
         let turn = match turn {
             Some(turn) => turn,
-            None => {
-                let _next = gate.lock().await;
-                if job.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                    let error = "The platform's deadline came before the turn of this input";
-                    return Err(Failure::new(Kind::Timeout, error));
-                }
-                self.executor.turn(job, Waiting::Again).await?
-            }
+            None => line.turn(&self.executor, job).await?,
         };
         self.executor.run(turn, job).await
     }
@@ -169,7 +173,7 @@ impl Handler {
                 let limit = self.config().response_bytes();
                 if answers.bytes + execution.bytes() > limit {
                     let error = format!(
-                        "The answers to all inputs together are larger than their limit of {limit} bytes"
+                        "The result does not fit: those of all inputs may have {limit} bytes together"
                     );
                     execution.outcome = Err(Failure::new(Kind::ResultTooLarge, error));
                     execution.stdout = Captured::default();

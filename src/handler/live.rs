@@ -13,15 +13,17 @@ use futures_util::stream;
 use http::{Response, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, Span};
 
 use super::Handler;
 use super::body::Body;
 use super::events::Format;
-use super::inputs::{Item, Items};
-use super::memory_budget::Reservation;
+use super::inputs::Item;
+use super::memory_budget::{Reservation, release_when_sent};
+use super::response::Responses;
 use crate::callers::rate_limit::Caller;
 use crate::executor::live_output::{LiveOutput, Stream};
 use crate::telemetry::execution_record::{EventualRecord, ExecutionRecord};
@@ -63,8 +65,8 @@ pub(super) struct Live {
     pub(super) progress: Progress,
     /// Receives what it prints.
     pub(super) output: LiveOutput,
-    /// Receives the answers to several inputs.
-    pub(super) items: Items,
+    /// Receives the answers to several inputs, if there are several.
+    pub(super) items: Option<UnboundedReceiver<Item>>,
     /// The shortest time between two events with output of one stream.
     pub(super) interval: Duration,
     /// The caller that the memory counts for.
@@ -110,6 +112,8 @@ impl Handler {
         let record = EventualRecord::default();
         let now = Instant::now();
         let events = LiveEvents {
+            responses: self.responses.clone(),
+            caller,
             encoding,
             output,
             items,
@@ -138,10 +142,12 @@ struct Run(JoinHandle<Ended>);
 
 impl Run {
     async fn end(&mut self) -> Ended {
-        match (&mut self.0).await {
+        match (&mut self.0).await.map_err(JoinError::try_into_panic) {
             Ok(ended) => ended,
             // A panic ends the connection, as one in a buffered answer does, and with it the stream without a last event.
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The process ends.
+            Err(Err(_)) => std::future::pending().await,
         }
     }
 }
@@ -154,9 +160,12 @@ impl Drop for Run {
 
 /// Makes the events of one response, each when the client takes it.
 struct LiveEvents<E> {
+    responses: Responses,
+    /// The caller that the memory counts for.
+    caller: Option<Caller>,
     encoding: E,
     output: LiveOutput,
-    items: Items,
+    items: Option<UnboundedReceiver<Item>>,
     interval: Duration,
     /// When the next event with output of each stream may be sent.
     next: [Instant; 2],
@@ -181,9 +190,8 @@ impl<E: Encoding> LiveEvents<E> {
                 self.sent = Instant::now();
                 return Some(piece);
             }
-            if let Some(item) = self.items.take() {
-                let pieces = self.encoding.item(item);
-                self.push(pieces);
+            if let Some(item) = self.items.as_mut().and_then(|items| items.try_recv().ok()) {
+                self.push_item(item);
                 continue;
             }
             if self.ended.is_some() {
@@ -205,7 +213,7 @@ impl<E: Encoding> LiveEvents<E> {
                     self.ended = Some(ended);
                 }
                 () = self.output.changed(), if due.is_none() => {}
-                () = self.items.changed() => {}
+                Some(item) = next_item(&mut self.items) => self.push_item(item),
                 () = sleep_until(due.unwrap_or(self.sent + SILENCE)) => {
                     if due.is_none() {
                         self.sent = Instant::now();
@@ -226,21 +234,31 @@ impl<E: Encoding> LiveEvents<E> {
         due.min()
     }
 
-    /// Encodes the output that may be sent now. Once the script has ended (`is_last`), this is all of it. Returns whether
-    /// there was any.
+    /// Encodes output of a stream that may be sent now. Once the script has ended (`is_last`), this is every stream. Returns
+    /// whether there is an event to send.
     fn encode_output(&mut self, now: Instant, is_last: bool) -> bool {
         for stream in Stream::ALL {
             if !is_last && self.next[stream as usize] > now {
                 continue;
             }
-            let text = self.output.take(stream, MAX_TEXT_BYTES, is_last);
-            if !text.is_empty() {
+            let (text, bytes) = self.output.first(stream, MAX_TEXT_BYTES, is_last);
+            if text.is_empty() {
+                continue;
+            }
+            self.next[stream as usize] = now + self.interval;
+            let event = self.encoding.output(stream, &text);
+            // Without memory the text waits, and if the script has ended, it is in the last event only.
+            if let Some(memory) = self.responses.memory_for(event.len(), self.caller) {
                 self.began[stream as usize] = None;
-                self.next[stream as usize] = now + self.interval;
-                self.pieces.push_back(self.encoding.output(stream, &text));
+                self.output.forget(stream, bytes);
+                self.pieces.push_back(release_when_sent(event, memory));
+                return true;
+            }
+            if is_last {
+                self.output.clear();
             }
         }
-        !self.pieces.is_empty()
+        false
     }
 
     fn encode_last(&mut self) {
@@ -253,11 +271,30 @@ impl<E: Encoding> LiveEvents<E> {
         self.record.set(record);
     }
 
+    fn push_item(&mut self, item: Item) {
+        let pieces = self.encoding.item(item);
+        self.push(pieces);
+    }
+
     /// Sends an event next. A small one is sent as one piece.
     fn push(&mut self, pieces: Vec<Bytes>) {
-        match pieces.iter().map(Bytes::len).sum() {
-            0..=MAX_JOINED_BYTES => self.pieces.push_back(pieces.concat().into()),
-            _ => self.pieces.extend(pieces),
+        let bytes = pieces.iter().map(Bytes::len).sum();
+        let memory = (bytes <= MAX_JOINED_BYTES)
+            .then(|| self.responses.memory_for(bytes, self.caller))
+            .flatten();
+        match memory {
+            Some(memory) => {
+                let joined = Bytes::from(pieces.concat());
+                self.pieces.push_back(release_when_sent(joined, memory));
+            }
+            None => self.pieces.extend(pieces),
         }
+    }
+}
+
+async fn next_item(items: &mut Option<UnboundedReceiver<Item>>) -> Option<Item> {
+    match items {
+        Some(items) => items.recv().await,
+        None => None,
     }
 }

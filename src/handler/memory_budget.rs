@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::callers::rate_limit::Caller;
 
 /// The budget is counted in units of this size, bytes.
-const UNIT_BYTES: usize = 1024;
+pub const UNIT_BYTES: usize = 1024;
 /// Text that outgrows what was expected gets at most this much more room than it needs, bytes.
 const STEP_BYTES: usize = 64 * 1024;
 

@@ -92,6 +92,11 @@ impl Handler {
         self.executor.config()
     }
 
+    /// How many scripts can run at once.
+    pub fn slots(&self) -> usize {
+        self.executor.slots()
+    }
+
     /// Builds the responses of this handler, for a front that refuses a request by itself.
     pub fn responses(&self) -> &Responses {
         &self.responses

@@ -11,7 +11,9 @@ use serde::Serialize;
 
 use super::body::Body;
 use super::mcp::AnsweredCall;
-use super::memory_budget::{MemoryBudget, OverBudget, Reservation, SHARES, release_when_sent};
+use super::memory_budget::{
+    MemoryBudget, OverBudget, Reservation, SHARES, UNIT_BYTES, release_when_sent,
+};
 use crate::api::catalogue::{Failure, Kind};
 use crate::api::json_text;
 use crate::api::response::{Error, ISOLATION, PEAK_MEMORY, SERVER_TIMING, Success};
@@ -70,7 +72,10 @@ impl Responses {
         let config = executor.config();
         // MCP sends a result twice, the second time as text in which quotation marks are escaped.
         let of_mcp = if config.mcp { 2 * config.max_result_bytes } else { 0 };
-        let bytes = RESPONSES_BYTES.max(SHARES * (config.response_bytes() + of_mcp));
+        // Each of many results is rounded up.
+        let of_inputs = config.max_inputs * UNIT_BYTES;
+        let largest = config.response_bytes() + of_mcp + of_inputs;
+        let bytes = RESPONSES_BYTES.max(SHARES * largest);
         let (held, reserve) = (MemoryBudget::new(bytes), MemoryBudget::new(RESERVE_BYTES));
         Responses { executor, warning, held, reserve }
     }

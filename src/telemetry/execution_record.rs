@@ -40,11 +40,8 @@ impl ExecutionRecord {
         ExecutionRecord { kind: None, ..ExecutionRecord::refused(Kind::Internal) }
     }
 
-    /// Adds what another script of the same request took. The time in the queue is that of the first.
+    /// Adds what another script of the same request took, without its times of waiting and running, which overlap.
     pub fn add(&mut self, other: &ExecutionRecord) {
-        if !self.ran {
-            self.queue = other.queue;
-        }
         self.ran |= other.ran;
         self.cpu += other.cpu;
         self.peak_memory = self.peak_memory.max(other.peak_memory);

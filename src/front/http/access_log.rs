@@ -9,6 +9,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use tracing::Span;
 
+use crate::api::catalogue::Kind;
 use crate::callers::client_ip::ClientIp;
 use crate::handler::body::Body;
 use crate::telemetry::execution_record::{EventualRecord, ExecutionRecord, LEFT, milliseconds};
@@ -98,8 +99,10 @@ impl AccessLogEntry {
                 )
             };
         }
-        // A 503 `busy` is not an error of the service; a 500 `internal` is.
-        if line.status == StatusCode::INTERNAL_SERVER_ERROR.as_u16() {
+        // A 503 `busy` is not an error of the service; a 500 `internal` is, also at the end of a live response.
+        let is_internal = line.status == StatusCode::INTERNAL_SERVER_ERROR.as_u16()
+            || line.kind == Some(Kind::Internal.name());
+        if is_internal {
             line!(error);
         } else {
             line!(info);
