@@ -17,7 +17,7 @@ LANGCHAIN := langchain-mcp-adapters==0.3.2
 SMOLAGENTS := smolagents[mcp]==1.26.0
 SCHEMATHESIS := schemathesis==4.32.5
 FUZZ := cargo-fuzz@0.13.2
-FUZZ_TARGETS := request frame result event mcp
+FUZZ_TARGETS := request frame result output event mcp
 FUZZ_SECONDS ?= 60
 # 0 takes another seed each time. `.ci/run` sets one, so that a change fails for what it changed.
 FUZZ_SEED ?= 0

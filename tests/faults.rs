@@ -143,6 +143,31 @@ fn killing_the_zygote_fails_only_the_requests_of_its_workers() {
 }
 
 #[test]
+fn killing_the_zygote_ends_live_responses_with_an_error() {
+    let Some(server) = started(SETTINGS) else { return };
+    let script = "import time\ndef main(x):\n    print('begun')\n    time.sleep(3)\n    return x";
+    let live = "accept: text/event-stream\r\nconnection: close\r\n";
+    let alone = server.begin(live, &json!({"script": script, "input": 0}));
+    let several = server.begin(live, &json!({"script": script, "inputs": [1, 2]}));
+    server.wait_until_running(3);
+    send(Signal::SIGKILL, zygote(&server));
+    let alone = read_to_end(alone);
+    assert!(alone.contains("event: stdout\ndata: {\"text\":\"begun\\n\"}"), "{alone}");
+    let (_, last) = alone.split_once("event: error\ndata: ").unwrap();
+    let (error, _) = last.split_once("\n\n").unwrap();
+    let error: Value = serde_json::from_str(error).unwrap();
+    assert_eq!((&error["kind"], &error["status"]), (&json!("internal"), &json!(500)));
+    assert_eq!(error["stdout"], json!("begun\n"));
+    let several = read_to_end(several);
+    let (_, last) = several.split_once("event: result\ndata: ").unwrap();
+    assert_eq!(last.matches("\"kind\":\"internal\"").count(), 2, "{last}");
+    assert!(last.contains("\"status\":200"), "{last}");
+    is_healthy_again(&server);
+    let answer = server.execute(&json!({"script": "def main(x): return x", "inputs": [1, 2]}));
+    assert_eq!(answer.status, 200);
+}
+
+#[test]
 fn a_stopped_zygote_is_replaced() {
     let Some(server) = started(SETTINGS) else { return };
     let given = answers(&server, || {
@@ -434,6 +459,11 @@ fn no_timeout_depends_on_the_wall_clock() {
     readers.sort();
     assert_eq!(
         readers,
-        ["src/front/lambda/mod.rs", "src/telemetry/emf.rs", "src/telemetry/log.rs"]
+        [
+            "src/front/lambda/log.rs",
+            "src/front/lambda/mod.rs",
+            "src/telemetry/emf.rs",
+            "src/telemetry/log.rs"
+        ]
     );
 }

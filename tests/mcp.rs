@@ -532,6 +532,82 @@ fn stdio_serves_both_eras_without_headers() {
     assert_eq!(client.end(), Some(0));
 }
 
+/// A call that wants to hear of its progress.
+fn called_with_progress(script: &str) -> Value {
+    let mut message = called(5, script);
+    message["params"]["_meta"]["progressToken"] = json!("token");
+    message
+}
+
+const PRINTS: &str =
+    "import time\nprint('first')\ntime.sleep(0.5)\nprint('second')\nprint('third')";
+
+fn progress(number: u32, message: &str) -> Value {
+    let params = json!({"progressToken": "token", "progress": number, "message": message});
+    json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})
+}
+
+#[test]
+fn a_call_with_a_token_is_answered_live() {
+    let message = called_with_progress(PRINTS);
+    let mut stream = server().connect();
+    let body = message.to_string();
+    write!(
+        stream,
+        "POST /mcp HTTP/1.0\r\nhost: x\r\ncontent-type: application/json\r\naccept: application/json, text/event-stream\r\n{}content-length: {}\r\n\r\n{body}",
+        headers(&message),
+        body.len()
+    )
+    .unwrap();
+    let answer = read_to_end(stream);
+    let (head, events) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("content-type: text/event-stream"), "{head}");
+    let messages: Vec<Value> = events
+        .split_terminator("\n\n")
+        .map(|event| serde_json::from_str(event.strip_prefix("event: message\ndata: ").unwrap()))
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(messages[..2], [progress(1, "first\n"), progress(2, "second\nthird\n")]);
+    assert_eq!(messages.len(), 3);
+    let (status, _, plain) =
+        send(server(), &headers(&message), called(5, PRINTS).to_string().as_bytes());
+    assert_eq!((status, &messages[2]), (200, &plain));
+}
+
+#[test]
+fn a_call_that_is_refused_and_a_client_of_json_alone_get_a_plain_answer() {
+    let refused = called_with_progress("");
+    let (status, head, answer) = send(server(), &headers(&refused), refused.to_string().as_bytes());
+    assert_eq!((status, &answer["result"]["isError"]), (200, &json!(true)));
+    assert!(head.contains("content-type: application/json"), "{head}");
+    let message = called_with_progress(PRINTS);
+    let mut stream = server().connect();
+    let body = message.to_string();
+    write!(
+        stream,
+        "POST /mcp HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\naccept: application/json\r\n{}content-length: {}\r\n\r\n{body}",
+        headers(&message),
+        body.len()
+    )
+    .unwrap();
+    let answer = read_to_end(stream);
+    assert!(answer.contains("content-type: application/json"), "{answer}");
+}
+
+#[test]
+fn stdio_tells_the_progress_of_a_call_before_its_answer() {
+    let mut client = Client::start(&[("MAINBOX_PRELOAD", "")]);
+    client.send(&called_with_progress(PRINTS));
+    assert_eq!(client.next(), progress(1, "first\n"));
+    assert_eq!(client.next(), progress(2, "second\nthird\n"));
+    let answer = client.next();
+    assert_eq!(
+        (&answer["id"], texts(&answer["result"])),
+        (&json!(5), vec!["first\nsecond\nthird\n"])
+    );
+    assert_eq!(client.end(), Some(0));
+}
+
 #[test]
 fn stdio_answers_calls_side_by_side_and_cancels_one_by_its_id() {
     let mut client = Client::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_CONCURRENCY", "2")]);

@@ -4,13 +4,14 @@
 use http::HeaderMap;
 use http::header::HeaderValue;
 use libfuzzer_sys::fuzz_target;
+use mainbox::api::limits::RequestLimits;
 use mainbox::mcp::message::{Message, Reply};
 use mainbox::mcp::method::{Asked, cancelled};
 use mainbox::mcp::revision::{Era, METHOD, NAME, VERSION};
 use mainbox::mcp::tool;
 use serde_json::Value;
 
-const MAX_SCRIPT_BYTES: usize = 4096;
+const LIMITS: RequestLimits = RequestLimits { max_script_bytes: 4096, max_inputs: 5 };
 
 fuzz_target!(|text: &[u8]| {
     let message = match Message::read(text) {
@@ -43,8 +44,8 @@ fuzz_target!(|text: &[u8]| {
             Era::of(&message, &params, headers).and_then(|era| Asked::of(&message, &params, era));
         match asked {
             Ok(Asked::CallTool(arguments)) => {
-                if let Ok(request) = tool::request(arguments.get(), MAX_SCRIPT_BYTES) {
-                    assert!(request.script.len() <= MAX_SCRIPT_BYTES);
+                if let Ok(request) = tool::request(arguments.get(), LIMITS) {
+                    assert!(request.script.len() <= LIMITS.max_script_bytes);
                 }
             }
             Ok(_) => {}

@@ -93,13 +93,25 @@ async fn answer(
 ) -> Option<String> {
     let mut request = super::local_request("/mcp", line);
     request.extensions_mut().insert(OverStdio);
-    let response = handler.handle(request).await;
-    let body = Bytes::from(response.into_body().collected().await);
-    if !body.is_empty() {
-        // Fails only if standard output has failed, which ends the command.
-        let _ = answers.send(body).await;
+    let mut body = handler.handle(request).await.into_body();
+    let mut line = Vec::new();
+    while let Some(piece) = body.next().await {
+        line.extend_from_slice(&piece);
+        // A message of its own, before the answer. No other line break occurs in messages.
+        if line.ends_with(b"\n") {
+            line.pop();
+            send(&answers, std::mem::take(&mut line)).await;
+        }
     }
+    send(&answers, line).await;
     id
+}
+
+async fn send(answers: &mpsc::Sender<Bytes>, line: Vec<u8>) {
+    if !line.is_empty() {
+        // Fails only if standard output has failed, which ends the command.
+        let _ = answers.send(line.into()).await;
+    }
 }
 
 /// Reads lines in a thread of its own, since reading blocks. The thread ends with the input, or with the process.

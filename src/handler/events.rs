@@ -50,6 +50,20 @@ impl Format {
         best.1
     }
 
+    /// Server-sent events, if a client accepts them, among other formats or not.
+    pub(super) fn event_stream(headers: &HeaderMap) -> Option<Format> {
+        let is_accepted = |(range, weight): (String, f32)| range == EVENT_STREAM && weight > 0.0;
+        accepted(headers).any(is_accepted).then_some(Format::EventStream)
+    }
+
+    /// What comes before and after a message of another protocol.
+    pub(super) fn around_message(self) -> (&'static str, &'static str) {
+        match self {
+            Format::EventStream => ("event: message\ndata: ", "\n\n"),
+            Format::Lines => ("", "\n"),
+        }
+    }
+
     /// A response in this format.
     pub(super) fn response(self, body: Body) -> Response<Body> {
         let mut response = Response::new(body);
@@ -149,11 +163,11 @@ impl Encoding for Events {
         self.format.event(stream.name(), &json!({ "text": text }))
     }
 
-    fn silence(&self) -> Option<Bytes> {
-        Some(match self.format {
+    fn silence(&mut self) -> Bytes {
+        match self.format {
             Format::EventStream => Bytes::from_static(b": still running\n\n"),
             Format::Lines => Bytes::from_static(b"{\"event\":\"keepalive\"}\n"),
-        })
+        }
     }
 
     fn item(&mut self, item: Item) -> Vec<Bytes> {

@@ -188,19 +188,14 @@ impl Handler {
 
 /// Whether a response says that its script did not run because the service has too much to do. A live response does not:
 /// it begins with the script.
-fn was_refused_as_busy(response: &Response<Body>) -> bool {
+pub(super) fn was_refused_as_busy(response: &Response<Body>) -> bool {
     let record = response.extensions().get::<ExecutionRecord>();
     record.is_some_and(|record| !record.ran && record.kind == Some(Kind::Busy))
 }
 
 /// Whether a run counts against the rate: not if it was refused as `busy`.
 pub(super) fn counts(execution: &Result<Execution, Failure>) -> bool {
-    !execution.as_ref().is_err_and(is_busy)
-}
-
-/// Whether a request was refused because the service has too much to do.
-pub(super) fn is_busy(failure: &Failure) -> bool {
-    failure.kind == Kind::Busy
+    !execution.as_ref().is_err_and(|failure| failure.kind == Kind::Busy)
 }
 
 /// Counts the request as cancelled if the guard is dropped before [`CancelGuard::disarm`], which happens when the

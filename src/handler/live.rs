@@ -44,8 +44,8 @@ pub(super) trait Encoding: Send + 'static {
     /// An event with a text that the script has printed.
     fn output(&mut self, stream: Stream, text: &str) -> Bytes;
 
-    /// What is sent after a long silence; `None` is nothing.
-    fn silence(&self) -> Option<Bytes>;
+    /// What is sent after a long silence.
+    fn silence(&mut self) -> Bytes;
 
     /// The pieces of an event with the answer to one of several inputs.
     fn item(&mut self, item: Item) -> Vec<Bytes>;
@@ -217,7 +217,7 @@ impl<E: Encoding> LiveEvents<E> {
                 () = sleep_until(due.unwrap_or(self.sent + SILENCE)) => {
                     if due.is_none() {
                         self.sent = Instant::now();
-                        self.pieces.extend(self.encoding.silence());
+                        self.pieces.push_back(self.encoding.silence());
                     }
                 }
             }

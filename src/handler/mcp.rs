@@ -10,17 +10,22 @@ use http_body::Body as HttpBody;
 use serde::Serialize;
 
 use super::body::Body;
-use super::execute::{Attached, counts, is_busy};
+use super::events::Format;
+use super::execute::{Attached, counts, was_refused_as_busy};
+use super::inputs::Item;
+use super::live::Encoding;
 use super::request_body::{Media, media_type, read};
 use super::response::{JSON, Responses, add_hints, document, held};
 use super::{Deadline, Handler};
 use crate::api::catalogue::{Failure, Kind};
 use crate::api::request::ExecuteRequest;
 use crate::callers::rate_limit::Caller;
+use crate::executor::live_output::Stream;
 use crate::executor::outcome::Execution;
 use crate::executor::protocol::ZygoteInfo;
 use crate::mcp::message::{Id, Message, Reply, RpcError};
 use crate::mcp::method::{Asked, Discovered, Empty, Initialized, Tools};
+use crate::mcp::progress::{Progress, token};
 use crate::mcp::revision::{Era, check_headers};
 use crate::mcp::tool::{self, Tool};
 use crate::mcp::tool_result::ToolResult;
@@ -28,6 +33,9 @@ use crate::telemetry::execution_record::ExecutionRecord;
 
 /// The largest message that does not count against the rate of its caller unless it is a call, bytes.
 const SMALL_BYTES: u64 = 64 << 10;
+
+/// The shortest time between two notifications of the output of one stream. Each may go through a model's client.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Marks a message that came over stdio, which has no headers to agree with it. The command line attaches it to a request
 /// as an extension.
@@ -42,21 +50,14 @@ pub(super) struct AnsweredCall {
     era: Era,
 }
 
-/// The answer to a message.
-struct Answer {
-    response: Response<Body>,
-    /// Whether the service had too much to do for it.
-    is_busy: bool,
-}
-
 /// A message that was read. It no longer refers to the body, so that the body can be dropped before a script runs.
 enum Read {
     /// A notification, which gets no answer.
     Notification,
     /// A request for something that the service knows.
     Question(AnsweredCall, Question),
-    /// A call of the tool, or why its arguments are not accepted.
-    Call(AnsweredCall, Result<ExecuteRequest, Failure>),
+    /// A call of the tool, with the token for notifications of its progress, or why its arguments are not accepted.
+    Call(AnsweredCall, Option<Id>, Result<ExecuteRequest, Failure>),
 }
 
 enum Question {
@@ -79,13 +80,11 @@ impl Handler {
     {
         let is_small = request.body().size_hint().upper().is_some_and(|bytes| bytes <= SMALL_BYTES);
         if is_small {
-            return self.answer(request, caller, caller).await.response;
+            return self.answer(request, caller, caller).await;
         }
         let answer = self.answer(request, caller, None);
-        match self.within_rate(caller, answer, |answer| !answer.is_busy).await {
-            Ok(answer) => answer.response,
-            Err(failure) => self.responses.rpc_refusal(None, &failure),
-        }
+        let answered = self.within_rate(caller, answer, |response| !was_refused_as_busy(response));
+        answered.await.unwrap_or_else(|failure| self.responses.rpc_refusal(None, &failure))
     }
 
     /// Answers a message of `caller`. If it is a call, it counts for `counted`.
@@ -94,7 +93,7 @@ impl Handler {
         request: Request<B>,
         caller: Option<Caller>,
         counted: Option<Caller>,
-    ) -> Answer
+    ) -> Response<Body>
     where
         B: HttpBody<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -109,15 +108,12 @@ impl Handler {
         };
         let body = match body {
             Ok(body) => body,
-            Err(failure) => {
-                let response = self.responses.rpc_refusal(None, &failure);
-                return Answer { response, is_busy: is_busy(&failure) };
-            }
+            Err(failure) => return self.responses.rpc_refusal(None, &failure),
         };
         let headers = (!over_stdio).then_some(&parts.headers);
         let read = self.read_message(&body, headers);
         drop(body);
-        let response = match read {
+        match read {
             Err((id, error, status)) => self.responses.rpc_error(id.as_ref(), &error, status),
             Ok(Read::Notification) => {
                 let mut response = Response::new(Body::default());
@@ -128,12 +124,27 @@ impl Handler {
                 let deadline = parts.extensions.get::<Deadline>().copied();
                 self.answer_question(&call, &question, deadline).await
             }
-            Ok(Read::Call(call, arguments)) => {
-                let attached = Attached::to(&parts.extensions);
-                return self.answer_call(&call, arguments, attached, caller, counted).await;
+            Ok(Read::Call(call, token, arguments)) => {
+                let mut attached = Attached::to(&parts.extensions);
+                let format = match over_stdio {
+                    true => Some(Format::Lines),
+                    false => Format::event_stream(&parts.headers),
+                };
+                let (Some(format), Some(token)) = (format, token) else {
+                    return self.answer_call(&call, arguments, attached, caller, counted).await;
+                };
+                let live = attached.live(PROGRESS_INTERVAL, caller, false);
+                let messages = Messages { format, progress: Progress::new(token) };
+                let handler = self.clone();
+                let answer = async move {
+                    let answer = handler.answer_call(&call, arguments, attached, caller, counted);
+                    let response = answer.await;
+                    drop(reservation);
+                    response
+                };
+                self.answer_live(format, messages, live, answer).await
             }
-        };
-        Answer { response, is_busy: false }
+        }
     }
 
     /// Runs the script of a call of `caller`, which counts for `counted`.
@@ -144,21 +155,12 @@ impl Handler {
         attached: Attached,
         caller: Option<Caller>,
         counted: Option<Caller>,
-    ) -> Answer {
+    ) -> Response<Body> {
         let run = async { self.run(&self.job(arguments?, attached)?).await };
         match self.within_rate(counted, run, counts).await {
-            Ok(Ok(execution)) => {
-                let response = self.responses.tool_result(call, &execution, caller);
-                Answer { response, is_busy: false }
-            }
-            Ok(Err(failure)) => {
-                let response = self.responses.tool_refusal(call, &failure);
-                Answer { response, is_busy: is_busy(&failure) }
-            }
-            Err(failure) => {
-                let response = self.responses.rpc_refusal(Some(&call.id), &failure);
-                Answer { response, is_busy: false }
-            }
+            Ok(Ok(execution)) => self.responses.tool_result(call, &execution, caller),
+            Ok(Err(failure)) => self.responses.tool_refusal(call, &failure),
+            Err(failure) => self.responses.rpc_refusal(Some(&call.id), &failure),
         }
     }
 
@@ -189,7 +191,7 @@ impl Handler {
             Asked::ListTools => Read::Question(call, Question::ListTools),
             Asked::CallTool(arguments) => {
                 let request = tool::request(arguments.get(), self.config().request_limits());
-                Read::Call(call, request)
+                Read::Call(call, token(&params), request)
             }
         })
     }
@@ -313,5 +315,38 @@ impl AnsweredCall {
     fn attach(&self, mut response: Response<Body>) -> Response<Body> {
         response.extensions_mut().insert(self.clone());
         response
+    }
+}
+
+/// The messages of a call whose client wants to hear of its progress: notifications, and last the response.
+struct Messages {
+    format: Format,
+    progress: Progress,
+}
+
+impl Messages {
+    fn notification(&mut self, message: Option<&str>) -> Bytes {
+        let (before, after) = self.format.around_message();
+        format!("{before}{}{after}", self.progress.next(message)).into()
+    }
+}
+
+impl Encoding for Messages {
+    fn output(&mut self, _: Stream, text: &str) -> Bytes {
+        self.notification(Some(text))
+    }
+
+    fn silence(&mut self) -> Bytes {
+        self.notification(None)
+    }
+
+    fn item(&mut self, _: Item) -> Vec<Bytes> {
+        unreachable!("BUG: a call has one input")
+    }
+
+    fn last(&mut self, _: StatusCode, body: Vec<Bytes>, _: &ExecutionRecord) -> Vec<Bytes> {
+        let (before, after) = self.format.around_message();
+        let (before, after) = (Bytes::from_static(before.as_bytes()), after.as_bytes());
+        [vec![before], body, vec![Bytes::from_static(after)]].concat()
     }
 }

@@ -8,6 +8,7 @@
 mod content;
 pub mod message;
 pub mod method;
+pub mod progress;
 pub mod revision;
 pub mod tool;
 pub mod tool_result;

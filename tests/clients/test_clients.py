@@ -160,6 +160,21 @@ class Sdk(WithServer):
                 self.assertTrue(result.is_error)
                 self.assertEqual(result.structured_content["kind"], kind)
 
+    async def test_a_client_hears_of_the_progress_of_its_call(self) -> None:
+        """What the script prints, while it runs."""
+        script = "import time\nprint('first')\ntime.sleep(0.5)\nprint('second')"
+        stdio = StdioServerParameters(command=str(BINARY), args=["mcp"], env=environment())
+        for mode in ERAS.values():
+            for target in (self.server.url, stdio):
+                heard = []
+
+                async def hear(progress: float, _: float | None, message: str | None, heard: list = heard) -> None:
+                    heard.append((progress, message))
+
+                async with Client(target, mode=mode) as client:
+                    await client.call_tool("run_python", {"script": script}, progress_callback=hear)
+                self.assertEqual(heard, [(1, "first\n"), (2, "second\n")])
+
     async def test_a_call_that_is_given_up_is_cancelled(self) -> None:
         """The SDK closes the connection of the call, in the older era with that of the client."""
         for mode in ERAS.values():
