@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot measure should stop")]
 #![allow(unreachable_pub, reason = "the modules of a benchmark are its own")]
 
+mod live;
 mod report;
 mod server;
 mod yardstick;
@@ -107,6 +108,29 @@ fn measure(world: &str) -> Run {
             execute_ms,
         )
         .target("at most 0.15 ms more", tool_ms <= execute_ms + 0.15),
+    );
+    let event_ms = milliseconds(live::first_event(&server));
+    rows.push(
+        Row::new(
+            "print to first event of a live response, p50",
+            event_ms,
+            "ms",
+            "python3 -I -c pass",
+            bare_ms,
+        )
+        .target("at most 5 ms", event_ms <= 5.0),
+    );
+    let (together, alone) = live::inputs_and_requests(&server);
+    let (together_ms, alone_ms) = (milliseconds(together), milliseconds(alone));
+    rows.push(
+        Row::new(
+            "100 trivial inputs in one request",
+            together_ms,
+            "ms",
+            "100 requests, 8 clients",
+            alone_ms,
+        )
+        .target("at most 0.8 x", together_ms <= 0.8 * alone_ms),
     );
     for (name, script, module) in [("trivial", TRIVIAL, "sys"), ("pandas", PANDAS, "pandas")] {
         let forks = yardstick::forks_a_second(module);

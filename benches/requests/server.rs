@@ -133,6 +133,22 @@ impl Client {
         self.send("/mcp", headers, call.to_string().as_bytes())
     }
 
+    /// Sends a script for a live response on a new connection. Returns the text of the first event as soon as it comes.
+    pub fn first_event(&mut self, script: &str) -> String {
+        let head = format!(
+            "POST /execute HTTP/1.1\r\nhost: bench\r\naccept: application/x-ndjson\r\nconnection: close\r\ncontent-type: text/x-python\r\ncontent-length: {}\r\n\r\n",
+            script.len()
+        );
+        let mut stream = TcpStream::connect(self.stream.peer_addr().unwrap()).unwrap();
+        stream.write_all(&[head.as_bytes(), script.as_bytes()].concat()).unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        let event = lines.find_map(|line| {
+            let event: Value = serde_json::from_str(&line.unwrap()).ok()?;
+            Some(event["text"].as_str()?.to_owned())
+        });
+        event.unwrap()
+    }
+
     fn send(&mut self, path: &str, headers: &str, body: &[u8]) -> Duration {
         let head = format!(
             "POST {path} HTTP/1.1\r\nhost: bench\r\n{headers}content-length: {}\r\n\r\n",
