@@ -411,9 +411,9 @@ fn a_response_that_escaping_makes_larger_than_the_memory_of_its_caller_is_too_la
     let server =
         Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_MAX_STDOUT_BYTES", "16777216")]);
     // Each of these characters takes six bytes in JSON. A caller has the size of the largest response without
-    // escaping, and of the second and third time that MCP sends a result.
+    // escaping, of the second and third time that MCP sends a result, and 1 KiB for each input.
     let response = server.run("def main(): print(end='\\1' * (1 << 24))");
-    has_failed(&response, "result_too_large", "The response is larger than 51729408 bytes");
+    has_failed(&response, "result_too_large", "The response is larger than 51831808 bytes");
     let response = server.run("def main(): print(end='\\1' * (1 << 22))").json();
     assert_eq!(response["stdout"].as_str().map(str::len), Some(1 << 22));
 }
