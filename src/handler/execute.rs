@@ -1,5 +1,5 @@
-//! Runs scripts for the endpoints that take them: within the rate of the caller, and through the one function that every
-//! script passes, [`Handler::run`].
+//! Runs scripts for the endpoints that take them: within the rate of the caller, and as jobs that one function makes,
+//! [`Handler::job`].
 
 use std::future::Future;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Runs a script once for each input of a request, each time in a fresh process. A request has one place among those that
-//! wait, however many inputs it has, so others get their turns in between.
+//! Runs a script once for each input of a request, each time in a fresh process. One input of a request waits at a time,
+//! however many it has, so other requests get their turns in between.
 
 use std::time::{Duration, Instant};
 
@@ -116,7 +116,7 @@ impl Handler {
                 runs.push(self.run_input(index + 1, job, None, caller, &line));
             }
             if others.len() == 0 {
-                unfinished = None;
+                unfinished.take();
             }
             let Some((index, ended)) = runs.next().await else { break };
             let item = self.item(index, ended, &mut answers, caller);
@@ -126,7 +126,6 @@ impl Handler {
                 let _ = items.send(item);
             }
         }
-        drop(unfinished);
         cancelled.disarm();
         let record = ExecutionRecord { run: began.elapsed(), ..answers.record };
         self.responses.results(answers.bodies, record)
