@@ -31,7 +31,7 @@ IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
 WORLDS := host user rootless docker uid bare small old old-uid gvisor lambda
 
-.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page mcp extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-cpu bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page mcp extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 help:                        ## List the targets
 	@awk 'match($$0, /^[a-z0-9-]+:/) && split($$0, parts, / *## /) > 1 { printf "  %-16s %s\n", substr($$0, 1, RLENGTH - 1), parts[2] }' $(firstword $(MAKEFILE_LIST))
@@ -152,6 +152,9 @@ bench: .venv/installed       ## Measure latency and throughput of the release se
 
 bench-compare: .venv/installed ## Measure again and show what got slower since the stored run
 	cargo bench --locked --bench requests -- compare
+
+bench-cpu: .venv/installed   ## Measure the CPU time of a request, in turns with another binary: make bench-cpu BASE=/tmp/mainbox
+	cargo bench --locked --bench requests -- cpu $(BASE)
 
 bench-worlds: .venv/installed ## Measure in `docker run --cpus 1` and under gVisor; needs root and tests/worlds/setup
 	benches/worlds

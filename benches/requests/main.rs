@@ -3,10 +3,12 @@
 //!
 //! `cargo bench --bench requests` measures, prints the table, and writes `docs/benchmarks.md` with its figure. After `--`:
 //! `compare` compares with the last stored run and stores nothing; `print WORLD` measures in another environment and
-//! prints the run as JSON; `render` writes the document from the stored runs.
+//! prints the run as JSON; `render` writes the document from the stored runs; `cpu [BINARY]` measures the CPU time of a
+//! request, and that of another binary in turns.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot measure should stop")]
 #![allow(unreachable_pub, reason = "the modules of a benchmark are its own")]
 
+mod cpu;
 mod live;
 mod report;
 mod server;
@@ -56,8 +58,12 @@ fn main() {
         ["compare"] => report::compare(&Run::stored("host"), &measure("host")),
         ["print", world] => println!("{}", serde_json::to_string_pretty(&measure(world)).unwrap()),
         ["render"] => report::render(),
+        ["cpu"] => cpu::compare(None),
+        ["cpu", base] => cpu::compare(Some(base)),
         _ => {
-            panic!("expected no argument, `compare`, `print WORLD` or `render`, got {arguments:?}")
+            panic!(
+                "expected no argument, `compare`, `print WORLD`, `render` or `cpu [BINARY]`, got {arguments:?}"
+            )
         }
     }
 }

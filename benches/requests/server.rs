@@ -17,9 +17,13 @@ pub struct Server {
 impl Server {
     /// Starts a server with these settings and waits until it listens.
     pub fn start(settings: &[(&str, &str)]) -> Server {
-        let started = Instant::now();
         let binary = std::env::var("WORLD_BINARY");
-        let mut process = Command::new(binary.as_deref().unwrap_or(env!("CARGO_BIN_EXE_mainbox")))
+        Server::start_of(binary.as_deref().unwrap_or(env!("CARGO_BIN_EXE_mainbox")), settings)
+    }
+
+    fn start_of(binary: &str, settings: &[(&str, &str)]) -> Server {
+        let started = Instant::now();
+        let mut process = Command::new(binary)
             .env("PORT", "0")
             .envs(settings.iter().copied())
             .stderr(Stdio::piped())
@@ -40,15 +44,23 @@ impl Server {
 
     /// Starts a server and waits until it is healthy.
     pub fn healthy(settings: &[(&str, &str)]) -> Server {
-        let server = Server::start(settings);
+        Server::start(settings).until_healthy()
+    }
+
+    /// The same with another binary.
+    pub fn healthy_of(binary: &str, settings: &[(&str, &str)]) -> Server {
+        Server::start_of(binary, settings).until_healthy()
+    }
+
+    fn until_healthy(self) -> Server {
         let health = b"GET /health HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n";
         loop {
-            let mut stream = TcpStream::connect(&server.address).unwrap();
+            let mut stream = TcpStream::connect(&self.address).unwrap();
             stream.write_all(health).unwrap();
             let mut response = String::new();
             stream.read_to_string(&mut response).unwrap();
             if response.contains("\"healthy\"") {
-                return server;
+                return self;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -57,6 +69,10 @@ impl Server {
     /// Time since the process was started.
     pub fn age(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     pub fn client(&self) -> Client {
@@ -94,12 +110,17 @@ pub fn pss_of_tree(process: u32) -> u64 {
         let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
         line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
     });
+    own.unwrap_or(0) * 1024 + children(process).into_iter().map(pss_of_tree).sum::<u64>()
+}
+
+/// The children of a process.
+pub fn children(process: u32) -> Vec<u32> {
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten();
     let children = threads.flatten().flat_map(|thread| {
         let list = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
         list.split_whitespace().map(|child| child.parse().unwrap()).collect::<Vec<u32>>()
     });
-    own.unwrap_or(0) * 1024 + children.map(pss_of_tree).sum::<u64>()
+    children.collect()
 }
 
 /// A client with a connection that is kept open.
