@@ -32,6 +32,8 @@ class LateLimits:
     def set(self, checked: Checked) -> None:
         """In a worker: imports what the script names while files can be opened, then sets the limits."""
         tree = checked.tree
+        if tree is None:
+            raise TypeError("BUG: the imports of a script are read from its tree")
         memory_imports.prepare(list(imported_modules(tree)), set(implied_modules(tree)), is_async(tree))
         set_limits(self.limits)
         explain_late_limits()

@@ -55,7 +55,13 @@ def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, lat
     patterns = Patterns(options["collect"])
     pictures = Pictures(patterns)
     pictures.install()  # before the late limits, which import what the script names
-    checked = check(request.source, options["refused"], options["entry"], has_input=bool(request.arguments))
+    checked = check(
+        request.source,
+        options["refused"],
+        options["entry"],
+        has_input=bool(request.arguments),
+        needs_tree=late_limits is not None,
+    )
     if late_limits is not None:
         late_limits.set(checked)
     try:

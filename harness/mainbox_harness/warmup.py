@@ -6,6 +6,7 @@ from typing import Any
 from .outputs import WorkDir
 from .pictures import PYPLOT
 from .script import Request, forget, run
+from .validation import check
 
 # The environment in which libraries are imported.
 LIBRARIES = {
@@ -63,6 +64,8 @@ def warm_up(work_dir: WorkDir | None) -> None:
     scripts = [(None, PLAIN), ("numpy", NUMPY), ("pandas", PANDAS)]
     if work_dir is None:
         scripts.append((PYPLOT, PLOT))
+        # What other scripts need is loaded, but its pages are not copied for each worker.
+        check(PLAIN, OPTIONS["refused"], needs_tree=True)
     for package, script in scripts:
         if package is None or package in sys.modules:
             run(Request(script, [b"[1]"], []), OPTIONS, work_dir, late_limits=None)

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 from mainbox_harness.failure import ScriptFailure
-from mainbox_harness.validation import check, implied_modules, imported_modules, is_async
+from mainbox_harness.validation import check, implied_modules, imported_modules, is_async, is_plain
 
 # The same as in src/sandbox/policy.rs.
 OS = ["system", "popen", "fork", "forkpty", "exec*", "spawn*", "posix_spawn*"]
@@ -23,6 +23,45 @@ def refused(source: str, policy: dict[str, Any] = OFF) -> tuple[str, str, int | 
     with pytest.raises(ScriptFailure) as caught:
         check(source, policy)
     return caught.value.kind, caught.value.error, caught.value.line
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def main(): return 1",
+        "import math\n\ndef main(x):\n    return math.sqrt(x)",
+        "async def main(): pass",
+        "# -*- coding: utf-8 -*-\ndef main(): return '\\n'",
+    ],
+)
+def test_a_plain_script_needs_no_tree(source: str) -> None:
+    checked = check(source, STANDARD)
+    assert (checked.tree, checked.is_program) == (None, False)
+    namespace: dict[str, Any] = {}
+    exec(checked.code, namespace)
+    assert callable(namespace["main"])
+    assert check(source, STANDARD, needs_tree=True).tree is not None
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "main = print",
+        " def main(): pass",
+        "'''\ndef main(): pass\n'''",
+        'x = """\ndef main(): pass\n"""',
+        "x = '\\\ndef main(): pass'",
+        "x = '\\\r\ndef main(): pass'",
+        "def main(): return 'é'",
+        "import subprocess\ndef main(): pass",
+        "import os\ndef main(): os.system('')",
+        "def main(): return frame.empty",
+    ],
+)
+def test_a_script_that_its_text_does_not_show_to_be_plain_takes_the_long_way(source: str) -> None:
+    assert not is_plain(source, STANDARD, "main")
+    assert not is_plain("def main(): return 1", STRICT, "main")
+    assert not is_plain("def main(): return 1", OFF, "auto")
 
 
 def accepted(source: str, policy: dict[str, Any] = OFF) -> bool:
