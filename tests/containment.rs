@@ -247,6 +247,65 @@ fn a_script_does_not_see_what_an_earlier_one_patched() {
 }
 
 #[test]
+fn every_script_has_random_numbers_of_its_own() {
+    let server = hostile_server();
+    let script = indoc! {r#"
+        import random, uuid
+        import numpy as np
+        def main():
+            normal = np.random.randn()
+            numbers = [random.random(), np.random.random(), normal, np.random.default_rng().random()]
+            return [str(number) for number in numbers] + [str(uuid.uuid4())]
+    "#};
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..6 {
+        for number in server.run(script).json()["result"].as_array().unwrap() {
+            assert!(seen.insert(number.to_string()), "{number} twice");
+        }
+    }
+}
+
+#[test]
+fn the_streams_of_a_script_are_what_they_say() {
+    let script = indoc! {r#"
+        import os, sys
+        def main():
+            streams = [sys.stdin, sys.stdout, sys.stderr]
+            same = [sys.__stdin__, sys.__stdout__, sys.__stderr__]
+            return [
+                [stream.fileno() for stream in streams],
+                [stream.encoding for stream in streams],
+                [stream.seekable() for stream in streams[1:]],
+                [stream.isatty() for stream in streams],
+                [one is other for one, other in zip(streams, same)],
+                [os.path.basename(os.environ[name]) == os.path.basename(os.getcwd()) for name in ("HOME", "TMPDIR")],
+                sorted(os.environ),
+            ]
+    "#};
+    let names = [
+        "HOME",
+        "JOBLIB_MULTIPROCESSING",
+        "LANG",
+        "LOGNAME",
+        "MPLBACKEND",
+        "PATH",
+        "TMPDIR",
+        "TZ",
+        "USER",
+    ];
+    let expected = json!([
+        [0, 1, 2],
+        ["utf-8", "utf-8", "utf-8"],
+        [false, false],
+        [false, false, false],
+        [true, true, true],
+        [true, true],
+        names,
+    ]);
+    assert_eq!(hostile_server().run(script).json()["result"], expected);
+}
+
+#[test]
 fn the_data_of_another_request_is_not_in_memory() {
     let server = hostile_server();
     let keep = indoc! {r#"

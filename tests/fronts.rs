@@ -666,6 +666,24 @@ fn an_http_2_client_without_a_window_for_its_response_is_disconnected() {
 }
 
 #[test]
+fn an_http_2_client_that_resets_a_live_response_ends_its_script() {
+    let server = Server::start(QUICK);
+    let body = json!({"script": "import time\ndef main(): time.sleep(9)"}).to_string();
+    let mut client = server.connect();
+    client.write_all(HTTP2_PREFACE).unwrap();
+    client.write_all(&frame(4, 0, 0, &[])).unwrap();
+    client.write_all(&frame(1, 4, 1, &http2_head("text/event-stream"))).unwrap();
+    client.write_all(&frame(0, 1, 1, body.as_bytes())).unwrap();
+    server.wait_for_metric("mainbox_streams 1");
+    let began = Instant::now();
+    // RST_STREAM, because it is cancelled.
+    client.write_all(&frame(3, 0, 1, &[0, 0, 0, 8])).unwrap();
+    server.wait_for_metric("mainbox_streams 0");
+    server.wait_for_metric("mainbox_running 0");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[test]
 fn output_for_http_2_clients_that_read_nothing_is_within_the_memory_for_responses() {
     const INITIAL_WINDOW_SIZE: [u8; 6] = [0, 4, 0, 0, 0, 0];
     let settings = &[QUICK[0], ("MAINBOX_QUEUE", "1000"), ("MAINBOX_QUEUE_SECONDS", "300")];

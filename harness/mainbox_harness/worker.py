@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
-import gc
-import io
 import json
 import os
 import signal
 import struct
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from .audit_hook import install as install_audit_hook
 from .failure import ScriptFailure, cut, type_and_message
@@ -19,27 +16,43 @@ from .frames import Channel, ChannelClosed
 from .lockdown import CHANNEL, RULESET, LockdownError, lock_down, lower_limits
 from .outputs import Directory
 from .script import Request, run
-from .warmup import LIBRARIES, warm_up
+from .warmup import warm_up
 
 if TYPE_CHECKING:
     from .late_limits import LateLimits
     from .outputs import WorkDir
+    from .process_state import ProcessState
 
 # Types of frames to a worker.
 START, SCRIPT, INPUT, STDIN, FILE, RUN = b"B", b"S", b"I", b"T", b"D", b"R"
 # Types of frames from a worker. Files have the type FILE in both directions.
 READY, LOCKDOWN, VALUE, FAILURE = b"R", b"L", b"V", b"F"
 NAME_LENGTH = struct.Struct("<H")
-# So that 64 threads fit into the default memory limit, which counts the whole stack of each.
-THREAD_STACK_BYTES = 1 << 20
 # What fits into a pipe whatever the kernel's page size and limits are.
 PIPE_BYTES = 4096
 # The longest reason for a failed start that is logged, characters.
 MAX_REASON = 2000
 
 
-def live(descriptors: list[int], lockdown: dict[str, Any], late_limits: LateLimits | None, zygote: int) -> NoReturn:
+class UsualOptions(NamedTuple):
+    """The options of most runs, read once for all workers."""
+
+    text: bytes
+    options: dict[str, Any]
+
+
+class Inherited(NamedTuple):
+    """What the zygote has made for its workers."""
+
+    lockdown: dict[str, Any]
+    state: ProcessState
+    usual: UsualOptions
+    late_limits: LateLimits | None
+
+
+def live(descriptors: list[int], inherited: Inherited, zygote: int) -> NoReturn:
     """Runs in the child of the fork. `descriptors` are channel, stdout, stderr and, if there is one, the ruleset."""
+    lockdown, state, usual, late_limits = inherited
     channel = Channel(descriptors[0])
     step = "descriptors"
     try:
@@ -51,7 +64,7 @@ def live(descriptors: list[int], lockdown: dict[str, Any], late_limits: LateLimi
         start["ruleset"] = len(descriptors) > RULESET - 1
         lock_down(lockdown, start, zygote)
         step = "process_state"
-        reset_process_state(start["scratch"])
+        state.take_over(start["scratch"])
         step = "work_dir"
         work_dir = Directory(start["scratch"]) if late_limits is None else late_limits.work_dir()
         if start["warm_up"]:
@@ -68,7 +81,7 @@ def live(descriptors: list[int], lockdown: dict[str, Any], late_limits: LateLimi
         finally:
             os._exit(1)
     try:
-        serve(channel, work_dir, late_limits)
+        serve(channel, usual, work_dir, late_limits)
     except ChannelClosed:
         os._exit(0)
     finally:
@@ -98,38 +111,7 @@ def place_descriptors(descriptors: list[int]) -> None:
     os.closerange(1 + len(high), 4096)
 
 
-def reset_process_state(scratch: str) -> None:
-    """Gives the script unbuffered streams, a clean environment and fresh random numbers."""
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
-    sys.stdout = sys.__stdout__ = unbuffered(1, "surrogateescape")
-    sys.stderr = sys.__stderr__ = unbuffered(2, "backslashreplace")
-    os.environ.clear()
-    os.environ.update(
-        HOME=scratch,
-        TMPDIR=scratch,
-        PATH="/usr/bin:/bin",
-        LANG="C.UTF-8",
-        TZ="UTC",
-        USER="script",
-        LOGNAME="script",
-        **LIBRARIES,
-    )
-    sys.argv = ["script.py"]
-    sys.path.append(scratch)  # last, so that a file of the request hides no library
-    _thread.stack_size(THREAD_STACK_BYTES)
-    if "numpy.random" in sys.modules:
-        # The module `random` reseeds itself after a fork; numpy does not.
-        sys.modules["numpy.random"].seed()
-    gc.enable()
-
-
-def unbuffered(descriptor: int, errors: str) -> io.TextIOWrapper:
-    """Returns a text stream that writes at once, so that printed text is not lost if the process dies."""
-    raw = io.FileIO(descriptor, "w", closefd=False)
-    return io.TextIOWrapper(raw, encoding="utf-8", errors=errors, newline="\n", write_through=True)
-
-
-def serve(channel: Channel, work_dir: WorkDir, late_limits: LateLimits | None) -> NoReturn:
+def serve(channel: Channel, usual: UsualOptions, work_dir: WorkDir, late_limits: LateLimits | None) -> NoReturn:
     """Receives the request, answers it, and waits to be killed."""
     source, arguments, files = "", [], []
     while True:
@@ -146,7 +128,8 @@ def serve(channel: Channel, work_dir: WorkDir, late_limits: LateLimits | None) -
         elif kind == RUN:
             break
     try:
-        for frame in answer(Request(source, arguments, files), json.loads(payload), work_dir, late_limits):
+        options = usual.options if payload == usual.text else json.loads(payload)
+        for frame in answer(Request(source, arguments, files), options, work_dir, late_limits):
             channel.send(*frame)
     except BaseException:
         # The script may have broken anything. Without its channel the worker counts as crashed; an exit would look

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _signal  # pyright: ignore[reportMissingImports]
 import gc
 import importlib
+import json
 import os
 import select
 import signal
@@ -17,6 +19,7 @@ from .failure import cut, type_and_message
 from .import_home import import_home
 from .lazy_imports import load_pending
 from .lockdown import PR_SET_DUMPABLE, Filter, prctl
+from .process_state import ProcessState
 from .warmup import LIBRARIES, warm_up
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class Zygote:
         """Imports every part of the harness that is needed, since the package cannot be imported later."""
         lockdown = boot["lockdown"]
         self.preload: list[str] = boot["preload"]
+        self.usual_options = boot["usual_options"].encode()
         self.late_limits = load_late_limits(lockdown["late_limits"])
         self.archive = open_archive(boot["archive"])
         program = lockdown["filter"]
@@ -79,6 +83,8 @@ class Zygote:
             self.late_limits.take_into_memory(packages)
             preload_common_modules()  # at once: AWS Lambda freezes the process between requests
         warm_up(None)
+        usual = worker.UsualOptions(self.usual_options, json.loads(self.usual_options))
+        self.inherited = worker.Inherited(self.lockdown, ProcessState(), usual, self.late_limits)
         gc.freeze()
         python = sys.version.split()[0]
         standard = sorted(sys.stdlib_module_names)
@@ -134,10 +140,11 @@ class Zygote:
             self.report("fork_failed", worker=number, errno=error.errno)
             child = -1
         if child == 0:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # Not the functions of `signal`: each worker would copy the pages with which they make enumerations.
+            _signal.set_wakeup_fd(-1)
+            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
             self.control.detach()
-            worker.live(descriptors, self.lockdown, self.late_limits, zygote)
+            worker.live(descriptors, self.inherited, zygote)
         for descriptor in descriptors:
             os.close(descriptor)
         if child > 0:

@@ -96,6 +96,12 @@ async fn send(channel: &mut UnixStream, job: &Job, config: &Config) -> io::Resul
         push_file_header(&mut frames, name, content.len());
         append(channel, &mut frames, content).await?;
     }
+    push_frame(&mut frames, to_worker::RUN, &run_options(job, config));
+    channel.write_all(&frames).await
+}
+
+/// The options of a run, as JSON.
+pub(super) fn run_options(job: &Job, config: &Config) -> Vec<u8> {
     let options = RunOptions {
         entry: job.entry,
         refused: &policy::refused(job.policy),
@@ -110,9 +116,7 @@ async fn send(channel: &mut UnixStream, job: &Job, config: &Config) -> io::Resul
         },
         lower: &rlimits::differences(config, job.timeout, job.memory_bytes),
     };
-    let options = serde_json::to_vec(&options).expect("BUG: the run options are plain data");
-    push_frame(&mut frames, to_worker::RUN, &options);
-    channel.write_all(&frames).await
+    serde_json::to_vec(&options).expect("BUG: the run options are plain data")
 }
 
 /// Appends a payload to `frames`, or if it is large, sends both.

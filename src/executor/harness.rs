@@ -29,6 +29,7 @@ pub(super) const MODULES: &[(&str, &str)] = &[
     module!("pandas_hints"),
     module!("patterns"),
     module!("pictures"),
+    module!("process_state"),
     module!("script"),
     module!("substitutes"),
     module!("thread_limit"),

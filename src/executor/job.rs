@@ -45,11 +45,29 @@ pub struct Job {
 }
 
 impl Job {
+    /// The job of a script and nothing else, within the limits of the server.
+    pub fn of_script(script: &str, config: &Config) -> Job {
+        Job {
+            script: script.into(),
+            input: None,
+            stdin: None,
+            entry: Entry::default(),
+            files: Arc::default(),
+            collect: Arc::default(),
+            timeout: config.timeout,
+            live: None,
+            progress: Progress::default(),
+            deadline: None,
+            memory_bytes: config.memory_bytes,
+            policy: config.policy,
+        }
+    }
+
     /// The job of `request`. A request can lower the server's limits but not raise them.
     pub fn new(request: ExecuteRequest, config: &Config) -> Job {
+        let usual = Job::of_script(&request.script, config);
         let memory = request.memory_mb.map(|mb| mb.saturating_mul(1 << 20));
         Job {
-            script: request.script.into(),
             input: request.input,
             stdin: request.stdin.map(Arc::from),
             entry: request.entry.unwrap_or_default(),
@@ -57,13 +75,10 @@ impl Job {
             collect: request.collect.into(),
             timeout: request
                 .timeout
-                .map_or(config.timeout, |requested| requested.min(config.timeout)),
-            live: None,
-            progress: Progress::default(),
-            deadline: None,
+                .map_or(usual.timeout, |requested| requested.min(usual.timeout)),
             memory_bytes: memory
-                .map_or(config.memory_bytes, |requested| requested.min(config.memory_bytes)),
-            policy: config.policy,
+                .map_or(usual.memory_bytes, |requested| requested.min(usual.memory_bytes)),
+            ..usual
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct Boot<'a> {
     pub archive: Option<&'a Path>,
     /// How workers lock themselves down.
     pub lockdown: &'a Lockdown,
+    /// The options of most runs, exactly as a worker receives them, so that it need not read them.
+    pub usual_options: &'a str,
 }
 
 /// An order to a zygote.

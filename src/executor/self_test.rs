@@ -10,11 +10,9 @@ use serde::Serialize;
 use super::harness::SELF_TEST;
 use super::job::Job;
 use super::outcome::Execution;
-use crate::api::request::Entry;
 use crate::config::Config;
 use crate::config::choices::{Policy, Tier};
 use crate::sandbox::Sandbox;
-use crate::telemetry::progress::Progress;
 
 /// The tiers in which an attempt must be refused.
 #[derive(Clone, Copy)]
@@ -55,18 +53,9 @@ pub struct Finding {
 /// The self-test as a job. It runs without a policy, since the sandbox must hold without one.
 pub(super) fn job(config: &Config) -> Job {
     Job {
-        script: SELF_TEST.into(),
-        input: None,
-        stdin: None,
-        entry: Entry::Main,
-        files: Arc::default(),
-        collect: Arc::default(),
         timeout: Duration::from_secs(10),
-        live: None,
-        progress: Progress::default(),
-        deadline: None,
-        memory_bytes: config.memory_bytes,
         policy: Policy::Off,
+        ..Job::of_script(SELF_TEST, config)
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -14,9 +13,12 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::essential::spawn_essential;
+use super::exchange::run_options;
 use super::frames::{FrameError, message, receive_message};
 use super::harness::{LOADER, MODULES};
+use super::job::Job;
 use super::protocol::{Boot, Order, Report, ZygoteInfo};
+use crate::config::Config;
 use crate::python::interpreter::Python;
 use crate::sandbox::Sandbox;
 use crate::sandbox::process::ProcessHandle;
@@ -85,14 +87,14 @@ struct Message {
 }
 
 impl Zygote {
-    /// Starts a zygote. It imports `preload` in the background, from `archive` if given, and then becomes ready.
+    /// Starts a zygote. It imports `preload` in the background, and then becomes ready.
     ///
     /// # Errors
     /// When the process cannot be started.
     pub(super) fn start(
         python: &Python,
         preload: &[String],
-        archive: Option<&Path>,
+        config: &Config,
         sandbox: &Sandbox,
     ) -> Result<Zygote, ZygoteError> {
         let (ours, theirs) = StdUnixStream::pair().map_err(ZygoteError::Control)?;
@@ -101,8 +103,11 @@ impl Zygote {
         drop(theirs);
         let zygote = Zygote::connect(ours, pid).map_err(ZygoteError::Control)?;
         let lockdown = &sandbox.lockdown();
-        let archive = archive.filter(|_| !preload.is_empty());
-        zygote.post(&Boot { harness: MODULES, preload, archive, lockdown }, vec![]);
+        let archive = config.archive.as_deref().filter(|_| !preload.is_empty());
+        let usual_options = run_options(&Job::of_script("", config), config);
+        let usual_options = &String::from_utf8_lossy(&usual_options);
+        let boot = Boot { harness: MODULES, preload, archive, lockdown, usual_options };
+        zygote.post(&boot, vec![]);
         Ok(zygote)
     }
 

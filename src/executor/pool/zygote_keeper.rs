@@ -43,8 +43,7 @@ impl Pool {
     /// Keeps a zygote running for as long as the process lives.
     pub(in crate::executor) async fn keep_zygote(self: Arc<Self>, python: Python) {
         loop {
-            let archive = self.config.archive.as_deref();
-            match Zygote::start(&python, &self.preload, archive, &self.sandbox) {
+            match Zygote::start(&python, &self.preload, &self.config, &self.sandbox) {
                 Ok(zygote) => self.use_zygote(Arc::new(zygote)).await,
                 Err(_) if self.scratch_was_gone() => {}
                 Err(error) => self.count_failure(StartError::from(error).to_string(), 1),

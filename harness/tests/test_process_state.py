@@ -1,0 +1,54 @@
+import os
+import sys
+from typing import Any
+
+import pytest
+from mainbox_harness import process_state
+from mainbox_harness.process_state import NumpyState, make_streams
+
+
+def test_streams_know_what_workers_have_and_the_descriptors_are_as_before() -> None:
+    before = [os.fstat(descriptor) for descriptor in range(3)]
+    count = len(os.listdir("/proc/self/fd"))
+    stdin, stdout, stderr = make_streams()
+    assert [os.fstat(descriptor) for descriptor in range(3)] == before
+    assert len(os.listdir("/proc/self/fd")) == count
+    assert [stream.fileno() for stream in (stdin, stdout, stderr)] == [0, 1, 2]
+    assert [stream.encoding for stream in (stdin, stdout, stderr)] == ["utf-8"] * 3
+    assert (stdout.errors, stderr.errors) == ("surrogateescape", "backslashreplace")
+    assert not stdout.seekable()
+    assert stdout.write_through
+    assert not stdin.writable()
+
+
+class Generator:
+    """A stand-in for numpy, which the tests of the harness do not need."""
+
+    def __init__(self, *, position: int = 624, has_gauss: int = 0) -> None:
+        self.memory = bytearray(process_state.WORDS_BYTES + 4)
+        self.position, self.has_gauss = position, has_gauss
+        buffer = (process_state.ctypes.c_char * len(self.memory)).from_buffer(self.memory)
+        self.buffer = buffer
+        self.mtrand = self._rand = self._bit_generator = self.ctypes = self
+        self.state_address = process_state.ctypes.addressof(buffer)
+
+    def get_state(self, *, legacy: bool) -> dict[str, Any]:
+        assert not legacy
+        key = memoryview(bytes(self.memory[: process_state.WORDS_BYTES]))
+        return {"state": {"key": key, "pos": self.position}, "has_gauss": self.has_gauss}
+
+
+def test_the_state_of_numpy_is_renewed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = Generator()
+    monkeypatch.setitem(sys.modules, "numpy.random", generator)  # type: ignore[arg-type]
+    state = NumpyState.find()
+    assert state is not None
+    words = state.renew()
+    assert generator.memory == words + (624).to_bytes(4, sys.byteorder)
+    assert state.renew() != words
+
+
+@pytest.mark.parametrize("generator", [None, object(), Generator(position=0), Generator(has_gauss=1)])
+def test_a_numpy_that_is_different_is_not_touched(generator: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numpy.random", generator)  # type: ignore[arg-type]
+    assert NumpyState.find() is None
