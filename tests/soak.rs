@@ -230,7 +230,8 @@ fn every_response_is_right_and_nothing_is_left() {
     let lost: u64 = lost.unwrap().parse().unwrap();
     println!("{lost} lines of the log were lost to its slow reader");
     assert!(lost > 0, "the reader of the log was not slow");
-    assert!(resident_after * 100 < resident_before * 105, "the supervisor grows");
+    // The heap varies by a megabyte with how requests overlap. 2 MiB is 200 bytes for each of 10,000 requests.
+    assert!(resident_after < resident_before + 2048, "the supervisor grows");
     assert!(done >= requests / 2, "only {done} of {requests} in {seconds} s");
 }
 
