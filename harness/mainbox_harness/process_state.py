@@ -96,6 +96,9 @@ class NumpyState:
         """Returns the state, if numpy is imported and renewing has the effect that it should have."""
         random: Any = sys.modules.get("numpy.random")
         try:
+            before = random.get_state(legacy=False)
+            if before["bit_generator"] != "MT19937" or before["state"]["key"].nbytes != WORDS_BYTES:
+                return None  # what is at the address has another size
             state = cls(random.mtrand._rand._bit_generator.ctypes.state_address)
             words = state.renew()
             found = random.get_state(legacy=False)

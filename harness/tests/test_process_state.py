@@ -24,7 +24,8 @@ def test_streams_know_what_workers_have_and_the_descriptors_are_as_before() -> N
 class Generator:
     """A stand-in for numpy, which the tests of the harness do not need."""
 
-    def __init__(self, *, position: int = 624, has_gauss: int = 0) -> None:
+    def __init__(self, *, name: str = "MT19937", position: int = 624, has_gauss: int = 0) -> None:
+        self.name = name
         self.memory = bytearray(process_state.WORDS_BYTES + 4)
         self.position, self.has_gauss = position, has_gauss
         buffer = (process_state.ctypes.c_char * len(self.memory)).from_buffer(self.memory)
@@ -35,7 +36,8 @@ class Generator:
     def get_state(self, *, legacy: bool) -> dict[str, Any]:
         assert not legacy
         key = memoryview(bytes(self.memory[: process_state.WORDS_BYTES]))
-        return {"state": {"key": key, "pos": self.position}, "has_gauss": self.has_gauss}
+        state = {"key": key, "pos": self.position}
+        return {"bit_generator": self.name, "state": state, "has_gauss": self.has_gauss}
 
 
 def test_the_state_of_numpy_is_renewed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +54,10 @@ def test_the_state_of_numpy_is_renewed_in_place(monkeypatch: pytest.MonkeyPatch)
 def test_a_numpy_that_is_different_is_not_touched(generator: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numpy.random", generator)  # type: ignore[arg-type]
     assert NumpyState.find() is None
+
+
+def test_the_memory_of_another_generator_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = Generator(name="PCG64")
+    monkeypatch.setitem(sys.modules, "numpy.random", generator)  # type: ignore[arg-type]
+    assert NumpyState.find() is None
+    assert not any(generator.memory)
