@@ -1026,23 +1026,7 @@ fn the_environment_is_clean_and_the_scratch_directory_is_private() {
                 os.path.exists('other'),
             ]
     "#};
-    let expected = json!([
-        [
-            "HOME",
-            "JOBLIB_MULTIPROCESSING",
-            "LANG",
-            "LOGNAME",
-            "MPLBACKEND",
-            "PATH",
-            "TMPDIR",
-            "TZ",
-            "USER"
-        ],
-        true,
-        true,
-        true,
-        false
-    ]);
+    let expected = json!([common::ENVIRONMENT, true, true, true, false]);
     if lacks("files") {
         let elsewhere = "def main(): open('/tmp/note', 'w')";
         let (_, kind, error) = server().run(elsewhere).failure();

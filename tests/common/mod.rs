@@ -29,6 +29,19 @@ pub use world::{declared_tier, is_root, lacks, not_run, one_at_a_time};
 /// How long a server may take to become healthy on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The environment variables of a script, in order.
+pub const ENVIRONMENT: [&str; 9] = [
+    "HOME",
+    "JOBLIB_MULTIPROCESSING",
+    "LANG",
+    "LOGNAME",
+    "MPLBACKEND",
+    "PATH",
+    "TMPDIR",
+    "TZ",
+    "USER",
+];
+
 /// A server. It ends with this value if this value started it.
 pub struct Server {
     pub url: String,
