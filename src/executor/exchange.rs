@@ -96,12 +96,12 @@ async fn send(channel: &mut UnixStream, job: &Job, config: &Config) -> io::Resul
         push_file_header(&mut frames, name, content.len());
         append(channel, &mut frames, content).await?;
     }
-    push_frame(&mut frames, to_worker::RUN, &run_options(job, config));
+    push_frame(&mut frames, to_worker::RUN, run_options(job, config).as_bytes());
     channel.write_all(&frames).await
 }
 
 /// The options of a run, as JSON.
-pub(super) fn run_options(job: &Job, config: &Config) -> Vec<u8> {
+pub(super) fn run_options(job: &Job, config: &Config) -> String {
     let options = RunOptions {
         entry: job.entry,
         refused: &policy::refused(job.policy),
@@ -116,7 +116,7 @@ pub(super) fn run_options(job: &Job, config: &Config) -> Vec<u8> {
         },
         lower: &rlimits::differences(config, job.timeout, job.memory_bytes),
     };
-    serde_json::to_vec(&options).expect("BUG: the run options are plain data")
+    serde_json::to_string(&options).expect("BUG: the run options are plain data")
 }
 
 /// Appends a payload to `frames`, or if it is large, sends both.

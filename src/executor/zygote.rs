@@ -104,8 +104,7 @@ impl Zygote {
         let zygote = Zygote::connect(ours, pid).map_err(ZygoteError::Control)?;
         let lockdown = &sandbox.lockdown();
         let archive = config.archive.as_deref().filter(|_| !preload.is_empty());
-        let usual_options = run_options(&Job::of_script("", config), config);
-        let usual_options = &String::from_utf8_lossy(&usual_options);
+        let usual_options = &run_options(&Job::of_script("", config), config);
         let boot = Boot { harness: MODULES, preload, archive, lockdown, usual_options };
         zygote.post(&boot, vec![]);
         Ok(zygote)

@@ -25,19 +25,19 @@ pub struct ExecutionRecord {
 impl ExecutionRecord {
     /// The record of a request whose script did not run.
     pub fn refused(kind: Kind) -> ExecutionRecord {
+        ExecutionRecord { kind: Some(kind), ..ExecutionRecord::blank() }
+    }
+
+    /// The record of a request whose scripts have not run yet.
+    pub fn blank() -> ExecutionRecord {
         ExecutionRecord {
             ran: false,
-            kind: Some(kind),
+            kind: None,
             queue: Duration::ZERO,
             run: Duration::ZERO,
             cpu: Duration::ZERO,
             peak_memory: 0,
         }
-    }
-
-    /// The record of a request whose scripts have not run yet.
-    pub fn blank() -> ExecutionRecord {
-        ExecutionRecord { kind: None, ..ExecutionRecord::refused(Kind::Internal) }
     }
 
     /// Adds what another script of the same request took, without its times of waiting and running, which overlap.
