@@ -22,7 +22,8 @@ pub(super) type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, Infallible>> + 
 pub(super) struct Sending(Arc<Mutex<()>>);
 
 impl Sending {
-    /// Waits until nothing is being sent.
+    /// Waits until the last piece has been handed to the connection. The runtime API of AWS accepts a response when it
+    /// has all of it, so this makes a difference only for an API that accepts one earlier.
     pub(super) async fn ended(&self) {
         drop(self.0.lock().await);
     }
