@@ -163,10 +163,10 @@ doctor: .venv/installed build ## Show which isolation this host provides, and te
 	target/release/mainbox doctor
 
 lint: .tools/ruff            ## Check formatting, lints and documentation of Rust and Python
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
-	cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	.tools/bin/ruff check harness tests
 	.tools/bin/ruff format --check harness tests
 	.tools/bin/pyright --project harness --pythonpath .tools/bin/python3
@@ -178,7 +178,7 @@ deny: .cargo-deny/bin/cargo-deny ## Check licenses, sources and bans of all depe
 	cargo install $(DENY) --locked --quiet --root .cargo-deny
 
 fmt: .tools/ruff             ## Format Rust and Python
-	cargo fmt
+	cargo fmt --all
 	cargo fmt --manifest-path fuzz/Cargo.toml
 	.tools/bin/ruff check --fix harness tests
 	.tools/bin/ruff format harness tests

@@ -1,13 +1,104 @@
-//! Converts openapi.yaml to JSON, which many clients ask for and no hand should keep in step.
+//! Compiles the package `zygote/` for the inside of a Python process, and converts openapi.yaml to JSON, which many clients
+//! ask for and no hand should keep in step.
 
-use std::path::Path;
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn main() {
+    convert_openapi();
+    compile_zygote();
+}
+
+fn convert_openapi() {
     println!("cargo::rerun-if-changed=openapi.yaml");
     let yaml = std::fs::read_to_string("openapi.yaml").expect("openapi.yaml can be read");
     let document: serde_json::Value =
         serde_yaml_ng::from_str(&yaml).expect("openapi.yaml is valid YAML");
-    let folder = std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
-    let json = Path::new(&folder).join("openapi.json");
-    std::fs::write(json, document.to_string()).expect("OUT_DIR can be written");
+    std::fs::write(output("openapi.json"), document.to_string()).expect("OUT_DIR can be written");
+}
+
+/// Writes `zygote.code`, which runs at any address, and sets ZYGOTE_ENTRY, the offset of its entry.
+///
+/// Cargo cannot build this as a dependency: it needs other flags, and a linker that adds nothing.
+fn compile_zygote() {
+    println!("cargo::rerun-if-changed=zygote/src");
+    let (object, linked) = (output("zygote.o"), output("zygote.elf"));
+    let compiler = variable("RUSTC");
+    run(Command::new(&compiler)
+        .args(["--edition", "2024", "--crate-name", "mainbox_zygote", "--crate-type", "lib"])
+        .args(["--emit", "obj", "--cfg", "freestanding", "--target"])
+        .arg(variable("TARGET"))
+        .args(["-C", "opt-level=s", "-C", "panic=abort", "-C", "overflow-checks=off"])
+        // Calls go straight to their targets, not through a table of addresses.
+        .args(["-C", "relocation-model=pie", "-C", "relro-level=off", "-C", "codegen-units=1"])
+        .arg("zygote/src/lib.rs")
+        .arg("-o")
+        .arg(&object));
+    // The linker that comes with the compiler knows every architecture.
+    run(Command::new(linker(&compiler))
+        .args(["-flavor", "gnu", "-pie", "--no-dynamic-linker", "--entry=mainbox_zygote"])
+        .args(["--no-rosegment", "--gc-sections", "--strip-all", "-z", "defs", "-z", "norelro"])
+        .arg(&object)
+        .arg("-o")
+        .arg(&linked));
+    let file = std::fs::read(linked).expect("the linker has written its output");
+    let (code, entry) = segment(&file).expect("zygote.elf has read-only code and nothing else");
+    std::fs::write(output("zygote.code"), code).expect("OUT_DIR can be written");
+    println!("cargo::rustc-env=ZYGOTE_ENTRY={entry}");
+}
+
+/// Returns the segment with code and constants of an ELF file, and the offset of the entry in it. Returns `None` if the
+/// code needs relocations or writable data, as code that may panic does.
+fn segment(file: &[u8]) -> Option<(&[u8], u64)> {
+    // From elf.h.
+    const PT_LOAD: u64 = 1;
+    const PT_DYNAMIC: u64 = 2;
+    const DT_RELA: u64 = 7;
+    const DT_REL: u64 = 17;
+    const DT_RELR: u64 = 36;
+    let number = |offset: usize, bytes: usize| -> Option<u64> {
+        let bytes = file.get(offset..offset.checked_add(bytes)?)?;
+        Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    };
+    let (entry, headers, count) = (number(24, 8)?, number(32, 8)?, number(56, 2)?);
+    let (mut code, mut dynamic, mut data) = (None, (0, 0), 0);
+    for index in 0..count {
+        let header = (headers + index * 56) as usize;
+        let (kind, offset, size) =
+            (number(header, 4)?, number(header + 8, 8)?, number(header + 32, 8)?);
+        match kind {
+            PT_LOAD if offset == 0 => code = file.get(..size as usize),
+            PT_LOAD => data += size,
+            PT_DYNAMIC => dynamic = (offset, size),
+            _ => {}
+        }
+    }
+    let (offset, size) = dynamic;
+    let tags = (offset..offset + size).step_by(16).map(|entry| number(entry as usize, 8));
+    let relocated = tags.flatten().any(|tag| [DT_RELA, DT_REL, DT_RELR].contains(&tag));
+    // The dynamic section is the only data.
+    (!relocated && data == size).then_some((code?, entry))
+}
+
+fn linker(compiler: &OsString) -> PathBuf {
+    let printed = Command::new(compiler).args(["--print", "sysroot"]).output();
+    let printed = String::from_utf8(printed.expect("the compiler runs").stdout);
+    let sysroot = printed.expect("the path of the compiler is UTF-8");
+    let tools = Path::new(sysroot.trim()).join("lib/rustlib").join(variable("HOST")).join("bin");
+    tools.join("rust-lld")
+}
+
+fn run(command: &mut Command) {
+    let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(status.success(), "{command:?}: {status}");
+}
+
+fn output(name: &str) -> PathBuf {
+    Path::new(&variable("OUT_DIR")).join(name)
+}
+
+fn variable(name: &str) -> OsString {
+    env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name}"))
 }

@@ -250,12 +250,12 @@ fn a_script_does_not_see_what_an_earlier_one_patched() {
 fn every_script_has_random_numbers_of_its_own() {
     let server = hostile_server();
     let script = indoc! {r#"
-        import random, uuid
+        import random, ssl, uuid
         import numpy as np
         def main():
             normal = np.random.randn()
             numbers = [random.random(), np.random.random(), normal, np.random.default_rng().random()]
-            return [str(number) for number in numbers] + [str(uuid.uuid4())]
+            return [str(number) for number in numbers] + [str(uuid.uuid4()), ssl.RAND_bytes(8).hex()]
     "#};
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..6 {

@@ -204,6 +204,40 @@ fn a_preload_module_that_exits_or_fails_loudly_is_named_and_the_service_runs_wit
     assert_eq!(server.run("def main(): return 1").status, 200);
 }
 
+/// Workers are not forked by Python, which would call them.
+#[test]
+fn functions_that_a_preload_module_registers_for_forks_are_called_in_each_worker() {
+    let python = OwnPython::with(&[
+        (
+            "cleared.py",
+            "import os\ncalls = []\nos.register_at_fork(after_in_child=lambda: calls.append('child'))\n",
+        ),
+        (
+            "around.py",
+            "import os\ncalls = []\nfor when in ('before', 'after_in_parent', 'after_in_child'):\n    os.register_at_fork(**{when: lambda when=when: calls.append(when)})\n",
+        ),
+    ]);
+    let script = indoc! {r#"
+        import sys, threading
+        def main():
+            names = [name for name in ("around", "cleared") if name in sys.modules]
+            calls = {name: sys.modules[name].calls[-2:] for name in names}
+            return [calls, threading.main_thread().native_id == threading.get_native_id()]
+    "#};
+    for (preload, calls) in [
+        ("cleared", json!({"cleared": ["child"]})),
+        ("cleared,around", json!({"around": ["before", "after_in_child"], "cleared": ["child"]})),
+    ] {
+        let server = Server::start(&[
+            ("MAINBOX_PRELOAD", preload),
+            ("MAINBOX_PYTHON", python.python.as_str()),
+        ]);
+        for _ in 0..3 {
+            assert_eq!(server.run(script).json()["result"], json!([calls, true]));
+        }
+    }
+}
+
 #[test]
 fn forty_preload_modules_that_fail_loudly_are_all_named() {
     let names: Vec<String> = (0..40).map(|number| format!("loud_{number}")).collect();

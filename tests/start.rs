@@ -167,15 +167,15 @@ fn a_slow_start_names_the_module_that_is_being_imported() {
 #[test]
 fn the_debug_log_shows_what_a_worker_wrote_to_stderr_before_it_was_ready() {
     const MESSAGE: &str = "a worker wrote to stderr before it was ready";
-    // A module with an audit hook, as monitoring agents install. Locking down a worker changes its directory.
+    // A module with an audit hook, as monitoring agents install. A worker makes the directory `outputs`.
     let python = OwnPython::with(&[(
         "agent.py",
         indoc! {r#"
             import os, sys
             zygote = os.getpid()
             def hook(event, arguments):
-                if event == "os.chdir" and os.getpid() != zygote:
-                    os.write(2, b"agent: chdir\n")
+                if event == "os.mkdir" and os.getpid() != zygote:
+                    os.write(2, b"agent: mkdir\n")
             sys.addaudithook(hook)
         "#},
     )]);
@@ -184,7 +184,7 @@ fn the_debug_log_shows_what_a_worker_wrote_to_stderr_before_it_was_ready() {
     let line: Value = serde_json::from_str(&server.log_line(MESSAGE, 1)).unwrap();
     assert_eq!(
         (&line["message"], &line["severity"], &line["stderr"]),
-        (&json!(MESSAGE), &json!("DEBUG"), &json!("agent: chdir\n"))
+        (&json!(MESSAGE), &json!("DEBUG"), &json!("agent: mkdir\n"))
     );
     assert!(line["worker"].is_u64(), "{line}");
     drop(server);

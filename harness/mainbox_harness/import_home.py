@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .lockdown import mount, unmount
+from .libc import mount, unmount
 
 OPTIONS = "mode=0700,size=16m"
 VARIABLES = ("HOME", "TMPDIR")

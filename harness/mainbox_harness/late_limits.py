@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from . import memory_fs, memory_imports
 from .audit_hook import explain_late_limits
-from .lockdown import set_limits
+from .limits import set_limits
 from .outputs import OUTPUTS, WorkDir
 from .validation import Checked, implied_modules, imported_modules, is_async
 

@@ -11,9 +11,12 @@ import gc
 import io
 import os
 import sys
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from .warmup import LIBRARIES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # So that 64 threads fit into the default memory limit, which counts the whole stack of each.
 THREAD_STACK_BYTES = 1 << 20
@@ -35,8 +38,12 @@ AT_THE_END = (624).to_bytes(4, sys.byteorder)
 class ProcessState:
     """Made in the zygote, taken over by each of its workers."""
 
-    def __init__(self) -> None:
-        """Also changes the environment of the zygote, which needs its own no longer."""
+    def __init__(self, after_fork: list[Callable[[], object]]) -> None:
+        """Also changes the environment of the zygote, which needs its own no longer.
+
+        `after_fork` are functions that modules want to be called in a worker.
+        """
+        self.after_fork = after_fork
         self.streams = make_streams()
         self.numpy = NumpyState.find()
         os.environ.clear()
@@ -51,7 +58,14 @@ class ProcessState:
             os.environ[name] = scratch
         sys.argv = ["script.py"]
         sys.path.append(scratch)  # last, so that a file of the request hides no library
-        # The module `random` reseeds itself after a fork; numpy does not.
+        # Python does the same after `os.fork()`, which has not forked this process.
+        if "random" in sys.modules:
+            sys.modules["random"].seed()
+        if "threading" in sys.modules:
+            sys.modules["threading"].main_thread()._native_id = _thread.get_native_id()
+        for function in self.after_fork:
+            function()
+        # numpy does not seed itself after a fork.
         if self.numpy is not None:
             self.numpy.renew()
         elif "numpy.random" in sys.modules:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .ending import end_threads, run_exit_functions
 from .failure import SCRIPT, ScriptFailure, of_exception, of_exit
-from .lockdown import libc
+from .libc import libc
 from .outputs import collect
 from .patterns import Patterns
 from .pictures import Pictures

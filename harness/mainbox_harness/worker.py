@@ -1,4 +1,4 @@
-"""A worker: a fork of the zygote that locks itself down, waits for one request, answers it and is killed."""
+"""A worker: a locked down fork of the zygote. It waits for one request, answers it and is killed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from .audit_hook import install as install_audit_hook
 from .failure import ScriptFailure, cut, type_and_message
 from .frames import Channel, ChannelClosed
-from .lockdown import CHANNEL, RULESET, LockdownError, lock_down, lower_limits
+from .limits import lower_limits
 from .outputs import Directory
 from .script import Request, run
 from .warmup import warm_up
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from .outputs import WorkDir
     from .process_state import ProcessState
 
+# The channel to the supervisor.
+CHANNEL = 3
 # Types of frames to a worker.
-START, SCRIPT, INPUT, STDIN, FILE, RUN = b"B", b"S", b"I", b"T", b"D", b"R"
+SCRIPT, INPUT, STDIN, FILE, RUN = b"S", b"I", b"T", b"D", b"R"
 # Types of frames from a worker. Files have the type FILE in both directions.
-READY, LOCKDOWN, VALUE, FAILURE = b"R", b"L", b"V", b"F"
+READY, NOT_READY, VALUE, FAILURE = b"R", b"L", b"V", b"F"
 NAME_LENGTH = struct.Struct("<H")
 # What fits into a pipe whatever the kernel's page size and limits are.
 PIPE_BYTES = 4096
@@ -44,30 +46,21 @@ class UsualOptions(NamedTuple):
 class Inherited(NamedTuple):
     """What the zygote has made for its workers."""
 
-    lockdown: dict[str, Any]
     state: ProcessState
     usual: UsualOptions
     late_limits: LateLimits | None
 
 
-def live(descriptors: list[int], inherited: Inherited, zygote: int) -> NoReturn:
-    """Runs in the child of the fork. `descriptors` are channel, stdout, stderr and, if there is one, the ruleset."""
-    lockdown, state, usual, late_limits = inherited
-    channel = Channel(descriptors[0])
-    step = "descriptors"
+def live(scratch: str, warm: bool, inherited: Inherited) -> NoReturn:
+    """Runs in a worker, which is locked down and has `scratch` as its working directory."""
+    state, usual, late_limits = inherited
+    channel = Channel(CHANNEL)
+    step = "process_state"
     try:
-        place_descriptors(descriptors)
-        channel = Channel(CHANNEL)
-        kind, payload = channel.receive()
-        assert kind == START
-        start = json.loads(payload)
-        start["ruleset"] = len(descriptors) > RULESET - 1
-        lock_down(lockdown, start, zygote)
-        step = "process_state"
-        state.take_over(start["scratch"])
+        state.take_over(scratch)
         step = "work_dir"
-        work_dir = Directory(start["scratch"]) if late_limits is None else late_limits.work_dir()
-        if start["warm_up"]:
+        work_dir = Directory(scratch) if late_limits is None else late_limits.work_dir()
+        if warm:
             step = "warm_up"
             warm_up(work_dir)
         step = "audit_hook"
@@ -77,7 +70,8 @@ def live(descriptors: list[int], inherited: Inherited, zygote: int) -> NoReturn:
         os._exit(0)
     except BaseException as error:
         try:
-            report_failure(channel, step, error)
+            reason = cut(type_and_message(error), MAX_REASON)
+            channel.send(NOT_READY, json.dumps({"step": step, "error": reason}).encode())
         finally:
             os._exit(1)
     try:
@@ -86,29 +80,6 @@ def live(descriptors: list[int], inherited: Inherited, zygote: int) -> NoReturn:
         os._exit(0)
     finally:
         os._exit(1)
-
-
-def report_failure(channel: Channel, step: str, error: BaseException) -> None:
-    """Tells the supervisor which step of the start failed, and how."""
-    if isinstance(error, LockdownError):
-        step, reason = error.step, error.error
-    else:
-        reason = type_and_message(error)
-    channel.send(LOCKDOWN, json.dumps({"step": step, "error": cut(reason, MAX_REASON)}).encode())
-
-
-def place_descriptors(descriptors: list[int]) -> None:
-    """Gives /dev/null, stdout, stderr, channel and ruleset the numbers 0 to 4, and closes everything else."""
-    channel, stdout, stderr, *ruleset = descriptors
-    # First to high numbers, where they do not overwrite each other. The zygote's control socket and pipes have low
-    # ones.
-    sources = [os.dup(descriptor) for descriptor in (stdout, stderr, channel, *ruleset)]
-    high = [os.dup2(source, 100 + place, inheritable=False) for place, source in enumerate(sources)]
-    # Opened anew, since workers could leave messages for each other in the flags of a shared open file.
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0, inheritable=False)
-    for place, descriptor in enumerate(high):
-        os.dup2(descriptor, 1 + place, inheritable=False)
-    os.closerange(1 + len(high), 4096)
 
 
 def serve(channel: Channel, usual: UsualOptions, work_dir: WorkDir, late_limits: LateLimits | None) -> NoReturn:

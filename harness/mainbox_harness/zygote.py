@@ -1,24 +1,23 @@
-"""The zygote: imports the preloaded modules once, then forks and reaps workers."""
+"""The zygote: imports the preloaded modules once. Then machine code forks and reaps workers."""
 
 from __future__ import annotations
 
-import _signal  # pyright: ignore[reportMissingImports]
 import gc
 import importlib
 import json
 import os
-import select
-import signal
 import sys
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from . import substitutes, worker
-from .control import Control, SupervisorGone
+from .control import send
 from .failure import cut, type_and_message
+from .fork_hooks import ForkHooks
 from .import_home import import_home
 from .lazy_imports import load_pending
-from .lockdown import PR_SET_DUMPABLE, Filter, prctl
+from .libc import become_non_dumpable
+from .native import GONE, NEVER, QUIET, WARM_WORKER, Native
 from .process_state import ProcessState
 from .warmup import LIBRARIES, warm_up
 
@@ -45,7 +44,7 @@ COMMON = [
 
 
 class Zygote:
-    """Keeps track of the workers that it forked, and waits for orders from the supervisor and for SIGCHLD."""
+    """Imports, and then serves."""
 
     def __init__(self, boot: dict[str, Any]) -> None:
         """Imports every part of the harness that is needed, since the package cannot be imported later."""
@@ -54,119 +53,54 @@ class Zygote:
         self.usual_options = boot["usual_options"].encode()
         self.late_limits = load_late_limits(lockdown["late_limits"])
         self.archive = open_archive(boot["archive"])
-        program = lockdown["filter"]
-        if program:
+        if lockdown["filtered"]:
             substitutes.install(lockdown["by_descriptor"])
         if not lockdown["threads"]:
             run_threads_inline()
         elif lockdown["max_threads"]:
             limit_threads(lockdown["max_threads"])
-        self.lockdown = lockdown | {"filter": program and Filter(program, lockdown["own_process"])}
-        self.control = Control(CONTROL)
-        self.children: dict[int, int] = {}
-        self.released: dict[int, int] = {}
-        self.wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.lockdown = lockdown
+        self.native = Native(boot["native"])
 
     def run(self) -> None:
         """Imports, reports that it is ready, and serves until the supervisor is gone."""
         os.setsid()  # Ctrl-C in a terminal is meant for the supervisor only
         if self.lockdown["prctl"]:
-            prctl(PR_SET_DUMPABLE, 0)  # workers of the same uid must not read its memory
+            become_non_dumpable()  # workers of the same uid must not read its memory
         sys.set_int_max_str_digits(0)  # results may contain integers of any size; the timeout limits their conversion
         os.environ.update(LIBRARIES)
-        with import_home(self.lockdown["home"]) if self.preload else nullcontext(), self.archive:
-            packages, missing, threaded = import_all(self.preload, lambda name: self.report("importing", module=name))
-            load_pending()
-        if self.late_limits is not None:
-            self.late_limits.take_into_memory(packages)
-            preload_common_modules()  # at once: AWS Lambda freezes the process between requests
-        warm_up(None)
+        home = import_home(self.lockdown["home"]) if self.preload else nullcontext()
+        with ForkHooks() as hooks:
+            with home, self.archive:
+                imported = import_all(self.preload, lambda name: send(CONTROL, {"report": "importing", "module": name}))
+                load_pending()
+            if self.late_limits is not None:
+                self.late_limits.take_into_memory(imported.packages)
+                preload_common_modules()  # at once: AWS Lambda freezes the process between requests
+            warm_up(None)
+        # Only Python can do that around a fork, and forget the threads that are not in the child.
+        through_python = bool(hooks.around or imported.threaded)
+        state = ProcessState([] if through_python else hooks.in_child)
         usual = worker.UsualOptions(self.usual_options, json.loads(self.usual_options))
-        self.inherited = worker.Inherited(self.lockdown, ProcessState(), usual, self.late_limits)
+        inherited = worker.Inherited(state, usual, self.late_limits)
         gc.freeze()
-        python = sys.version.split()[0]
-        standard = sorted(sys.stdlib_module_names)
-        self.report(
-            "ready",
-            python=python,
-            packages=packages,
-            missing=missing,
-            threaded=threaded,
-            standard=standard,
-            installed=installed(),
-        )
-        try:
-            self.listen()
-        except SupervisorGone:
+        ready = imported._asdict() | {
+            "python": sys.version.split()[0],
+            "standard": sorted(sys.stdlib_module_names),
+            "installed": installed(),
+        }
+        send(CONTROL, {"report": "ready"} | ready)
+        self.serve(through_python, inherited)
+
+    def serve(self, through_python: bool, inherited: worker.Inherited) -> NoReturn:
+        """Serves forever. Imports common modules the first time that there is nothing to do."""
+        quiet_ms = QUIET_MS if self.late_limits is None else NEVER
+        while (end := self.native.serve(through_python, quiet_ms)) == QUIET:
+            preload_common_modules()
+            quiet_ms = NEVER
+        if end == GONE:
             os._exit(0)
-
-    def listen(self) -> None:
-        """Carries out orders and reaps, forever. Imports common modules the first time that it has nothing to do."""
-        events = select.poll()
-        events.register(self.control, select.POLLIN)
-        events.register(self.wake, select.POLLIN)
-        timeout = None if self.late_limits is not None else QUIET_MS
-        while True:
-            ready = events.poll(timeout)
-            if not ready:
-                preload_common_modules()
-                timeout = None
-            for descriptor, _ in ready:
-                if descriptor == self.wake:
-                    os.read(self.wake, 4096)
-                    self.reap()
-                else:
-                    self.receive_order()
-
-    def receive_order(self) -> None:
-        """Receives one order and carries it out."""
-        order, descriptors = self.control.receive()
-        if order["order"] == "fork":
-            self.fork(order["worker"], descriptors)
-        elif (child := self.children.pop(order["worker"], None)) is not None:
-            self.released[child] = order["worker"]
-            self.reap()
-        else:  # the fork had failed
-            self.report("reaped", worker=order["worker"], status=0, cpu_us=0, peak_bytes=0)
-
-    def fork(self, number: int, descriptors: list[int]) -> None:
-        """Forks a worker. In the child this does not return."""
-        zygote = os.getpid()
-        try:
-            child = os.fork()
-        except OSError as error:
-            self.report("fork_failed", worker=number, errno=error.errno)
-            child = -1
-        if child == 0:
-            # Not the functions of `signal`: each worker would copy the pages with which they make enumerations.
-            _signal.set_wakeup_fd(-1)
-            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-            self.control.detach()
-            worker.live(descriptors, self.inherited, zygote)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        if child > 0:
-            self.children[number] = child
-
-    def reap(self) -> None:
-        """Reaps dead workers that the supervisor has released. Until then, their process ids stay in use."""
-        for child, number in list(self.released.items()):
-            pid, status, usage = os.wait4(child, os.WNOHANG)
-            if pid:
-                del self.released[child]
-                self.report(
-                    "reaped",
-                    worker=number,
-                    status=status,
-                    cpu_us=int((usage.ru_utime + usage.ru_stime) * 1e6),
-                    peak_bytes=usage.ru_maxrss * 1024,
-                )
-
-    def report(self, report: str, **fields: object) -> None:
-        """Sends a report to the supervisor."""
-        self.control.send({"report": report, **fields})
+        worker.live(self.native.scratch(), end == WARM_WORKER, inherited)
 
 
 def load_late_limits(limits: list[dict[str, int]]) -> LateLimits | None:

@@ -1,16 +1,17 @@
 //! A zygote for tests: a thread of the test that carries out orders, with shells as workers.
 
 use std::collections::HashMap;
-use std::io::{IoSliceMut, Read, Write};
+use std::io::{IoSliceMut, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use mainbox_zygote::messages::{Event, Exit, Order, Report};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::frames::message;
 use super::zygote::Zygote;
@@ -60,22 +61,22 @@ fn carry_out_orders(control: &UnixStream, fork: Fork, mut process: Child) {
         "report": "ready", "python": "3.13.0", "packages": {}, "missing": {}, "threaded": [], "standard": ["os"],
         "installed": {},
     });
-    report(control, &info);
+    let ready = message(info.to_string().as_bytes());
+    let mut sender = control;
+    sender.write_all(&ready).unwrap();
     let mut workers = HashMap::new();
     while let Some((order, descriptors)) = receive(control) {
-        let worker = order["worker"].as_u64().unwrap();
-        if order["order"] == "reap" {
-            if matches!(fork, Fork::NeverReaped) {
+        let worker = match order {
+            Order::Reap(_) if matches!(fork, Fork::NeverReaped) => continue,
+            Order::Reap(worker) => {
+                let child: Option<Child> = workers.remove(&worker);
+                let status = child.map_or(0, |mut child| child.wait().unwrap().into_raw());
+                let exit = Exit { status, cpu_us: 5_000_000, peak_bytes: 0 };
+                report(control, Report { worker, event: Event::Reaped(exit) });
                 continue;
             }
-            let child: Option<Child> = workers.remove(&worker);
-            let status = child.map_or(0, |mut child| child.wait().unwrap().into_raw());
-            report(
-                control,
-                &json!({"report": "reaped", "worker": worker, "status": status, "cpu_us": 5_000_000, "peak_bytes": 0}),
-            );
-            continue;
-        }
+            Order::Fork(worker) => worker,
+        };
         match fork {
             Fork::Shell(_) | Fork::NeverReaped => {
                 let script = if let Fork::Shell(script) = fork { script } else { SILENT_SCRIPT };
@@ -88,10 +89,7 @@ fn carry_out_orders(control: &UnixStream, fork: Fork, mut process: Child) {
             }
             Fork::Dies => drop(descriptors),
             Fork::Fails(errno) => {
-                report(
-                    control,
-                    &json!({"report": "fork_failed", "worker": worker, "errno": errno}),
-                );
+                report(control, Report { worker, event: Event::ForkFailed(errno) });
             }
         }
     }
@@ -103,16 +101,16 @@ fn carry_out_orders(control: &UnixStream, fork: Fork, mut process: Child) {
     let _ = process.wait();
 }
 
-fn report(mut control: &UnixStream, report: &Value) {
+fn report(mut control: &UnixStream, report: Report) {
     // Fails when the test has dropped the zygote.
-    let _ = control.write_all(&message(report.to_string().as_bytes()));
+    let _ = control.write_all(&report.encode());
 }
 
 /// The next order, with its descriptors; `None` when the supervisor is gone.
-fn receive(mut control: &UnixStream) -> Option<(Value, Vec<OwnedFd>)> {
-    let mut length = [0; 4];
-    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 8]);
-    let mut buffer = [IoSliceMut::new(&mut length)];
+fn receive(control: &UnixStream) -> Option<(Order, Vec<OwnedFd>)> {
+    let mut bytes = [0; Order::BYTES];
+    let mut space = nix::cmsg_space!([std::os::fd::RawFd; Order::MAX_DESCRIPTORS]);
+    let mut buffer = [IoSliceMut::new(&mut bytes)];
     let received = recvmsg::<()>(
         control.as_raw_fd(),
         &mut buffer,
@@ -120,7 +118,7 @@ fn receive(mut control: &UnixStream) -> Option<(Value, Vec<OwnedFd>)> {
         MsgFlags::MSG_CMSG_CLOEXEC,
     )
     .ok()
-    .filter(|received| received.bytes == 4)?;
+    .filter(|received| received.bytes == Order::BYTES)?;
     let descriptors = received
         .cmsgs()
         .unwrap()
@@ -130,9 +128,7 @@ fn receive(mut control: &UnixStream) -> Option<(Value, Vec<OwnedFd>)> {
         })
         .map(owned)
         .collect();
-    let mut text = vec![0; u32::from_le_bytes(length) as usize];
-    control.read_exact(&mut text).ok()?;
-    Some((serde_json::from_slice(&text).unwrap(), descriptors))
+    Some((Order::decode(&bytes).unwrap(), descriptors))
 }
 
 #[allow(unsafe_code, reason = "nix returns received descriptors as numbers")]

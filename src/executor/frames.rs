@@ -107,6 +107,18 @@ pub async fn receive_message(control: &UnixStream, most: usize) -> Result<Vec<u8
     read_payload(control, [length[0], length[1], length[2], length[3]], most).await
 }
 
+/// Receives what has a fixed size.
+///
+/// # Errors
+/// See [`FrameError`].
+pub async fn receive_bytes<const LENGTH: usize>(
+    control: &UnixStream,
+) -> Result<[u8; LENGTH], FrameError> {
+    let mut bytes = Vec::with_capacity(LENGTH);
+    read_up_to(control, &mut bytes, LENGTH).await?;
+    bytes.try_into().map_err(|_| FrameError::Closed)
+}
+
 /// Reads what follows its length (little-endian), if that is at most `most` bytes.
 async fn read_payload(
     channel: &UnixStream,

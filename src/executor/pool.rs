@@ -318,7 +318,7 @@ impl Pool {
                 self.changed.notify_waiters();
             }
             Err(error) => {
-                if matches!(error, StartError::Lockdown(_)) {
+                if matches!(error, StartError::Lockdown(..) | StartError::NotReady(_)) {
                     self.metrics.lockdown_failures.inc();
                 }
                 // The death of the zygote is counted once, by its keeper.

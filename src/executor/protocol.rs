@@ -1,22 +1,25 @@
 //! The messages between supervisor, zygote and worker.
 //!
-//! Both connections are stream sockets. Supervisor and zygote exchange JSON messages, each after its length in four bytes
-//! (little-endian). The descriptors of a worker are attached to the order to fork it. Supervisor and worker exchange
-//! frames: one byte for the type, four bytes for the length, and the payload (`frames.rs`). The supervisor trusts the
-//! zygote. It trusts no frame of a worker that has read its request.
+//! Both connections are stream sockets. While a zygote imports, the messages are JSON, each after its length in four bytes
+//! (little-endian): [`Boot`] and [`Progress`]. Then they are [`Order`](mainbox_zygote::messages::Order) and
+//! [`Report`](mainbox_zygote::messages::Report), which have a fixed size. The descriptors of a worker are attached to the
+//! order to fork it. Supervisor and worker exchange frames: one byte for the type, four bytes for the length, and the
+//! payload (`frames.rs`). The supervisor trusts the zygote. It trusts no frame of a worker that has read its request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
+use mainbox_zygote::messages::{Policy, Start};
+use mainbox_zygote::serve::Memory;
 use serde::{Deserialize, Serialize};
 
 use super::frames::push_frame;
 use crate::api::collect::Collect;
 use crate::api::request::Entry;
-use crate::sandbox::Lockdown;
 use crate::sandbox::policy::Refused;
 use crate::sandbox::rlimits::Limit;
+use crate::sandbox::{Lockdown, Sandbox};
 
 /// The first message to a zygote.
 #[derive(Serialize)]
@@ -27,84 +30,65 @@ pub struct Boot<'a> {
     pub preload: &'a [String],
     /// The bytecode archive to import them from.
     pub archive: Option<&'a Path>,
-    /// How workers lock themselves down.
+    /// What the zygote must know of the sandbox.
     pub lockdown: &'a Lockdown,
+    /// What runs in the zygote after its imports.
+    pub native: Native,
     /// The options of most runs, exactly as a worker receives them, so that it need not read them.
     pub usual_options: &'a str,
 }
 
-/// An order to a zygote.
+/// The machine code of the loop and of the lockdown: the package `zygote/`.
 #[derive(Serialize)]
-#[serde(tag = "order", rename_all = "snake_case")]
-pub enum Order {
-    /// Fork a worker. Attached are its channel, stdout, stderr, and its Landlock ruleset, if any. How it starts is the
-    /// first frame on its channel, [`Start`].
-    Fork {
-        /// The number of the worker, never used twice.
-        worker: u64,
-    },
-    /// Wait for a worker that was killed, and report its end.
-    Reap {
-        /// The worker.
-        worker: u64,
-    },
+pub struct Native {
+    /// The code, in hexadecimal.
+    code: String,
+    /// The offset of its entry.
+    entry: usize,
+    /// How much memory it needs.
+    memory_bytes: usize,
+    /// [`Policy`], in hexadecimal.
+    policy: String,
 }
 
-/// How a worker starts: the first frame that it receives. It does not pass through the zygote, since later workers are
-/// copies of the zygote's memory and could find the names of other scratch directories there.
-#[derive(Serialize)]
-pub struct Start<'a> {
-    /// The uid to change to, if the worker gets its own.
-    pub uid: Option<u32>,
-    /// Its working directory.
-    pub scratch: &'a str,
-    /// The options of the tmpfs to mount there first, if any.
-    pub mount: Option<String>,
-    /// The resource limits to set.
-    pub limits: &'a [Limit],
-    /// Whether to run the warm-up scripts first, so that the request finds caches filled and pages copied.
-    pub warm_up: bool,
-}
-
-impl Start<'_> {
-    /// The frame with it.
-    pub fn frame(&self) -> Vec<u8> {
-        let text = serde_json::to_vec(self).expect("BUG: the start of a worker is plain data");
-        let mut frame = Vec::new();
-        push_frame(&mut frame, to_worker::START, &text);
-        frame
+impl Native {
+    /// The code with the policy of these workers.
+    pub fn new(sandbox: &Sandbox) -> Native {
+        let mut policy = Vec::new();
+        let mut filter = sandbox.filter();
+        Policy { filter: &mut filter, ..sandbox.policy() }.encode(&mut policy);
+        Native {
+            code: hexadecimal(include_bytes!(concat!(env!("OUT_DIR"), "/zygote.code"))),
+            entry: env!("ZYGOTE_ENTRY").parse().expect("BUG: the build script writes a number"),
+            memory_bytes: size_of::<Memory>(),
+            policy: hexadecimal(&policy),
+        }
     }
 }
 
-/// A report of a zygote.
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The frame with the start of a worker.
+pub fn start_frame(start: &Start<'_>) -> Vec<u8> {
+    let (mut payload, mut frame) = (Vec::new(), Vec::new());
+    start.encode(&mut payload);
+    push_frame(&mut frame, to_worker::START, &payload);
+    frame
+}
+
+/// A report of a zygote while it imports.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
-pub enum Report {
+pub enum Progress {
     /// It begins to import a module of the preload.
     Importing {
         /// The name of the module.
         module: String,
     },
-    /// The imports are done; the zygote accepts orders.
+    /// The imports are done; the zygote accepts orders, and all that it reports from now on are workers.
     Ready(ZygoteInfo),
-    /// A fork failed.
-    ForkFailed {
-        /// The worker that was not forked.
-        worker: u64,
-        /// The errno.
-        errno: i32,
-    },
-    /// A worker has ended.
-    Reaped {
-        /// The worker.
-        worker: u64,
-        /// The status, as from wait4(2).
-        status: i32,
-        /// CPU time, microseconds.
-        cpu_us: u64,
-        /// Peak resident set, bytes.
-        peak_bytes: u64,
-    },
 }
 
 /// What a zygote reports when it is ready.
@@ -158,7 +142,7 @@ pub struct OutputLimits {
 
 /// Types of frames to a worker.
 pub mod to_worker {
-    /// [`super::Start`], JSON. Only the first frame.
+    /// [`Start`](mainbox_zygote::messages::Start). Only the first frame.
     pub const START: u8 = b'B';
     /// The script, UTF-8.
     pub const SCRIPT: u8 = b'S';
@@ -176,8 +160,10 @@ pub mod to_worker {
 pub mod from_worker {
     /// The worker is locked down and waits for a request. Empty.
     pub const READY: u8 = b'R';
-    /// [`super::LockdownFailure`], JSON. The worker ends.
-    pub const LOCKDOWN: u8 = b'L';
+    /// [`Failure`](mainbox_zygote::messages::Failure): a step of the lockdown failed. The worker ends.
+    pub const LOCKDOWN: u8 = b'E';
+    /// [`super::NotReady`], JSON. The worker ends.
+    pub const NOT_READY: u8 = b'L';
     /// A file in `outputs/`, in the form of [`super::to_worker::FILE`]. The result follows.
     pub const FILE: u8 = b'D';
     /// What `main` returned, JSON.
@@ -186,37 +172,20 @@ pub mod from_worker {
     pub const FAILURE: u8 = b'F';
 }
 
-/// A step of a worker's start, in the order in which the harness takes them.
+/// A step of a worker's start after its lockdown failed.
+#[derive(Clone, Debug, Deserialize)]
+pub struct NotReady {
+    /// The step.
+    pub step: PreparationStep,
+    /// The error.
+    pub error: String,
+}
+
+/// A step of a worker's start after its lockdown, in the order in which the harness takes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum LockdownStep {
-    /// Giving the descriptors their numbers.
-    Descriptors,
-    /// setsid(2).
-    Session,
-    /// The tmpfs of the scratch directory.
-    Mount,
-    /// A user namespace of its own.
-    UserNamespace,
-    /// Resource limits.
-    Limits,
-    /// A uid of its own.
-    Uid,
-    /// The working directory.
-    Scratch,
-    /// Giving up every capability.
-    Capabilities,
-    /// Asking the kernel to end the worker with its zygote.
-    ParentDeathSignal,
-    /// Becoming non-dumpable.
-    NonDumpable,
-    /// no_new_privs.
-    NoNewPrivs,
-    /// The Landlock ruleset.
-    Landlock,
-    /// The system call filter.
-    Seccomp,
+pub enum PreparationStep {
     /// Streams, environment and random numbers for the script.
     ProcessState,
     /// The directory `outputs/`.
@@ -227,37 +196,15 @@ pub enum LockdownStep {
     AuditHook,
 }
 
-impl fmt::Display for LockdownStep {
+impl fmt::Display for PreparationStep {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
-            LockdownStep::Descriptors => "descriptors",
-            LockdownStep::Session => "session",
-            LockdownStep::Mount => "mount",
-            LockdownStep::UserNamespace => "user_namespace",
-            LockdownStep::Limits => "limits",
-            LockdownStep::Uid => "uid",
-            LockdownStep::Scratch => "scratch",
-            LockdownStep::Capabilities => "capabilities",
-            LockdownStep::ParentDeathSignal => "parent_death_signal",
-            LockdownStep::NonDumpable => "non_dumpable",
-            LockdownStep::NoNewPrivs => "no_new_privs",
-            LockdownStep::Landlock => "landlock",
-            LockdownStep::Seccomp => "seccomp",
-            LockdownStep::ProcessState => "process_state",
-            LockdownStep::WorkDir => "work_dir",
-            LockdownStep::WarmUp => "warm_up",
-            LockdownStep::AuditHook => "audit_hook",
+            PreparationStep::ProcessState => "process_state",
+            PreparationStep::WorkDir => "work_dir",
+            PreparationStep::WarmUp => "warm_up",
+            PreparationStep::AuditHook => "audit_hook",
         })
     }
-}
-
-/// A step of the lockdown failed.
-#[derive(Clone, Debug, Deserialize)]
-pub struct LockdownFailure {
-    /// The step.
-    pub step: LockdownStep,
-    /// The error.
-    pub error: String,
 }
 
 /// A worker's report of why there is no result.

@@ -2,11 +2,14 @@
 
 mod process;
 
+use std::ffi::CString;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainbox_zygote::messages::Start;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -18,7 +21,7 @@ use super::job::Job;
 use super::live_output::Stream;
 use super::outcome::{self, Execution};
 use super::output_capture::OutputCapture;
-use super::protocol::Start;
+use super::protocol::start_frame;
 use super::worker_start::{self, StartError, discard_early_output, fork_error, greeting, pipe};
 use super::zygote::Zygote;
 use crate::api::catalogue::{Failure, Kind};
@@ -26,8 +29,9 @@ use crate::config::Config;
 use crate::sandbox::jail::Kept;
 use crate::sandbox::process::ProcessHandle;
 use crate::sandbox::procfs::Memory;
+use crate::sandbox::rlimits::{self, Limit};
 use crate::sandbox::scratch::Scratch;
-use crate::sandbox::{Sandbox, namespaces, procfs, rlimits};
+use crate::sandbox::{Sandbox, namespaces, procfs};
 
 /// How long a worker may take to lock itself down and warm up before its zygote counts as stuck.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -61,21 +65,26 @@ impl Worker {
         let mut jail = sandbox.jail()?;
         // RLIMIT_AS counts what the worker shares with its zygote, so that comes on top of the script's own limit.
         let mapped_bytes = procfs::memory(zygote.pid()).map_or(0, |memory| memory.mapped_bytes);
-        let start = Start {
-            uid: jail.uid(),
-            scratch: &jail.scratch.path().to_string_lossy(),
-            mount: matches!(jail.scratch, Scratch::Mount)
-                .then(|| namespaces::scratch_options(config.scratch_bytes, jail.uid())),
-            limits: &rlimits::limits(
-                config,
-                config.timeout,
-                mapped_bytes + config.memory_bytes,
-                sandbox.max_tasks(),
-            ),
-            warm_up,
+        let text =
+            |text: Vec<u8>| CString::new(text).map_err(|error| StartError::Text(error.into()));
+        let memory = mapped_bytes + config.memory_bytes;
+        let limits = rlimits::limits(config, config.timeout, memory, sandbox.max_tasks());
+        let limits: Vec<_> = limits.into_iter().map(Limit::encode).collect();
+        let mount = match jail.scratch {
+            Scratch::Mount => {
+                Some(text(namespaces::scratch_options(config.scratch_bytes, jail.uid()).into())?)
+            }
+            Scratch::Directory { .. } | Scratch::Nowhere => None,
         };
+        let start = start_frame(&Start {
+            uid: jail.uid(),
+            warm_up,
+            scratch: &text(jail.scratch.path().as_os_str().as_bytes().to_vec())?,
+            mount: mount.as_deref(),
+            limits: &limits,
+        });
         let (channel, their_channel) =
-            worker_start::channel(&start.frame()).map_err(StartError::Descriptors)?;
+            worker_start::channel(&start).map_err(StartError::Descriptors)?;
         let (stdout, their_stdout) = pipe().map_err(StartError::Descriptors)?;
         let (stderr, their_stderr) = pipe().map_err(StartError::Descriptors)?;
         let mut descriptors = vec![their_channel, their_stdout, their_stderr];
@@ -103,7 +112,9 @@ impl Worker {
         let started = match started {
             // A zygote that cannot fork reports that and then closes the channel, and a zygote that dies takes its
             // workers with it. In both cases, the end of the worker may be noticed first.
-            Err(error @ (StartError::Died | StartError::Lockdown(_))) => tokio::select! {
+            Err(
+                error @ (StartError::Died | StartError::Lockdown(..) | StartError::NotReady(_)),
+            ) => tokio::select! {
                 errno = failed_fork => Err(fork_error(errno)),
                 () = zygote.gone() => Err(StartError::ZygoteGone),
                 () = tokio::time::sleep(CAUSE_GRACE) => Err(error),

@@ -3,6 +3,7 @@
 use std::io::{self, IoSliceMut, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use mainbox_zygote::messages::{Failure, Step};
 use nix::fcntl::OFlag;
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt,
@@ -13,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 
 use super::exchange::MAX_FAILURE_BYTES;
-use super::protocol::{LockdownFailure, from_worker};
+use super::protocol::{NotReady, from_worker};
 use crate::sandbox::SandboxError;
 
 /// How much of what a worker printed before it was ready is discarded, bytes.
@@ -32,9 +33,15 @@ pub(super) enum StartError {
     /// The zygote could not fork it.
     #[error("fork of a worker: {0}")]
     Fork(io::Error),
+    /// A path or option holds a NUL.
+    #[error("start of a worker: {0}")]
+    Text(io::Error),
     /// A step of its lockdown failed.
+    #[error("step {step} of its start failed: {1}", step = .0.name())]
+    Lockdown(Step, io::Error),
+    /// A step after its lockdown failed.
     #[error("step {step} of its start failed: {error}", step = .0.step, error = .0.error)]
-    Lockdown(LockdownFailure),
+    NotReady(NotReady),
     /// It died before it was ready.
     #[error("a worker died before it was ready")]
     Died,
@@ -78,27 +85,32 @@ pub(super) async fn greeting(channel: &UnixStream) -> Result<Pid, StartError> {
         })?;
     match (length, header[0], pid) {
         (5, from_worker::READY, Some(pid)) if pid.as_raw() > 0 => Ok(pid),
-        (5, from_worker::LOCKDOWN, _) => Err(lockdown_failure(channel, header).await),
+        (5, kind @ (from_worker::LOCKDOWN | from_worker::NOT_READY), _) => {
+            Err(failure(channel, kind, header).await.unwrap_or(StartError::Died))
+        }
         _ => Err(StartError::Died),
     }
 }
 
-async fn lockdown_failure(channel: &UnixStream, header: [u8; 5]) -> StartError {
+/// Receives the rest of a frame about a failed step; `None` if the worker dies before, or the frame is malformed.
+async fn failure(channel: &UnixStream, kind: u8, header: [u8; 5]) -> Option<StartError> {
     let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
     let mut payload = vec![0; length.min(MAX_FAILURE_BYTES)];
     let mut filled = 0;
     while filled < payload.len() {
-        if channel.readable().await.is_err() {
-            return StartError::Died;
-        }
+        channel.readable().await.ok()?;
         match channel.try_read(&mut payload[filled..]) {
-            Ok(0) => return StartError::Died,
+            Ok(0) => return None,
             Ok(length) => filled += length,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return StartError::Died,
+            Err(_) => return None,
         }
     }
-    serde_json::from_slice(&payload).map_or(StartError::Died, StartError::Lockdown)
+    if kind == from_worker::NOT_READY {
+        return serde_json::from_slice(&payload).map(StartError::NotReady).ok();
+    }
+    let Failure { step, errno } = Failure::decode(payload.as_slice().try_into().ok()?)?;
+    Some(StartError::Lockdown(step, io::Error::from_raw_os_error(errno)))
 }
 
 /// Discards what a worker printed before it was ready, such as the traceback of a harness that failed or the output of a

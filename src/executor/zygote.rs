@@ -1,11 +1,13 @@
 //! A zygote: a Python process that has imported the preloaded modules and then only forks and reaps workers.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use mainbox_zygote::messages::{Event, Exit, Order, Report};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
 use tokio::io::Interest;
@@ -14,18 +16,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::essential::spawn_essential;
 use super::exchange::run_options;
-use super::frames::{FrameError, message, receive_message};
+use super::frames::{FrameError, message, receive_bytes, receive_message};
 use super::harness::{LOADER, MODULES};
 use super::job::Job;
-use super::protocol::{Boot, Order, Report, ZygoteInfo};
+use super::protocol::{Boot, Native, Progress, ZygoteInfo};
 use crate::config::Config;
 use crate::python::interpreter::Python;
 use crate::sandbox::Sandbox;
 use crate::sandbox::process::ProcessHandle;
 use crate::sandbox::sys::{self, Program, SpawnError};
 
-/// The largest report of a zygote, bytes. It bounds a mistake: a zygote is trusted.
-const MAX_REPORT_BYTES: usize = 16 << 20;
+/// The largest report of a zygote that imports, bytes. It bounds a mistake: a zygote is trusted.
+const MAX_PROGRESS_BYTES: usize = 16 << 20;
 
 /// Why a zygote did not start.
 #[derive(Debug, thiserror::Error)]
@@ -37,17 +39,6 @@ pub(super) enum ZygoteError {
     /// The process could not be started.
     #[error("cannot start the zygote: {0}")]
     Spawn(#[from] SpawnError),
-}
-
-/// How a worker ended.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Exit {
-    /// The status, as from wait4(2).
-    pub(super) status: i32,
-    /// CPU time, microseconds.
-    pub(super) cpu_us: u64,
-    /// Peak resident set, bytes.
-    pub(super) peak_bytes: u64,
 }
 
 /// A running zygote.
@@ -105,8 +96,10 @@ impl Zygote {
         let lockdown = &sandbox.lockdown();
         let archive = config.archive.as_deref().filter(|_| !preload.is_empty());
         let usual_options = &run_options(&Job::of_script("", config), config);
-        let boot = Boot { harness: MODULES, preload, archive, lockdown, usual_options };
-        zygote.post(&boot, vec![]);
+        let native = Native::new(sandbox);
+        let boot = Boot { harness: MODULES, preload, archive, lockdown, native, usual_options };
+        let text = serde_json::to_vec(&boot).expect("BUG: the first message is plain data");
+        zygote.post(message(&text), vec![]);
         Ok(zygote)
     }
 
@@ -151,7 +144,7 @@ impl Zygote {
     pub(super) fn fork(&self, worker: u64, descriptors: Vec<OwnedFd>) -> oneshot::Receiver<i32> {
         let (sender, receiver) = oneshot::channel();
         self.awaited().forks.insert(worker, sender);
-        self.post(&Order::Fork { worker }, descriptors);
+        self.post(Order::Fork(worker).encode().to_vec(), descriptors);
         receiver
     }
 
@@ -168,7 +161,7 @@ impl Zygote {
             awaited.forks.remove(&worker);
             awaited.exits.insert(worker, sender);
             drop(awaited);
-            self.post(&Order::Reap { worker }, vec![]);
+            self.post(Order::Reap(worker).encode().to_vec(), vec![]);
         }
         receiver
     }
@@ -186,13 +179,12 @@ impl Zygote {
     }
 
     fn awaited(&self) -> std::sync::MutexGuard<'_, Awaited> {
-        self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.awaited()
     }
 
-    fn post<T: serde::Serialize>(&self, order: &T, descriptors: Vec<OwnedFd>) {
-        let text = serde_json::to_vec(order).expect("BUG: orders are plain data");
+    fn post(&self, bytes: Vec<u8>, descriptors: Vec<OwnedFd>) {
         // Fails only when the zygote is gone, which its owner learns from its state.
-        let _ = self.outbox.send(Message { bytes: message(&text), descriptors });
+        let _ = self.outbox.send(Message { bytes, descriptors });
     }
 }
 
@@ -280,50 +272,69 @@ async fn receive_reports(
     shared: Arc<Shared>,
     process: Arc<ProcessHandle>,
 ) {
-    loop {
-        let text = match receive_message(&control, MAX_REPORT_BYTES).await {
-            Ok(text) => text,
-            Err(FrameError::Closed | FrameError::Unread) => break,
-            Err(error) => {
-                tracing::error!(%error, "the control socket of the zygote failed; killing it");
-                break;
-            }
-        };
-        match serde_json::from_slice(&text) {
-            Ok(report) => shared.dispatch(report),
-            Err(error) => {
-                tracing::error!(%error, "malformed report from the zygote; killing it");
-                break;
-            }
-        }
+    match shared.follow(&control).await {
+        ReportError::Frame(FrameError::Closed | FrameError::Unread) => {}
+        error => tracing::error!(%error, "the control socket of the zygote failed; killing it"),
     }
     // The zygote may have closed its socket without dying.
     process.kill();
     shared.state.send_replace(ZygoteState::Gone);
-    *shared.awaited.lock().unwrap_or_else(PoisonError::into_inner) = Awaited::default();
+    *shared.awaited() = Awaited::default();
+}
+
+/// Why no further report is received.
+#[derive(Debug, thiserror::Error)]
+enum ReportError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("malformed report: {0}")]
+    Progress(#[from] serde_json::Error),
+    #[error("malformed report of a worker")]
+    Report,
 }
 
 impl Shared {
-    fn dispatch(&self, report: Report) {
-        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
-        match report {
-            Report::Importing { module } => {
-                self.state.send_replace(ZygoteState::Starting(Some(module)));
+    fn awaited(&self) -> std::sync::MutexGuard<'_, Awaited> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Receives reports until that fails.
+    async fn follow(&self, control: &UnixStream) -> ReportError {
+        let received = async {
+            while self.receive_progress(control).await? {}
+            loop {
+                self.receive_report(control).await?;
             }
-            Report::Ready(info) => {
-                self.state.send_replace(ZygoteState::Ready(Arc::new(info)));
+        };
+        let Err(error): Result<Infallible, ReportError> = received.await;
+        error
+    }
+
+    /// Receives a report of a zygote that imports. Returns whether it still does.
+    async fn receive_progress(&self, control: &UnixStream) -> Result<bool, ReportError> {
+        let text = receive_message(control, MAX_PROGRESS_BYTES).await?;
+        let state = match serde_json::from_slice(&text)? {
+            Progress::Importing { module } => ZygoteState::Starting(Some(module)),
+            Progress::Ready(info) => ZygoteState::Ready(Arc::new(info)),
+        };
+        let imports = matches!(state, ZygoteState::Starting(_));
+        self.state.send_replace(state);
+        Ok(imports)
+    }
+
+    async fn receive_report(&self, control: &UnixStream) -> Result<(), ReportError> {
+        let report = Report::decode(&receive_bytes(control).await?).ok_or(ReportError::Report)?;
+        let mut awaited = self.awaited();
+        // Fails when nothing waits for it any more.
+        let _ = match report.event {
+            Event::ForkFailed(errno) => {
+                awaited.forks.remove(&report.worker).map(|sender| sender.send(errno).is_ok())
             }
-            Report::ForkFailed { worker, errno } => {
-                if let Some(sender) = awaited.forks.remove(&worker) {
-                    let _ = sender.send(errno);
-                }
+            Event::Reaped(exit) => {
+                awaited.exits.remove(&report.worker).map(|sender| sender.send(exit).is_ok())
             }
-            Report::Reaped { worker, status, cpu_us, peak_bytes } => {
-                if let Some(sender) = awaited.exits.remove(&worker) {
-                    let _ = sender.send(Exit { status, cpu_us, peak_bytes });
-                }
-            }
-        }
+        };
+        Ok(())
     }
 }
 

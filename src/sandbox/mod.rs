@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use mainbox_zygote::messages::{Instruction, Policy};
 use serde::Serialize;
 
 use self::jail::{Contamination, Jail};
@@ -105,13 +106,11 @@ pub struct Sandbox {
     contamination: Contamination,
 }
 
-/// The parts of the lockdown that are the same for all workers. A zygote receives them once, when it starts.
+/// What Python in a zygote must know of the sandbox. It receives it once, when it starts.
 #[derive(Clone, Debug, Serialize)]
 pub struct Lockdown {
-    /// The seccomp BPF program in hexadecimal; `None` if workers install none.
-    pub filter: Option<String>,
-    /// The number in the filter that stands for the worker's own process id: [`policy::OWN_PROCESS`].
-    pub own_process: u32,
+    /// Whether workers install a seccomp filter.
+    pub filtered: bool,
     /// Whether workers can have threads.
     pub threads: bool,
     /// The largest number of threads of a worker if the kernel may not hold it: since workers share a uid, or since the user
@@ -119,10 +118,8 @@ pub struct Lockdown {
     pub max_threads: Option<u64>,
     /// Whether the filter refuses to change the mode, the times or the size of a file by its path.
     pub by_descriptor: bool,
-    /// Whether prctl(2) works, so that workers can set no_new_privs, become non-dumpable and drop capabilities.
+    /// Whether prctl(2) works, so that a process can become non-dumpable.
     pub prctl: bool,
-    /// Whether workers enter a user namespace of their own.
-    pub user_namespace: bool,
     /// Where a zygote can mount a writable file system while it imports; `None` if it cannot mount one.
     pub home: Option<&'static str>,
     /// Limits that a worker sets after the imports of the script and before its first line.
@@ -238,10 +235,25 @@ impl Sandbox {
         self.tier.map_or("none", Tier::name)
     }
 
-    /// The parts of the lockdown that are the same for all workers.
+    /// The seccomp filter of workers; empty if they install none.
+    pub fn filter(&self) -> Vec<Instruction> {
+        self.workers.map_or_else(Vec::new, |workers| seccomp::encode(&seccomp::filter(workers)))
+    }
+
+    /// The parts of the lockdown that are the same for all workers, without the filter.
+    pub fn policy(&self) -> Policy<'static> {
+        Policy {
+            prctl: self.prctl,
+            user_namespace: self.plan.has_user_namespace(),
+            own_process: policy::OWN_PROCESS,
+            filter: &mut [],
+        }
+    }
+
+    /// What Python in a zygote must know.
     pub fn lockdown(&self) -> Lockdown {
         Lockdown {
-            filter: self.workers.map(|workers| seccomp::to_hexadecimal(&seccomp::filter(workers))),
+            filtered: self.workers.is_some(),
             threads: match self.workers {
                 Some(workers) => workers.counted,
                 None => self.tier != Some(Tier::Rlimits),
@@ -249,9 +261,7 @@ impl Sandbox {
             max_threads: (self.workers.is_some() && self.uids.is_none())
                 .then_some(policy::MAX_THREADS),
             by_descriptor: self.shares_uid(),
-            own_process: policy::OWN_PROCESS,
             prctl: self.prctl,
-            user_namespace: self.plan.has_user_namespace(),
             home: (self.plan.mounts == Some(Mounts::Full)).then_some(namespaces::SCRATCH),
             late_limits: if self.tier == Some(Tier::Rlimits) {
                 rlimits::late_limits()

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use mainbox_zygote::messages::{self, EncodedLimit};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Serialize, Serializer};
 
@@ -32,6 +33,12 @@ fn number<S: Serializer>(resource: &Resource, serializer: S) -> Result<S::Ok, S:
 }
 
 impl Limit {
+    /// The limit as a worker receives it.
+    pub fn encode(self) -> EncodedLimit {
+        let Limit { resource, soft, hard } = self;
+        messages::Limit { resource: resource as u32, soft, hard }.encode()
+    }
+
     /// Sets the limit for this process, capped at the hard limit that the process already has.
     ///
     /// # Errors

@@ -181,12 +181,11 @@ fn same(one: &[Instruction], other: &[Instruction]) -> bool {
     fields(one) == fields(other)
 }
 
-/// A filter in the format of the kernel, in hexadecimal: 8 bytes for each instruction (`struct sock_filter`), in native
-/// byte order.
-pub fn to_hexadecimal(program: &[Instruction]) -> String {
-    let bytes = program.iter().flat_map(|step| {
+/// A filter in the format of the kernel: `struct sock_filter`, in native byte order.
+pub fn encode(program: &[Instruction]) -> Vec<[u8; 8]> {
+    let encoded = program.iter().map(|step| {
         let ([c0, c1], [k0, k1, k2, k3]) = (step.code.to_ne_bytes(), step.k.to_ne_bytes());
         [c0, c1, step.jt, step.jf, k0, k1, k2, k3]
     });
-    bytes.map(|byte| format!("{byte:02x}")).collect()
+    encoded.collect()
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainbox_zygote::messages::Exit;
 use nix::unistd::Pid;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -14,7 +15,7 @@ use crate::config::Config;
 use crate::executor::job::Job;
 use crate::executor::outcome::{self, Returned};
 use crate::executor::watch::{Breach, Watched};
-use crate::executor::zygote::{Exit, Zygote};
+use crate::executor::zygote::Zygote;
 use crate::sandbox::jail::Jail;
 use crate::sandbox::process::ProcessHandle;
 use crate::sandbox::procfs::Memory;

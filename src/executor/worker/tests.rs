@@ -40,10 +40,23 @@ async fn a_worker_is_known_by_the_process_that_said_that_it_is_ready() {
 
 #[tokio::test]
 async fn a_failed_lock_down_names_its_step() {
-    let failed = Fork::Shell(
-        "printf 'L\\055\\000\\000\\000{\"step\":\"no_new_privs\",\"error\":\"OSError: no\"}' >&0",
+    let failed = Fork::Shell("printf 'E\\005\\000\\000\\000\\013\\001\\000\\000\\000' >&0");
+    assert_eq!(
+        start_error(failed).await,
+        "step no_new_privs of its start failed: Operation not permitted (os error 1)"
     );
-    assert_eq!(start_error(failed).await, "step no_new_privs of its start failed: OSError: no");
+    let not_ready = Fork::Shell(
+        "printf 'L\\051\\000\\000\\000{\"step\":\"warm_up\",\"error\":\"OSError: no\"} ' >&0",
+    );
+    assert_eq!(start_error(not_ready).await, "step warm_up of its start failed: OSError: no");
+    for malformed in [
+        "printf 'E\\005\\000\\000\\000\\077\\001\\000\\000\\000' >&0",
+        "printf 'E\\001\\000\\000\\000\\001' >&0",
+        "printf 'L\\001\\000\\000\\000{' >&0",
+    ] {
+        let error = start_error(Fork::Shell(malformed)).await;
+        assert_eq!(error, "a worker died before it was ready");
+    }
 }
 
 #[tokio::test]

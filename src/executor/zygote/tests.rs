@@ -21,16 +21,14 @@ fn silent_zygote() -> (Zygote, StdUnixStream, Child) {
 #[tokio::test]
 async fn a_message_larger_than_the_socket_buffer_arrives_whole() {
     let (zygote, mut theirs, mut process) = silent_zygote();
-    let text = "x".repeat(1 << 20);
-    zygote.post(&text, vec![]);
+    let text: Vec<u8> = (0..1 << 20).map(|number| number as u8).collect();
+    zygote.post(text.clone(), vec![]);
     let received = tokio::task::spawn_blocking(move || {
-        let mut length = [0; 4];
-        theirs.read_exact(&mut length).unwrap();
-        let mut received = vec![0; u32::from_le_bytes(length) as usize];
+        let mut received = vec![0; 1 << 20];
         theirs.read_exact(&mut received).unwrap();
         received
     });
-    assert!(received.await.unwrap() == format!("{text:?}").as_bytes());
+    assert!(received.await.unwrap() == text);
     zygote.gone().await;
     process.wait().unwrap();
 }
@@ -51,7 +49,11 @@ async fn an_order_that_cannot_be_sent_ends_the_zygote() {
 
 #[tokio::test]
 async fn a_report_that_is_malformed_or_too_long_ends_the_zygote() {
-    for report in [&b"\x02\0\0\0{}"[..], b"\xff\xff\xff\xff"] {
+    let info = r#"{"report":"ready","python":"3.13.0","packages":{},"missing":{},"threaded":[],"standard":[],"installed":{}}"#;
+    // While it imports, and then one about a worker.
+    let [mut of_no_kind, ready] = [[0; Report::BYTES].to_vec(), message(info.as_bytes())];
+    of_no_kind.splice(0..0, ready);
+    for report in [&b"\x02\0\0\0{}"[..], b"\xff\xff\xff\xff", &of_no_kind] {
         let (zygote, mut theirs, mut process) = silent_zygote();
         std::io::Write::write_all(&mut theirs, report).unwrap();
         tokio::time::timeout(Duration::from_secs(5), zygote.gone()).await.unwrap();
@@ -64,13 +66,12 @@ async fn a_report_that_is_malformed_or_too_long_ends_the_zygote() {
 async fn an_order_to_fork_says_nothing_about_the_worker_but_its_number() {
     let (zygote, mut theirs, mut process) = silent_zygote();
     let _fork = zygote.fork(7, vec![]);
-    let expected = br#"{"order":"fork","worker":7}"#;
     let received = tokio::task::spawn_blocking(move || {
-        let mut received = vec![0; 4 + expected.len()];
+        let mut received = [0; Order::BYTES];
         theirs.read_exact(&mut received).unwrap();
         received
     });
-    assert_eq!(received.await.unwrap()[4..], *expected);
+    assert_eq!(received.await.unwrap(), *b"F\x07\0\0\0\0\0\0\0");
     drop(zygote);
     process.wait().unwrap();
 }

@@ -1,0 +1,41 @@
+"""Functions of the C library that Python does not have."""
+
+import ctypes
+import os
+
+# Numbers from the kernel's headers.
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
+MNT_DETACH = 2
+PR_SET_DUMPABLE = 4
+
+libc = ctypes.CDLL(None, use_errno=True)
+for function in (libc.prctl, libc.syscall):
+    function.argtypes = [ctypes.c_long, *[ctypes.c_ulong] * 4]
+    function.restype = ctypes.c_long
+
+
+def mount(path: str, options: str) -> None:
+    """Mounts a tmpfs."""
+    # No devices and no programs: neither has a use in a directory of data.
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    if libc.mount(b"tmpfs", path.encode(), b"tmpfs", ctypes.c_ulong(flags), options.encode()) != 0:
+        raise_errno()
+
+
+def unmount(path: str) -> None:
+    """Unmounts what is mounted at `path`."""
+    # MNT_DETACH: succeeds although an imported library still has a file open there.
+    if libc.umount2(path.encode(), MNT_DETACH) != 0:
+        raise_errno()
+
+
+def become_non_dumpable() -> None:
+    """Keeps other processes of the same uid from reading the memory of this one."""
+    if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise_errno()
+
+
+def raise_errno() -> None:
+    """Raises the error of the last call of the C library."""
+    errno = ctypes.get_errno()
+    raise OSError(errno, os.strerror(errno))
