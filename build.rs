@@ -55,8 +55,10 @@ fn segment(file: &[u8]) -> Option<(&[u8], u64)> {
     // From elf.h.
     const PT_LOAD: u64 = 1;
     const PT_DYNAMIC: u64 = 2;
+    const PT_TLS: u64 = 7;
     const DT_RELA: u64 = 7;
     const DT_REL: u64 = 17;
+    const DT_JMPREL: u64 = 23;
     const DT_RELR: u64 = 36;
     let number = |offset: usize, bytes: usize| -> Option<u64> {
         let bytes = file.get(offset..offset.checked_add(bytes)?)?;
@@ -66,18 +68,19 @@ fn segment(file: &[u8]) -> Option<(&[u8], u64)> {
     let (mut code, mut dynamic, mut data) = (None, (0, 0), 0);
     for index in 0..count {
         let header = (headers + index * 56) as usize;
-        let (kind, offset, size) =
-            (number(header, 4)?, number(header + 8, 8)?, number(header + 32, 8)?);
+        let (kind, offset) = (number(header, 4)?, number(header + 8, 8)?);
+        let (in_file, in_memory) = (number(header + 32, 8)?, number(header + 40, 8)?);
         match kind {
-            PT_LOAD if offset == 0 => code = file.get(..size as usize),
-            PT_LOAD => data += size,
-            PT_DYNAMIC => dynamic = (offset, size),
+            PT_LOAD if offset == 0 && in_file == in_memory => code = file.get(..in_file as usize),
+            PT_LOAD => data += in_memory,
+            PT_DYNAMIC => dynamic = (offset, in_memory),
+            PT_TLS => return None,
             _ => {}
         }
     }
     let (offset, size) = dynamic;
     let tags = (offset..offset + size).step_by(16).map(|entry| number(entry as usize, 8));
-    let relocated = tags.flatten().any(|tag| [DT_RELA, DT_REL, DT_RELR].contains(&tag));
+    let relocated = tags.flatten().any(|tag| [DT_RELA, DT_REL, DT_JMPREL, DT_RELR].contains(&tag));
     // The dynamic section is the only data.
     (!relocated && data == size).then_some((code?, entry))
 }
@@ -91,7 +94,9 @@ fn linker(compiler: &OsString) -> PathBuf {
 }
 
 fn run(command: &mut Command) {
-    let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let status = command.status().unwrap_or_else(|error| {
+        panic!("{command:?}: {error}. The build needs rust-lld, which rustup installs with the compiler")
+    });
     assert!(status.success(), "{command:?}: {status}");
 }
 

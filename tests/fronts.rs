@@ -239,6 +239,35 @@ fn functions_that_a_preload_module_registers_for_forks_are_called_in_each_worker
 }
 
 #[test]
+fn a_function_for_forks_that_fails_is_logged_and_the_worker_serves() {
+    let module = "import os, socket\nos.register_at_fork(after_in_child=socket.socket)\n";
+    let python = OwnPython::with(&[("fails.py", module)]);
+    let server = Server::start(&[
+        ("MAINBOX_PRELOAD", "fails"),
+        ("MAINBOX_PYTHON", python.python.as_str()),
+        ("MAINBOX_LOG", "debug"),
+    ]);
+    assert_eq!(server.run("import fails\ndef main(): return 1").json()["result"], json!(1));
+    let line = server.log_line("a worker wrote to stderr before it was ready", 1);
+    assert!(line.contains("PermissionError"), "{line}");
+}
+
+/// The module `threading` does not know it. CPython lets a thread that waits for the interpreter have it, so a worker would
+/// wait for a thread that it does not have.
+#[test]
+fn workers_of_a_zygote_with_threads_that_python_does_not_list_serve() {
+    let module =
+        "import _thread, time\nfor _ in range(3): _thread.start_new_thread(time.sleep, (99,))\n";
+    let python = OwnPython::with(&[("hidden.py", module)]);
+    let server =
+        Server::start(&[("MAINBOX_PRELOAD", "hidden"), ("MAINBOX_PYTHON", python.python.as_str())]);
+    let script = "import hidden, threading\ndef main(): return threading.active_count()";
+    for _ in 0..8 {
+        assert_eq!(server.run(script).json()["result"], json!(1));
+    }
+}
+
+#[test]
 fn forty_preload_modules_that_fail_loudly_are_all_named() {
     let names: Vec<String> = (0..40).map(|number| format!("loud_{number}")).collect();
     let files: Vec<String> = names.iter().map(|name| format!("{name}.py")).collect();

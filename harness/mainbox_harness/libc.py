@@ -7,11 +7,16 @@ import os
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 MNT_DETACH = 2
 PR_SET_DUMPABLE = 4
+PROT_READ, PROT_EXEC = 1, 4
+MAP_PRIVATE = 2
+MAP_FAILED = ctypes.c_void_p(-1).value
 
 libc = ctypes.CDLL(None, use_errno=True)
 for function in (libc.prctl, libc.syscall):
     function.argtypes = [ctypes.c_long, *[ctypes.c_ulong] * 4]
     function.restype = ctypes.c_long
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 
 
 def mount(path: str, options: str) -> None:
@@ -27,6 +32,14 @@ def unmount(path: str) -> None:
     # MNT_DETACH: succeeds although an imported library still has a file open there.
     if libc.umount2(path.encode(), MNT_DETACH) != 0:
         raise_errno()
+
+
+def map_file(descriptor: int, size: int) -> int:
+    """Maps the beginning of a file so that it can be executed. Returns the address."""
+    address = libc.mmap(None, size, PROT_READ | PROT_EXEC, MAP_PRIVATE, descriptor, 0)
+    if address == MAP_FAILED:
+        raise_errno()
+    return address
 
 
 def become_non_dumpable() -> None:

@@ -10,13 +10,13 @@ import fcntl
 import os
 from typing import Any
 
-from .libc import libc, raise_errno
+from .libc import libc, map_file, raise_errno
 
-# Numbers from the kernel's headers.
-PROT_READ, PROT_EXEC = 1, 4
-MAP_PRIVATE = 2
-MAP_FAILED = ctypes.c_void_p(-1).value
-SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+# Numbers from the kernel's headers. Python has these only if it was built where the C library has them.
+MFD_CLOEXEC, MFD_ALLOW_SEALING = 1, 2
+F_ADD_SEALS = 1033
+F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE = 1, 2, 4, 8
+SEALS = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE
 # Why the loop ended. A negative number is an errno.
 QUIET, WORKER, WARM_WORKER, GONE = 0, 1, 2, 3
 # As a time of quiet: the loop never ends for lack of orders.
@@ -28,7 +28,7 @@ class Native:
 
     def __init__(self, parts: dict[str, Any]) -> None:
         """Maps the code. `parts` is `protocol::Native` of the supervisor."""
-        address = map_code(bytes.fromhex(parts["code"])) + parts["entry"]
+        address = map_code(bytes.fromhex(parts["code"]), parts["memfd_create"]) + parts["entry"]
         self.memory = ctypes.create_string_buffer(parts["memory_bytes"])
         policy = bytes.fromhex(parts["policy"])
         self.policy = (ctypes.c_char * len(policy)).from_buffer_copy(policy)
@@ -46,7 +46,7 @@ class Native:
     def serve(self, through_python: bool, quiet_ms: int) -> int:
         """Carries out orders. Returns why the loop ended: in the zygote, or locked down in a worker.
 
-        `through_python` makes each fork do what `os.fork` does.
+        `through_python` makes each fork also do what Python does for forks of an embedding program.
         """
         names = ("PyOS_BeforeFork", "PyOS_AfterFork_Parent", "PyOS_AfterFork_Child")
         around = [ctypes.cast(ctypes.pythonapi[name], ctypes.c_void_p) if through_python else None for name in names]
@@ -57,20 +57,18 @@ class Native:
 
     def scratch(self) -> str:
         """In a worker: returns the path of its working directory, which its start begins with."""
-        return ctypes.string_at(self.memory).decode()
+        return os.fsdecode(ctypes.string_at(self.memory))
 
 
-def map_code(code: bytes) -> int:
-    """Maps machine code from a file that nothing can change. Returns its address."""
-    descriptor = os.memfd_create("mainbox-zygote", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+def map_code(code: bytes, memfd_create: int) -> int:
+    """Maps machine code from a file that nothing can change. Returns its address. `memfd_create` is a system call."""
+    name = ctypes.create_string_buffer(b"mainbox-zygote")
+    descriptor = libc.syscall(memfd_create, ctypes.addressof(name), MFD_CLOEXEC | MFD_ALLOW_SEALING, 0, 0)
+    if descriptor < 0:
+        raise_errno()
     try:
         os.write(descriptor, code)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
-        libc.mmap.restype = ctypes.c_void_p
-        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-        address = libc.mmap(None, len(code), PROT_READ | PROT_EXEC, MAP_PRIVATE, descriptor, 0)
-        if address == MAP_FAILED:
-            raise_errno()
-        return address
+        fcntl.fcntl(descriptor, F_ADD_SEALS, SEALS)
+        return map_file(descriptor, len(code))
     finally:
         os.close(descriptor)

@@ -13,6 +13,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Self
 
+from .failure import type_and_message
 from .warmup import LIBRARIES
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ ENVIRONMENT = {
     "USER": "script",
     "LOGNAME": "script",
 } | LIBRARIES
+# Python's own.
+RECURSION_LIMIT = 1000
 # The directory of a worker, as an environment variable. It differs where workers have no mount namespace.
 DIRECTORIES = ("HOME", "TMPDIR")
 # The state of numpy's Mersenne Twister: 624 words and the place of the next one
@@ -38,33 +41,45 @@ AT_THE_END = (624).to_bytes(4, sys.byteorder)
 class ProcessState:
     """Made in the zygote, taken over by each of its workers."""
 
-    def __init__(self, after_fork: list[Callable[[], object]]) -> None:
-        """Also changes the environment of the zygote, which needs its own no longer.
+    def __init__(self, scratch: str, after_fork: list[Callable[[], object]]) -> None:
+        """Changes the zygote, which needs its own state no longer.
 
-        `after_fork` are functions that modules want to be called in a worker.
+        `scratch` is where the directories of workers probably are. `after_fork` are functions that modules want to be called
+        in a worker.
         """
+        self.scratch = scratch
         self.after_fork = after_fork
-        self.streams = make_streams()
         self.numpy = NumpyState.find()
+        sys.stdin, sys.stdout, sys.stderr = streams = make_streams()
+        sys.__stdin__, sys.__stdout__, sys.__stderr__ = streams
         os.environ.clear()
         os.environ.update(ENVIRONMENT)
-        _thread.stack_size(THREAD_STACK_BYTES)
-
-    def take_over(self, scratch: str) -> None:
-        """In a worker: gives the script unbuffered streams, a clean environment and fresh random numbers."""
-        sys.stdin, sys.stdout, sys.stderr = self.streams
-        sys.__stdin__, sys.__stdout__, sys.__stderr__ = self.streams
-        for name in DIRECTORIES:
-            os.environ[name] = scratch
         sys.argv = ["script.py"]
         sys.path.append(scratch)  # last, so that a file of the request hides no library
+        self.enter(scratch)
+        _thread.stack_size(THREAD_STACK_BYTES)
+        sys.setrecursionlimit(RECURSION_LIMIT)  # packages change it
+
+    def enter(self, scratch: str) -> None:
+        """Makes `scratch` the directory of the script."""
+        for name in DIRECTORIES:
+            os.environ[name] = scratch
+        sys.path[-1] = scratch
+
+    def take_over(self, scratch: str) -> None:
+        """In a worker: gives the script its directory and fresh random numbers."""
+        if scratch != self.scratch:
+            self.enter(scratch)
         # Python does the same after `os.fork()`, which has not forked this process.
         if "random" in sys.modules:
             sys.modules["random"].seed()
-        if "threading" in sys.modules:
+        if "threading" in sys.modules:  # the zygote may have imported it later
             sys.modules["threading"].main_thread()._native_id = _thread.get_native_id()
         for function in self.after_fork:
-            function()
+            try:
+                function()
+            except BaseException as error:  # Python reports it and continues, too
+                print(type_and_message(error), file=sys.stderr)
         # numpy does not seed itself after a fork.
         if self.numpy is not None:
             self.numpy.renew()

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import struct
-import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from .audit_hook import install as install_audit_hook
@@ -148,7 +147,6 @@ def answer(
 ) -> list[tuple[bytes, ...]]:
     """Runs the script. Returns the frames of the answer, each a type and the parts of a payload."""
     lower_limits(options["lower"])
-    sys.setrecursionlimit(1000)
     try:
         result, outputs = run(request, options, work_dir, late_limits)
     except ScriptFailure as failure:

@@ -6,6 +6,7 @@ import gc
 import importlib
 import json
 import os
+import signal
 import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from .late_limits import LateLimits
 
 CONTROL = 3
+# What the supervisor sends to a zygote with a single thread.
+FORK_ALONE = b"A"
 # The most distributions that are reported.
 MAX_INSTALLED = 500
 # The longest reason for a failed import that is reported, characters.
@@ -61,6 +64,8 @@ class Zygote:
             limit_threads(lockdown["max_threads"])
         self.lockdown = lockdown
         self.native = Native(boot["native"])
+        # In threads of libraries too: one that takes this signal would keep it from the loop.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
 
     def run(self) -> None:
         """Imports, reports that it is ready, and serves until the supervisor is gone."""
@@ -78,19 +83,20 @@ class Zygote:
                 self.late_limits.take_into_memory(imported.packages)
                 preload_common_modules()  # at once: AWS Lambda freezes the process between requests
             warm_up(None)
-        # Only Python can do that around a fork, and forget the threads that are not in the child.
-        through_python = bool(hooks.around or imported.threaded)
-        state = ProcessState([] if through_python else hooks.in_child)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a package may ignore it, or have it write to a descriptor
+        signal.set_wakeup_fd(-1)
         usual = worker.UsualOptions(self.usual_options, json.loads(self.usual_options))
-        inherited = worker.Inherited(state, usual, self.late_limits)
-        gc.freeze()
         ready = imported._asdict() | {
             "python": sys.version.split()[0],
             "standard": sorted(sys.stdlib_module_names),
             "installed": installed(),
         }
         send(CONTROL, {"report": "ready"} | ready)
-        self.serve(through_python, inherited)
+        # Only Python can do what modules want done around a fork, and forget the threads that are not in the child.
+        through_python = os.read(CONTROL, 1) != FORK_ALONE or bool(hooks.around)
+        state = ProcessState(self.lockdown["scratch"], [] if through_python else hooks.in_child)
+        gc.freeze()
+        self.serve(through_python, worker.Inherited(state, usual, self.late_limits))
 
     def serve(self, through_python: bool, inherited: worker.Inherited) -> NoReturn:
         """Serves forever. Imports common modules the first time that there is nothing to do."""

@@ -1,14 +1,14 @@
 //! A zygote for tests: a thread of the test that carries out orders, with shells as workers.
 
 use std::collections::HashMap;
-use std::io::{IoSliceMut, Write};
+use std::io::{IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use mainbox_zygote::messages::{Event, Exit, Order, Report};
+use mainbox_zygote::messages::{Event, Exit, FORK_ALONE, FORK_THROUGH_PYTHON, Order, Report};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -107,10 +107,11 @@ fn report(mut control: &UnixStream, report: Report) {
 }
 
 /// The next order, with its descriptors; `None` when the supervisor is gone.
-fn receive(control: &UnixStream) -> Option<(Order, Vec<OwnedFd>)> {
+fn receive(mut control: &UnixStream) -> Option<(Order, Vec<OwnedFd>)> {
     let mut bytes = [0; Order::BYTES];
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; Order::MAX_DESCRIPTORS]);
-    let mut buffer = [IoSliceMut::new(&mut bytes)];
+    let mut buffer = [IoSliceMut::new(&mut bytes[..1])];
+    // The descriptors come with the first byte.
     let received = recvmsg::<()>(
         control.as_raw_fd(),
         &mut buffer,
@@ -118,7 +119,7 @@ fn receive(control: &UnixStream) -> Option<(Order, Vec<OwnedFd>)> {
         MsgFlags::MSG_CMSG_CLOEXEC,
     )
     .ok()
-    .filter(|received| received.bytes == Order::BYTES)?;
+    .filter(|received| received.bytes == 1)?;
     let descriptors = received
         .cmsgs()
         .unwrap()
@@ -128,6 +129,11 @@ fn receive(control: &UnixStream) -> Option<(Order, Vec<OwnedFd>)> {
         })
         .map(owned)
         .collect();
+    // How it is to fork. A test need not wait for that before it gives an order.
+    if [FORK_ALONE, FORK_THROUGH_PYTHON].contains(&bytes[0]) {
+        return receive(control);
+    }
+    control.read_exact(&mut bytes[1..]).ok()?;
     Some((Order::decode(&bytes).unwrap(), descriptors))
 }
 

@@ -47,6 +47,8 @@ pub struct Native {
     entry: usize,
     /// How much memory it needs.
     memory_bytes: usize,
+    /// The number of memfd_create(2), which some builds of Python do not have as a function.
+    memfd_create: i64,
     /// [`Policy`], in hexadecimal.
     policy: String,
 }
@@ -61,6 +63,7 @@ impl Native {
             code: hexadecimal(include_bytes!(concat!(env!("OUT_DIR"), "/zygote.code"))),
             entry: env!("ZYGOTE_ENTRY").parse().expect("BUG: the build script writes a number"),
             memory_bytes: size_of::<Memory>(),
+            memfd_create: libc::SYS_memfd_create,
             policy: hexadecimal(&policy),
         }
     }
@@ -143,7 +146,7 @@ pub struct OutputLimits {
 /// Types of frames to a worker.
 pub mod to_worker {
     /// [`Start`](mainbox_zygote::messages::Start). Only the first frame.
-    pub const START: u8 = b'B';
+    pub const START: u8 = mainbox_zygote::messages::frame::START;
     /// The script, UTF-8.
     pub const SCRIPT: u8 = b'S';
     /// The argument of `main`, JSON.
@@ -161,7 +164,7 @@ pub mod from_worker {
     /// The worker is locked down and waits for a request. Empty.
     pub const READY: u8 = b'R';
     /// [`Failure`](mainbox_zygote::messages::Failure): a step of the lockdown failed. The worker ends.
-    pub const LOCKDOWN: u8 = b'E';
+    pub const LOCKDOWN: u8 = mainbox_zygote::messages::frame::FAILURE;
     /// [`super::NotReady`], JSON. The worker ends.
     pub const NOT_READY: u8 = b'L';
     /// A file in `outputs/`, in the form of [`super::to_worker::FILE`]. The result follows.

@@ -81,6 +81,7 @@ impl Worker {
             warm_up,
             scratch: &text(jail.scratch.path().as_os_str().as_bytes().to_vec())?,
             mount: mount.as_deref(),
+            has_ruleset: jail.ruleset.is_some(),
             limits: &limits,
         });
         let (channel, their_channel) =

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mainbox_zygote::messages::{Event, Exit, Order, Report};
+use mainbox_zygote::messages::{Event, Exit, FORK_ALONE, FORK_THROUGH_PYTHON, Order, Report};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
 use tokio::io::Interest;
@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::python::interpreter::Python;
 use crate::sandbox::Sandbox;
 use crate::sandbox::process::ProcessHandle;
+use crate::sandbox::procfs;
 use crate::sandbox::sys::{self, Program, SpawnError};
 
 /// The largest report of a zygote that imports, bytes. It bounds a mistake: a zygote is trusted.
@@ -272,7 +273,7 @@ async fn receive_reports(
     shared: Arc<Shared>,
     process: Arc<ProcessHandle>,
 ) {
-    match shared.follow(&control).await {
+    match shared.follow(&control, &process).await {
         ReportError::Frame(FrameError::Closed | FrameError::Unread) => {}
         error => tracing::error!(%error, "the control socket of the zygote failed; killing it"),
     }
@@ -299,9 +300,9 @@ impl Shared {
     }
 
     /// Receives reports until that fails.
-    async fn follow(&self, control: &UnixStream) -> ReportError {
+    async fn follow(&self, control: &UnixStream, process: &ProcessHandle) -> ReportError {
         let received = async {
-            while self.receive_progress(control).await? {}
+            while self.receive_progress(control, process).await? {}
             loop {
                 self.receive_report(control).await?;
             }
@@ -311,11 +312,22 @@ impl Shared {
     }
 
     /// Receives a report of a zygote that imports. Returns whether it still does.
-    async fn receive_progress(&self, control: &UnixStream) -> Result<bool, ReportError> {
+    async fn receive_progress(
+        &self,
+        control: &UnixStream,
+        process: &ProcessHandle,
+    ) -> Result<bool, ReportError> {
         let text = receive_message(control, MAX_PROGRESS_BYTES).await?;
         let state = match serde_json::from_slice(&text)? {
             Progress::Importing { module } => ZygoteState::Starting(Some(module)),
-            Progress::Ready(info) => ZygoteState::Ready(Arc::new(info)),
+            Progress::Ready(info) => {
+                // Only the kernel knows of the threads of libraries that are not written in Python.
+                let alone = procfs::memory(process.pid).is_some_and(|memory| memory.threads == 1);
+                let how = if alone { FORK_ALONE } else { FORK_THROUGH_PYTHON };
+                control.writable().await.map_err(FrameError::from)?;
+                control.try_write(&[how]).map_err(FrameError::from)?;
+                ZygoteState::Ready(Arc::new(info))
+            }
         };
         let imports = matches!(state, ZygoteState::Starting(_));
         self.state.send_replace(state);

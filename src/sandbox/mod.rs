@@ -122,6 +122,8 @@ pub struct Lockdown {
     pub prctl: bool,
     /// Where a zygote can mount a writable file system while it imports; `None` if it cannot mount one.
     pub home: Option<&'static str>,
+    /// The scratch directory that workers probably have, as they see it.
+    pub scratch: &'static str,
     /// Limits that a worker sets after the imports of the script and before its first line.
     pub late_limits: Vec<Limit>,
 }
@@ -263,6 +265,7 @@ impl Sandbox {
             by_descriptor: self.shares_uid(),
             prctl: self.prctl,
             home: (self.plan.mounts == Some(Mounts::Full)).then_some(namespaces::SCRATCH),
+            scratch: if self.opens_files() { namespaces::SCRATCH } else { "/" },
             late_limits: if self.tier == Some(Tier::Rlimits) {
                 rlimits::late_limits()
             } else {

@@ -5,6 +5,7 @@ const MOST: usize = 4096;
 
 /// The workers. All zero if there are none.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Children {
     number: usize,
     places: [Child; MOST],
@@ -12,6 +13,7 @@ pub struct Children {
 
 /// A worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Child {
     /// Its number.
     pub worker: u64,

@@ -5,10 +5,7 @@
 use core::ffi::CStr;
 
 use crate::messages::{EncodedLimit, Failure, Limit, Policy, Start, Step};
-use crate::numbers::{
-    CLONE_NEWNS, CLONE_NEWUSER, ESRCH, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG,
-    SIGKILL,
-};
+use crate::numbers::{CLONE_NEWNS, CLONE_NEWUSER, ESRCH};
 use crate::sys::{self, Errno};
 
 /// The channel to the supervisor, in a worker.
@@ -67,7 +64,8 @@ impl Lockdown<'_, '_> {
             Step::Capabilities | Step::ParentDeathSignal | Step::NonDumpable | Step::NoNewPrivs => {
                 self.policy.prctl
             }
-            Step::Landlock => self.descriptors.ruleset.is_some(),
+            // Fails if the descriptor did not arrive.
+            Step::Landlock => self.start.has_ruleset,
             Step::Seccomp => !self.policy.filter.is_empty(),
         }
     }
@@ -103,10 +101,10 @@ impl Lockdown<'_, '_> {
             // changes, so both come after it.
             Step::ParentDeathSignal => die_with(self.zygote),
             // Other processes of the same uid must not trace this one or read its memory.
-            Step::NonDumpable => sys::set_flag(PR_SET_DUMPABLE, 0),
+            Step::NonDumpable => sys::become_non_dumpable(),
             // Executing a program cannot restore privileges. Landlock and seccomp require it from processes without
             // CAP_SYS_ADMIN.
-            Step::NoNewPrivs => sys::set_flag(PR_SET_NO_NEW_PRIVS, 1),
+            Step::NoNewPrivs => sys::forbid_new_privileges(),
             // Confines the worker to the files of the interpreter and its scratch directory, even if its uid may read
             // more. Before seccomp, which refuses the system call. The script must not inherit a descriptor that it has
             // no use for.
@@ -163,7 +161,7 @@ fn set(limit: EncodedLimit) -> Result<(), Errno> {
 
 /// Asks the kernel to kill this process when the zygote ends.
 fn die_with(zygote: i32) -> Result<(), Errno> {
-    sys::set_flag(PR_SET_PDEATHSIG, SIGKILL)?;
+    sys::die_with_parent()?;
     // The zygote may have ended before the call.
     if sys::parent_id() == zygote { Ok(()) } else { Err(ESRCH) }
 }

@@ -2,6 +2,22 @@
 
 use core::ffi::CStr;
 
+/// Types of frames to a worker that starts, and from it. A frame is its type, the length of its payload in four bytes, and
+/// its payload.
+pub mod frame {
+    /// The size of the type and the length, bytes.
+    pub const HEADER_BYTES: usize = 5;
+    /// [`Start`](super::Start). Only the first frame.
+    pub const START: u8 = b'B';
+    /// [`Failure`](super::Failure): a step of the lockdown failed. The worker ends.
+    pub const FAILURE: u8 = b'E';
+}
+
+/// What the supervisor sends a zygote with a single thread, before its first order: it can fork without Python.
+pub const FORK_ALONE: u8 = b'A';
+/// What it sends to another: each fork must also do what Python does at one, since a worker has none of the other threads.
+pub const FORK_THROUGH_PYTHON: u8 = b'P';
+
 /// An order of the supervisor to a zygote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -119,6 +135,8 @@ pub struct Start<'a> {
     pub scratch: &'a CStr,
     /// The options of the tmpfs to mount there first, if any.
     pub mount: Option<&'a CStr>,
+    /// Whether a Landlock ruleset is attached to the order.
+    pub has_ruleset: bool,
     /// The resource limits to set.
     pub limits: &'a [EncodedLimit],
 }
@@ -140,6 +158,7 @@ pub type EncodedLimit = [u8; 20];
 const WARM_UP: u8 = 1;
 const HAS_UID: u8 = 2;
 const HAS_MOUNT: u8 = 4;
+const HAS_RULESET: u8 = 8;
 
 impl<'a> Start<'a> {
     /// The longest start, bytes. A path has at most 4096.
@@ -153,7 +172,8 @@ impl<'a> Start<'a> {
         let flag = |is: bool, flag| if is { flag } else { 0 };
         bytes.extend([flag(self.warm_up, WARM_UP)
             | flag(self.uid.is_some(), HAS_UID)
-            | flag(self.mount.is_some(), HAS_MOUNT)]);
+            | flag(self.mount.is_some(), HAS_MOUNT)
+            | flag(self.has_ruleset, HAS_RULESET)]);
         bytes.extend(self.uid.unwrap_or(0).to_le_bytes());
         bytes.extend(self.limits.iter().copied().flatten());
     }
@@ -169,6 +189,7 @@ impl<'a> Start<'a> {
             warm_up: flags & WARM_UP != 0,
             scratch,
             mount: (flags & HAS_MOUNT != 0).then_some(mount),
+            has_ruleset: flags & HAS_RULESET != 0,
             limits,
         })
     }

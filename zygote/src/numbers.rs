@@ -20,8 +20,7 @@ pub const PR_SET_NO_NEW_PRIVS: usize = 38;
 pub const SECCOMP_MODE_FILTER: usize = 2;
 pub const SIGKILL: usize = 9;
 pub const SIGCHLD: u64 = 17;
-pub const SIG_BLOCK: usize = 0;
-pub const SIG_UNBLOCK: usize = 1;
+pub const SIG_SETMASK: usize = 2;
 /// The size of a set of signals, bytes.
 pub const SIGNAL_SET_BYTES: usize = 8;
 pub const AT_FDCWD: usize = -100_isize as usize;
@@ -30,6 +29,7 @@ pub const O_NONBLOCK: usize = 0o4_000;
 pub const F_DUPFD_CLOEXEC: usize = 1030;
 pub const MSG_NOSIGNAL: usize = 0x4000;
 pub const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
+pub const MSG_CTRUNC: u32 = 8;
 pub const SOL_SOCKET: u32 = 1;
 pub const SCM_RIGHTS: u32 = 1;
 pub const POLLIN: u16 = 1;

@@ -2,16 +2,12 @@
 
 use crate::children::{Child, Children};
 use crate::lockdown::{CHANNEL, Descriptors, Lockdown};
-use crate::messages::{Event, Exit, Failure, Order, Policy, Report, Start, Step};
+use crate::messages::{Event, Exit, Failure, Order, Policy, Report, Start, Step, frame};
 use crate::numbers::{EAGAIN, ECONNRESET, EPIPE, EPROTO};
 use crate::sys::{self, Errno, Ready};
 
 /// The control socket to the supervisor, in a zygote.
 const CONTROL: i32 = 3;
-/// Frames of a worker: see `executor/protocol.rs` of mainbox.
-const START_FRAME: u8 = b'B';
-const FAILURE_FRAME: u8 = b'E';
-const HEADER_BYTES: usize = 5;
 
 /// What the zygote remembers. All zero at first.
 #[derive(Debug)]
@@ -61,7 +57,8 @@ pub enum End {
     Gone,
 }
 
-/// Carries out orders. With `quiet_ms` of at least zero, it ends when no order has come for that many milliseconds.
+/// Carries out orders. With `quiet_ms` of at least zero, it ends when for that many milliseconds no order has come and no
+/// worker has ended. Signals stay blocked then.
 ///
 /// # Errors
 /// When the control socket fails, or the supervisor sends what is no order.
@@ -84,6 +81,7 @@ fn carry_out_orders(
     fork: Fork,
     quiet_ms: i32,
 ) -> Result<End, Errno> {
+    sys::block_signals()?;
     if memory.signals == 0 {
         memory.signals = sys::open_child_signals()?;
     }
@@ -173,7 +171,7 @@ fn lock_down(
     zygote: i32,
 ) -> bool {
     let channel = descriptors.channel;
-    sys::allow_child_signals();
+    sys::allow_signals();
     let Some(start) = read_start(channel, bytes) else {
         fail(channel, Failure { step: Step::Start, errno: EPROTO.0 })
     };
@@ -188,9 +186,9 @@ fn lock_down(
 
 /// Reads the first frame. Ends the process if the supervisor is gone.
 fn read_start(channel: i32, bytes: &mut [u8; Start::MAX_BYTES]) -> Option<Start<'_>> {
-    let mut header = [0; HEADER_BYTES];
+    let mut header = [0; frame::HEADER_BYTES];
     read(channel, &mut header);
-    let [START_FRAME, length @ ..] = header else { return None };
+    let [frame::START, length @ ..] = header else { return None };
     let payload = bytes.get_mut(..u32::from_le_bytes(length) as usize)?;
     read(channel, payload);
     Start::decode(payload)
@@ -204,9 +202,9 @@ fn read(channel: i32, buffer: &mut [u8]) {
 
 /// Reports a failure to the supervisor, and ends the process.
 fn fail(channel: i32, failure: Failure) -> ! {
-    let mut frame = [0; HEADER_BYTES + Failure::BYTES];
+    let mut frame = [0; frame::HEADER_BYTES + Failure::BYTES];
     let [a, b, c, d] = (Failure::BYTES as u32).to_le_bytes();
-    let fields = [FAILURE_FRAME, a, b, c, d].into_iter().chain(failure.encode());
+    let fields = [frame::FAILURE, a, b, c, d].into_iter().chain(failure.encode());
     frame.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
     // Fails only if the supervisor is gone.
     let _ = sys::send(channel, &frame);
@@ -215,15 +213,18 @@ fn fail(channel: i32, failure: Failure) -> ! {
 
 /// Reaps dead workers that the supervisor has released.
 fn reap(children: &mut Children) -> Result<(), Errno> {
-    let mut sent = Ok(());
-    children.remove_released(|Child { worker, pid, .. }| match sys::reap(pid) {
-        Some(exit) => {
-            sent = sent.and(report(worker, Event::Reaped(exit)));
-            true
-        }
-        None => false,
+    let mut result = Ok(());
+    children.remove_released(|Child { worker, pid, .. }| {
+        let reaped = sys::reap(pid).and_then(|exit| match exit {
+            Some(exit) => report(worker, Event::Reaped(exit)).map(|()| true),
+            None => Ok(false),
+        });
+        reaped.unwrap_or_else(|error| {
+            result = Err(error);
+            false
+        })
     });
-    sent
+    result
 }
 
 fn report(worker: u64, event: Event) -> Result<(), Errno> {

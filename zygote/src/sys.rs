@@ -135,9 +135,18 @@ pub(crate) fn unshare(namespace: usize) -> Result<(), Errno> {
     with_numbers(number::UNSHARE, [namespace]).map(drop)
 }
 
-/// Calls prctl(2) with an option that takes a number.
-pub(crate) fn set_flag(option: usize, value: usize) -> Result<(), Errno> {
-    with_numbers(number::PRCTL, [option, value]).map(drop)
+/// Asks the kernel to kill this process when its parent ends.
+pub(crate) fn die_with_parent() -> Result<(), Errno> {
+    with_numbers(number::PRCTL, [PR_SET_PDEATHSIG, SIGKILL]).map(drop)
+}
+
+/// Keeps other processes of the same uid from tracing this one and from reading its memory.
+pub(crate) fn become_non_dumpable() -> Result<(), Errno> {
+    with_numbers(number::PRCTL, [PR_SET_DUMPABLE, 0]).map(drop)
+}
+
+pub(crate) fn forbid_new_privileges() -> Result<(), Errno> {
+    with_numbers(number::PRCTL, [PR_SET_NO_NEW_PRIVS, 1]).map(drop)
 }
 
 /// Changes to a uid and the gid with the same number, without groups.
@@ -236,29 +245,34 @@ struct Program {
 
 /// Installs a seccomp filter in this process.
 pub(crate) fn install_filter(filter: &[Instruction]) -> Result<(), Errno> {
-    let program = Program { length: filter.len() as u16, filter: filter.as_ptr() };
+    let length = u16::try_from(filter.len()).map_err(|_| EINVAL)?;
+    let program = Program { length, filter: filter.as_ptr() };
     let program = ptr::from_ref(&program) as usize;
     // SAFETY: the call reads the program and its instructions. The kernel does not require alignment.
     unsafe { call(number::PRCTL, [PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0, 0]) }
         .map(drop)
 }
 
-fn change_child_signals(how: usize) -> Result<(), Errno> {
-    let signals: u64 = 1 << (SIGCHLD - 1);
-    let set = ptr::from_ref(&signals) as usize;
+/// Blocks the signals in `set`, and no others.
+fn set_mask(set: u64) -> Result<(), Errno> {
+    let set = ptr::from_ref(&set) as usize;
     // SAFETY: the call reads a set of signals of that size, and writes no old one.
-    unsafe { call(number::RT_SIGPROCMASK, [how, set, 0, SIGNAL_SET_BYTES, 0, 0]) }.map(drop)
+    unsafe { call(number::RT_SIGPROCMASK, [SIG_SETMASK, set, 0, SIGNAL_SET_BYTES, 0, 0]) }.map(drop)
 }
 
-/// Lets SIGCHLD have its effect, in a worker.
-pub(crate) fn allow_child_signals() {
+/// Lets signals have their effect, in a worker.
+pub(crate) fn allow_signals() {
     // Fails for no valid argument.
-    let _ = change_child_signals(SIG_UNBLOCK);
+    let _ = set_mask(0);
 }
 
-/// Blocks SIGCHLD and opens a descriptor that becomes readable when a child ends.
+/// Blocks every signal that can be blocked. Python would note one that it has a handler for, and act on it in each worker.
+pub(crate) fn block_signals() -> Result<(), Errno> {
+    set_mask(u64::MAX)
+}
+
+/// Opens a descriptor that becomes readable when a child ends.
 pub(crate) fn open_child_signals() -> Result<i32, Errno> {
-    change_child_signals(SIG_BLOCK)?;
     let signals: u64 = 1 << (SIGCHLD - 1);
     let set = ptr::from_ref(&signals) as usize;
     let flags = O_CLOEXEC | O_NONBLOCK;
@@ -299,11 +313,11 @@ pub(crate) fn wait_for(first: i32, second: i32, timeout_ms: i32) -> Result<Ready
         [first, second].map(|descriptor| PollFd { descriptor, events: POLLIN, found: 0 });
     // struct timespec: seconds and nanoseconds.
     let timeout_ms = i64::from(timeout_ms);
-    let timeout = [timeout_ms / 1000, timeout_ms % 1000 * 1_000_000];
-    let timeout = if timeout_ms < 0 { 0 } else { timeout.as_ptr() as usize };
+    let mut left = [timeout_ms / 1000, timeout_ms % 1000 * 1_000_000];
+    let timeout = if timeout_ms < 0 { 0 } else { left.as_mut_ptr() as usize };
     loop {
         let array = polled.as_mut_ptr() as usize;
-        // SAFETY: the call reads and writes two of struct pollfd, may write the remaining time to `timeout`, which is not
+        // SAFETY: the call reads and writes two of struct pollfd, may write the remaining time to `left`, which is not
         // borrowed otherwise, and reads no set of signals.
         match unsafe { call(number::PPOLL, [array, 2, timeout, 0, SIGNAL_SET_BYTES, 0]) } {
             Err(EINTR) => {}
@@ -408,6 +422,10 @@ pub(crate) fn receive(
             result => break result?,
         }
     };
+    // The kernel leaves out descriptors that it cannot make.
+    if message.flags & MSG_CTRUNC != 0 {
+        return Err(EPROTO);
+    }
     let attached = match (control.level, control.kind) {
         (SOL_SOCKET, SCM_RIGHTS) => {
             control.length.saturating_sub(CONTROL_HEADER_BYTES) / size_of::<i32>()
@@ -422,19 +440,20 @@ pub(crate) fn receive(
 }
 
 /// Reaps a child if it has ended.
-pub(crate) fn reap(pid: i32) -> Option<Exit> {
+pub(crate) fn reap(pid: i32) -> Result<Option<Exit>, Errno> {
     let mut status = 0_i32;
     // struct rusage: user and system time as seconds and microseconds, then the peak resident set in KiB, and more.
     let mut usage = [0_u64; 18];
     let (status_at, usage_at) = (&raw mut status as usize, usage.as_mut_ptr() as usize);
     // SAFETY: the call writes an integer to `status` and struct rusage, which has 18 numbers, to `usage`.
-    let reaped = unsafe { call(number::WAIT4, [pid as usize, status_at, WNOHANG, usage_at, 0, 0]) };
-    if reaped != Ok(pid as usize) {
-        return None;
+    match unsafe { call(number::WAIT4, [pid as usize, status_at, WNOHANG, usage_at, 0, 0]) }? {
+        0 => Ok(None),
+        _ => {
+            let [user, user_us, system, system_us, peak_kib, ..] = usage;
+            let cpu_us = (user + system) * 1_000_000 + user_us + system_us;
+            Ok(Some(Exit { status, cpu_us, peak_bytes: peak_kib * 1024 }))
+        }
     }
-    let [user, user_us, system, system_us, peak_kib, ..] = usage;
-    let cpu_us = (user + system) * 1_000_000 + user_us + system_us;
-    Some(Exit { status, cpu_us, peak_bytes: peak_kib * 1024 })
 }
 
 /// Splits bytes behind their first NUL; `None` without one. The standard library has the same, but as code of its own, which

@@ -7,8 +7,14 @@ use super::*;
 use crate::messages::Instruction;
 
 const DESCRIPTORS: Descriptors = Descriptors { channel: 10, stdout: 11, stderr: 12, ruleset: None };
-const START: Start<'_> =
-    Start { uid: None, warm_up: false, scratch: c"/", mount: None, limits: &[] };
+const START: Start<'_> = Start {
+    uid: None,
+    warm_up: false,
+    scratch: c"/",
+    mount: None,
+    has_ruleset: false,
+    limits: &[],
+};
 
 fn policy(filter: &mut [Instruction]) -> Policy<'_> {
     Policy { prctl: false, user_namespace: false, own_process: u32::MAX, filter }
@@ -22,7 +28,7 @@ fn steps(lockdown: &Lockdown<'_, '_>) -> Vec<Step> {
 fn the_steps_have_a_fixed_order() {
     let mut filter = [[0; 8]];
     let policy = &mut Policy { prctl: true, user_namespace: true, ..policy(&mut filter) };
-    let start = Start { uid: Some(61000), mount: Some(c"size=1m"), ..START };
+    let start = Start { uid: Some(61000), mount: Some(c"size=1m"), has_ruleset: true, ..START };
     let descriptors = Descriptors { ruleset: Some(13), ..DESCRIPTORS };
     let lockdown = Lockdown { policy, start, descriptors, zygote: 1 };
     assert_eq!(steps(&lockdown), Step::ALL);
@@ -101,6 +107,9 @@ fn a_step_that_fails_is_named_with_its_errno() {
     let limits = [Limit { resource: 99, soft: 0, hard: 0 }.encode()];
     assert_eq!(failure(Start { limits: &limits, ..START }, None), named(Step::Limits, 22));
     assert_eq!(failure(START, Some(4000)), named(Step::Descriptors, 9));
+    // A ruleset that was promised and did not arrive.
+    let start = Start { has_ruleset: true, ..START };
+    assert_eq!(failure(start, None), named(Step::Landlock, 9));
 }
 
 /// A program must end with a return.

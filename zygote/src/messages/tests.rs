@@ -13,6 +13,7 @@ proptest! {
     fn every_start_is_read_as_it_was_sent(
         uid in any::<Option<u32>>(),
         (warm_up, has_mount) in flags(),
+        has_ruleset in any::<bool>(),
         scratch in "[^\0]{0,40}\0",
         options in "[^\0]{0,40}\0",
         limits in proptest::collection::vec(any::<(u32, u64, u64)>(), 0..12),
@@ -28,6 +29,7 @@ proptest! {
             warm_up,
             scratch: CStr::from_bytes_with_nul(scratch.as_bytes()).unwrap(),
             mount: has_mount.then_some(options),
+            has_ruleset,
             limits: &encoded,
         };
         let mut bytes = Vec::new();
