@@ -41,15 +41,22 @@ def end_threads() -> None:
             thread.join(max(0.0, end - time.monotonic()))
 
 
-def run_exit_functions(before: int) -> None:
-    """Runs what the script registered with atexit, if it registered anything, and flushes the handlers of logging.
+def exit_functions() -> tuple[int, list[Any]]:
+    """Returns the number of functions of atexit, and the handlers of logging."""
+    logging: Any = sys.modules.get("logging")
+    return atexit._ncallbacks(), [] if logging is None else logging._handlerList[:]
 
-    `before` is the number of functions that were registered before the script ran.
+
+def run_exit_functions(before: tuple[int, list[Any]]) -> None:
+    """Runs what the script registered with atexit, and flushes the handlers of logging, if it has others.
+
+    `before` is what there was before the script ran.
     """
-    if atexit._ncallbacks() > before:
+    functions, handlers = before
+    if atexit._ncallbacks() > functions:
         atexit._run_exitfuncs()
     logging: Any = sys.modules.get("logging")
-    if logging is not None and logging._handlerList:
+    if logging is not None and logging._handlerList != handlers:
         logging.shutdown()
 
 

@@ -4,6 +4,10 @@ import os
 import struct
 
 HEADER = struct.Struct("<BI")
+# How much is read at once. Most requests are shorter.
+READ_BYTES = 16 * 1024
+# The largest payload that is sent in one piece with its header.
+COPIED_BYTES = 16 * 1024
 
 
 class ChannelClosed(Exception):
@@ -15,15 +19,31 @@ class Channel:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self.received = b""
+        """The beginning of what the next frames are."""
 
-    def receive(self) -> tuple[bytes, bytearray]:
+    def receive(self) -> tuple[bytes, bytes | bytearray]:
         """Waits for the next frame. Returns its type and payload."""
-        kind, length = HEADER.unpack(read_exactly(self.descriptor, HEADER.size))
-        return bytes([kind]), read_exactly(self.descriptor, length)
+        while len(self.received) < HEADER.size:
+            more = os.read(self.descriptor, READ_BYTES)
+            if not more:
+                raise ChannelClosed
+            self.received += more
+        kind, length = HEADER.unpack_from(self.received)
+        end = HEADER.size + length
+        payload = self.received[HEADER.size : end]
+        self.received = self.received[end:]
+        if len(payload) < length:
+            payload = bytearray(payload)
+            payload += read_exactly(self.descriptor, length - len(payload))
+        return bytes([kind]), payload
 
     def send(self, kind: bytes, *payload: bytes) -> None:
-        """Sends a frame. The payload may be given in parts, which are not copied."""
-        rest = [memoryview(HEADER.pack(kind[0], sum(map(len, payload)))), *map(memoryview, payload)]
+        """Sends a frame. The payload may be given in parts, which are not copied if they are large."""
+        length = sum(map(len, payload))
+        header = HEADER.pack(kind[0], length)
+        parts = [header, *payload] if length > COPIED_BYTES else [b"".join((header, *payload))]
+        rest = [memoryview(part) for part in parts]
         while rest:
             sent = os.writev(self.descriptor, rest)
             while rest and sent >= len(rest[0]):

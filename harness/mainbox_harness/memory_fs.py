@@ -176,6 +176,10 @@ class MemoryDir:
         self.given: dict[str, tuple[int, float]] = {}
         """Number and time of the files of the request, to tell whether the script changed them."""
 
+    def is_empty(self) -> bool:
+        """Whether there is no file."""
+        return not self.files
+
     def write(self, name: str, content: memoryview) -> None:
         """Writes a file of the request, and makes the directories in its name."""
         folder, _ = os.path.split(name)

@@ -1,5 +1,6 @@
 """The working directory of a script: the files of the request, and those that the script leaves in `outputs/`."""
 
+import contextlib
 import errno
 import os
 import stat
@@ -29,6 +30,10 @@ NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 class WorkDir(Protocol):
     """A working directory."""
 
+    def is_empty(self) -> bool:
+        """Whether it certainly holds no file of the request or of the script."""
+        ...
+
     def write(self, name: str, content: memoryview) -> None:
         """Writes a file of the request."""
 
@@ -44,12 +49,26 @@ class WorkDir(Protocol):
 class Directory:
     """The scratch directory as the working directory."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, is_file_system: bool = False) -> None:
+        """`is_file_system` says that it is a file system of its own, so that every file in it is known."""
         self.path = path
         self.home = os.stat(path)
         self.given: dict[str, tuple[tuple[int, ...], int]] = {}
         """Versions and checksums of the files of the request, to tell whether the script changed them."""
-        os.mkdir(os.path.join(path, OUTPUTS))
+        os.mkdir(f"{path}/{OUTPUTS}")
+        self.free = os.statvfs(path).f_ffree if is_file_system else None
+        """How many files could be made at first, if that tells whether the script has left any."""
+
+    def is_empty(self) -> bool:
+        """Whether it certainly holds no file, so that none must be looked for.
+
+        `outputs` is the only directory then: the script could have removed it and made a file instead.
+        """
+        if self.free is None or self.given:
+            return False
+        with contextlib.suppress(OSError):
+            return os.statvfs(self.path).f_ffree == self.free and os.path.isdir(f"{self.path}/{OUTPUTS}")
+        return False
 
     def write(self, name: str, content: memoryview) -> None:
         """Writes a file of the request, and makes the directories in its name."""
@@ -147,6 +166,8 @@ def collect(
 
     These are the files in `outputs/`, those that match `patterns`, and the `pictures` that were shown or returned.
     """
+    if not pictures and work_dir.is_empty():
+        return []
     collection = Collection(limits)
     unwritten: dict[Any, str] | None = None
     left = ((f"{OUTPUTS}/{name}", name, file) for name, file in work_dir.outputs(limits["max_parts"]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,9 @@ NAME = "figure-{}.png"
 
 class Pictures:
     """The pictures of a script, in the order in which it showed them."""
+
+    current: ClassVar[Pictures | None] = None
+    """Those of the script that runs."""
 
     def __init__(self, patterns: Patterns) -> None:
         self.patterns = patterns
@@ -53,16 +56,6 @@ class Pictures:
             number += 1
         return NAME.format(number)
 
-    def replace_show(self, pyplot: Any) -> None:
-        """Replaces show of pyplot by one that saves the open figures and closes them."""
-
-        # A function, since pyplot sets attributes of it.
-        def show(*_: object, **__: object) -> None:
-            self.add_open_figures()
-            pyplot.close("all")
-
-        pyplot.show = show
-
     def add_open_figures(self) -> None:
         """Saves the figures that are open."""
         pyplot: Any = sys.modules.get(PYPLOT)
@@ -83,26 +76,35 @@ class Pictures:
         return None
 
     def install(self) -> None:
-        """Replaces pyplot.show, now or when the script imports pyplot."""
-        pyplot: Any = sys.modules.get(PYPLOT)
-        if pyplot is not None:
-            self.replace_show(pyplot)
-            return
-        # Those of the warm-up would otherwise wrap the loader too.
-        others = [finder for finder in sys.meta_path if type(finder) is not PyplotFinder]
-        finder: Any = PyplotFinder(self)
-        sys.meta_path[:] = [finder, *others]
+        """Has show of pyplot save its figures here."""
+        Pictures.current = self
+
+
+def show(*_: object, **__: object) -> None:
+    """Stands in for show of pyplot: saves the open figures and closes them."""
+    if Pictures.current is not None:
+        Pictures.current.add_open_figures()
+    pyplot: Any = sys.modules.get(PYPLOT)
+    if pyplot is not None:
+        pyplot.close("all")
+
+
+def replace_show() -> None:
+    """In the zygote: replaces show of pyplot, now or when a script imports pyplot."""
+    pyplot: Any = sys.modules.get(PYPLOT)
+    if pyplot is None:
+        finder: Any = PyplotFinder()
+        sys.meta_path.insert(0, finder)
+    else:
+        pyplot.show = show
 
 
 class PyplotFinder:
-    """Finds nothing by itself, but has `pictures` installed when pyplot is imported.
+    """Finds nothing by itself, but has show replaced when pyplot is imported.
 
     A plain class, since importing importlib.abc imports pathlib, which must not be imported before `memory_fs` replaces
     functions of os.
     """
-
-    def __init__(self, pictures: Pictures) -> None:
-        self.pictures = pictures
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -114,7 +116,7 @@ class PyplotFinder:
         for finder in sys.meta_path:
             spec = finder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:
-                loader: Any = ShowingLoader(spec.loader, self.pictures)
+                loader: Any = ShowingLoader(spec.loader)
                 spec.loader = loader
                 return spec
         return None
@@ -123,9 +125,8 @@ class PyplotFinder:
 class ShowingLoader:
     """Loads pyplot and then replaces its function show."""
 
-    def __init__(self, loader: Any, pictures: Pictures) -> None:
+    def __init__(self, loader: Any) -> None:
         self.loader = loader
-        self.pictures = pictures
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """Creates the module as its own loader does."""
@@ -134,4 +135,5 @@ class ShowingLoader:
     def exec_module(self, module: ModuleType) -> None:
         """Runs the code of the module, and then replaces the function."""
         self.loader.exec_module(module)
-        self.pictures.replace_show(module)
+        pyplot: Any = module
+        pyplot.show = show

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import io
 import json
@@ -14,7 +13,7 @@ import types
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .ending import end_threads, run_exit_functions
+from .ending import end_threads, exit_functions, run_exit_functions
 from .failure import SCRIPT, ScriptFailure, of_exception, of_exit
 from .libc import libc
 from .outputs import collect
@@ -65,7 +64,7 @@ def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, lat
     if late_limits is not None:
         late_limits.set(checked)
     try:
-        registered = atexit._ncallbacks()
+        registered = exit_functions()
         try:
             while work_dir and request.files:  # each is dropped once written, since the memory limit counts it
                 work_dir.write(*request.files.pop())
@@ -100,9 +99,9 @@ def call(checked: Checked, request: Request) -> object:
     module = types.ModuleType("__main__" if checked.is_program else MODULE)
     sys.modules[MODULE] = sys.modules["__main__"] = module
     source = request.source
-    module.__dict__["__file__"] = own_file()
+    path = module.__dict__["__file__"] = own_file()
     lines = lines_of(source)
-    for name in (SCRIPT, own_file()):
+    for name in (SCRIPT, path):
         linecache.cache[name] = (len(source), None, lines, name)
     exec(checked.code, module.__dict__)
     if checked.is_program:

@@ -32,6 +32,8 @@ def to_json(value: object, max_depth: int, max_bytes: int, pictures: Pictures | 
     Of an iterator, at most as many items are taken as could fit into `max_bytes`. Figures and images become files in
     `pictures`.
     """
+    if type(value) is int:
+        return b"%d" % value  # needs no encoder, whose pages each worker would copy
     try:
         text = dumps(Encoder(max_depth, max_bytes, pictures).encode(value))
     except NotJson as error:

@@ -16,8 +16,11 @@ NO_MAIN = "Script must contain a main() function; with `entry` set to `script`, 
 FENCED = "The script is in a code fence (```); send the code without it"
 NOTEBOOK = "is a command of a notebook, not Python; leave it out"
 DEFINITIONS = ("def main(", "async def main(")
+LINES = ("\ndef main(", "\nasync def main(")
 LONG_STRINGS = ('"""', "'''", "\\\n", "\\\r")
 REFUSED_KINDS = ("modules", "os_functions", "builtins")
+# Where the zygote keeps them for the usual policy.
+WORDS = "words"
 # The types of nodes that a policy can refuse. They are few, so the others are dropped before sorting.
 POLICY_NODES = frozenset({ast.Import, ast.ImportFrom, ast.Attribute, ast.Name})
 READS_WORKBOOKS = ("read_excel", "ExcelFile")
@@ -79,10 +82,15 @@ def is_plain(source: str, refused: dict[str, Any], entry: str) -> bool:
         entry == "main"
         and not refused["needs_return"]
         and source.isascii()
-        and (source.startswith(DEFINITIONS) or any(f"\n{definition}" in source for definition in DEFINITIONS))
+        and (source.startswith(DEFINITIONS) or any(line in source for line in LINES))
         and not any(mark in source for mark in LONG_STRINGS)
-        and not any(name.removesuffix("*") in source for kind in REFUSED_KINDS for name in refused[kind])
+        and not any(word in source for word in refused.get(WORDS) or words_of(refused))
     )
+
+
+def words_of(refused: dict[str, Any]) -> list[str]:
+    """Returns what a script may not contain if it is to run without a tree."""
+    return [name.removesuffix("*") for kind in REFUSED_KINDS for name in refused[kind]]
 
 
 def is_async(tree: ast.Module) -> bool:

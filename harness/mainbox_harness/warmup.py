@@ -70,3 +70,12 @@ def warm_up(work_dir: WorkDir | None) -> None:
         if package is None or package in sys.modules:
             run(Request(script, [b"[1]"], []), OPTIONS, work_dir, late_limits=None)
     forget()
+    if work_dir is None:
+        close_fonts()
+
+
+def close_fonts() -> None:
+    """Closes the fonts of the plot. matplotlib does so in each worker too, where it takes as long as a small script."""
+    fonts: Any = sys.modules.get("matplotlib.font_manager")
+    if hasattr(fonts, "_get_font"):
+        fonts._get_font.cache_clear()

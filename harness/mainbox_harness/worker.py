@@ -47,18 +47,20 @@ class Inherited(NamedTuple):
 
     state: ProcessState
     usual: UsualOptions
+    is_file_system: bool
+    """Whether the working directory of each worker is a file system of its own."""
     late_limits: LateLimits | None
 
 
 def live(scratch: str, warm: bool, inherited: Inherited) -> NoReturn:
     """Runs in a worker, which is locked down and has `scratch` as its working directory."""
-    state, usual, late_limits = inherited
+    state, usual, is_file_system, late_limits = inherited
     channel = Channel(CHANNEL)
     step = "process_state"
     try:
         state.take_over(scratch)
         step = "work_dir"
-        work_dir = Directory(scratch) if late_limits is None else late_limits.work_dir()
+        work_dir = Directory(scratch, is_file_system=is_file_system) if late_limits is None else late_limits.work_dir()
         if warm:
             step = "warm_up"
             warm_up(work_dir)
@@ -108,7 +110,7 @@ def serve(channel: Channel, usual: UsualOptions, work_dir: WorkDir, late_limits:
     wait_to_be_killed()
 
 
-def place_stdin(content: bytearray) -> None:
+def place_stdin(content: bytes | bytearray) -> None:
     """Makes descriptor 0 yield `content`, and then its end."""
     if len(content) <= PIPE_BYTES:
         reader, writer = os.pipe()
@@ -135,7 +137,7 @@ def unnamed_file() -> int:
     raise OSError("no file can be made for the standard input")
 
 
-def name_and_content(payload: bytearray) -> tuple[str, memoryview]:
+def name_and_content(payload: bytes | bytearray) -> tuple[str, memoryview]:
     """Splits the payload of a file frame."""
     (length,) = NAME_LENGTH.unpack_from(payload)
     start = NAME_LENGTH.size + length
@@ -146,7 +148,8 @@ def answer(
     request: Request, options: dict[str, Any], work_dir: WorkDir, late_limits: LateLimits | None
 ) -> list[tuple[bytes, ...]]:
     """Runs the script. Returns the frames of the answer, each a type and the parts of a payload."""
-    lower_limits(options["lower"])
+    if options["lower"]:
+        lower_limits(options["lower"])
     try:
         result, outputs = run(request, options, work_dir, late_limits)
     except ScriptFailure as failure:

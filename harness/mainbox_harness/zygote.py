@@ -19,7 +19,9 @@ from .import_home import import_home
 from .lazy_imports import load_pending
 from .libc import become_non_dumpable
 from .native import GONE, NEVER, QUIET, WARM_WORKER, Native
+from .pictures import replace_show
 from .process_state import ProcessState
+from .validation import WORDS, words_of
 from .warmup import LIBRARIES, warm_up
 
 if TYPE_CHECKING:
@@ -82,10 +84,13 @@ class Zygote:
             if self.late_limits is not None:
                 self.late_limits.take_into_memory(imported.packages)
                 preload_common_modules()  # at once: AWS Lambda freezes the process between requests
+            replace_show()
             warm_up(None)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a package may ignore it, or have it write to a descriptor
         signal.set_wakeup_fd(-1)
-        usual = worker.UsualOptions(self.usual_options, json.loads(self.usual_options))
+        options = json.loads(self.usual_options)
+        options["refused"][WORDS] = words_of(options["refused"])
+        usual = worker.UsualOptions(self.usual_options, options)
         ready = imported._asdict() | {
             "python": sys.version.split()[0],
             "standard": sorted(sys.stdlib_module_names),
@@ -96,7 +101,7 @@ class Zygote:
         through_python = os.read(CONTROL, 1) != FORK_ALONE or bool(hooks.around)
         state = ProcessState(self.lockdown["scratch"], [] if through_python else hooks.in_child)
         gc.freeze()
-        self.serve(through_python, worker.Inherited(state, usual, self.late_limits))
+        self.serve(through_python, worker.Inherited(state, usual, self.lockdown["home"] is not None, self.late_limits))
 
     def serve(self, through_python: bool, inherited: worker.Inherited) -> NoReturn:
         """Serves forever. Imports common modules the first time that there is nothing to do."""

@@ -4,6 +4,7 @@ import atexit
 import bz2
 import gzip
 import io
+import logging
 import tarfile
 import threading
 import time
@@ -38,13 +39,25 @@ def test_a_thread_that_ends_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> No
 def test_exit_functions_run_only_if_the_script_registered_one(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[int] = []
     monkeypatch.setattr(atexit, "_run_exitfuncs", lambda: ran.append(1))
-    before = atexit._ncallbacks()
+    before = ending.exit_functions()
     ending.run_exit_functions(before)
     assert ran == []
     atexit.register(print)
     ending.run_exit_functions(before)
     atexit.unregister(print)
     assert ran == [1]
+
+
+def test_handlers_are_flushed_only_if_the_script_added_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(logging, "shutdown", lambda: flushed.append(1))
+    before = ending.exit_functions()
+    ending.run_exit_functions(before)
+    assert flushed == []
+    # As many as before, but others, as logging.config makes them.
+    monkeypatch.setattr(logging, "_handlerList", [object() for _ in before[1]])
+    ending.run_exit_functions(before)
+    assert flushed == [1]
 
 
 def test_archives_that_were_left_open_are_whole(tmp_path: Path) -> None:

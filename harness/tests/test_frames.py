@@ -3,7 +3,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from mainbox_harness.frames import Channel, ChannelClosed
+from mainbox_harness.frames import READ_BYTES, Channel, ChannelClosed
 
 
 @pytest.fixture
@@ -19,6 +19,15 @@ def test_a_frame_is_received_as_it_was_sent(pair: tuple[socket.socket, socket.so
     left.send(b"R")
     assert right.receive() == (b"V", b"[1,2]")
     assert right.receive() == (b"R", b"")
+
+
+def test_frames_that_came_together_are_received_one_by_one(pair: tuple[socket.socket, socket.socket]) -> None:
+    left, right = pair
+    channel = Channel(right.fileno())
+    text = b"".join(b"S%b%b" % (length.to_bytes(4, "little"), b"x" * length) for length in (0, 3, READ_BYTES, 7))
+    left.sendall(text[:4])
+    left.sendall(text[4:])
+    assert [len(channel.receive()[1]) for _ in range(4)] == [0, 3, READ_BYTES, 7]
 
 
 def test_the_parts_of_a_payload_are_joined(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from mainbox_harness.patterns import Patterns
-from mainbox_harness.pictures import Pictures, PyplotFinder
+from mainbox_harness.pictures import Pictures, PyplotFinder, replace_show
 from mainbox_harness.to_json import to_json
 
 PATTERNS = Patterns(["*.png"])
@@ -54,7 +54,7 @@ def pyplot() -> Any:
 def test_what_is_shown_comes_back_in_order_and_is_closed() -> None:
     pictures = Pictures(PATTERNS)
     pictures.install()
-    pictures.install()
+    replace_show()
     plt = pyplot()
     assert not any(type(finder) is PyplotFinder for finder in sys.meta_path)
     plt.figure(2)
@@ -73,6 +73,7 @@ def test_what_is_shown_comes_back_in_order_and_is_closed() -> None:
 @pytest.mark.usefixtures("place")
 def test_a_pyplot_that_is_imported_already_shows_too() -> None:
     plt = pyplot()
+    replace_show()
     pictures = Pictures(PATTERNS)
     pictures.install()
     plt.figure(1)
@@ -109,6 +110,7 @@ def test_an_image_in_the_result_is_a_file(place: Path, monkeypatch: pytest.Monke
 def test_figures_that_match_no_pattern_are_closed_and_not_drawn() -> None:
     pictures = Pictures(Patterns(["*.csv"]))
     pictures.install()
+    replace_show()
     plt = pyplot()
     plt.figure(1)
     plt.show()
