@@ -41,9 +41,11 @@ class Channel:
     def send(self, kind: bytes, *payload: bytes) -> None:
         """Sends a frame. The payload may be given in parts, which are not copied if they are large."""
         length = sum(map(len, payload))
-        header = HEADER.pack(kind[0], length)
-        parts = [header, *payload] if length > COPIED_BYTES else [b"".join((header, *payload))]
-        rest = [memoryview(part) for part in parts]
+        parts = [HEADER.pack(kind[0], length), *payload]
+        if length <= COPIED_BYTES:
+            parts = [b"".join(parts)]
+            parts[0] = parts[0][os.write(self.descriptor, parts[0]) :]
+        rest = [memoryview(part) for part in parts if part]
         while rest:
             sent = os.writev(self.descriptor, rest)
             while rest and sent >= len(rest[0]):

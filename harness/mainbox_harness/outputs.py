@@ -23,6 +23,8 @@ DEVICES = frozenset(("CON", "PRN", "AUX", "NUL", *NUMBERED))
 # Flags to open a file without following links or waiting for a pipe.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 EVERYTHING = Patterns(["**"])
+# The inodes of a working directory without a file: its own and that of `outputs`.
+NO_FILES = 2
 # The errors if the script has removed or replaced the directory.
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 
@@ -50,24 +52,24 @@ class Directory:
     """The scratch directory as the working directory."""
 
     def __init__(self, path: str, *, is_file_system: bool = False) -> None:
-        """`is_file_system` says that it is a file system of its own, so that every file in it is known."""
+        """`is_file_system` says that it is a file system of its own, which only this process sees."""
         self.path = path
-        self.home = os.stat(path)
+        self.is_file_system = is_file_system
+        self.home = None if is_file_system else os.stat(path)
         self.given: dict[str, tuple[tuple[int, ...], int]] = {}
         """Versions and checksums of the files of the request, to tell whether the script changed them."""
         os.mkdir(f"{path}/{OUTPUTS}")
-        self.free = os.statvfs(path).f_ffree if is_file_system else None
-        """How many files could be made at first, if that tells whether the script has left any."""
 
     def is_empty(self) -> bool:
         """Whether it certainly holds no file, so that none must be looked for.
 
-        `outputs` is the only directory then: the script could have removed it and made a file instead.
+        It then has two inodes, its own and that of `outputs`, which the script could have replaced by a file.
         """
-        if self.free is None or self.given:
+        if not self.is_file_system:
             return False
         with contextlib.suppress(OSError):
-            return os.statvfs(self.path).f_ffree == self.free and os.path.isdir(f"{self.path}/{OUTPUTS}")
+            inodes = os.statvfs(self.path)
+            return inodes.f_files - inodes.f_ffree == NO_FILES and os.path.isdir(f"{self.path}/{OUTPUTS}")
         return False
 
     def write(self, name: str, content: memoryview) -> None:
@@ -109,7 +111,7 @@ class Directory:
         try:
             # Relative to the working directory, if possible: another script of the same uid may be changing the
             # permissions of the directories above it.
-            home = "." if os.path.samestat(os.stat("."), self.home) else self.path
+            home = "." if self.home and os.path.samestat(os.stat("."), self.home) else self.path
             return os.open(os.path.join(home, name), READ | os.O_DIRECTORY)
         except OSError as error:
             if error.errno in NOT_THERE:

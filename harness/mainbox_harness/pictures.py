@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .patterns import Patterns
 
 OUTPUTS = "outputs"
+# Where the zygote keeps the pictures of a run with the usual options.
+PICTURES = "pictures"
 PYPLOT = "matplotlib.pyplot"
 NAME = "figure-{}.png"
 

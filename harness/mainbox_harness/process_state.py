@@ -11,7 +11,7 @@ import gc
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from .failure import type_and_message
 from .warmup import LIBRARIES
@@ -32,8 +32,8 @@ ENVIRONMENT = {
 RECURSION_LIMIT = 1000
 # The directory of a worker, as an environment variable. It differs where workers have no mount namespace.
 DIRECTORIES = ("HOME", "TMPDIR")
-# The state of numpy's Mersenne Twister: 624 words and the place of the next one
-# (numpy/random/src/mt19937/mt19937.h). At the end, the generator makes new words first.
+# The state of a Mersenne Twister: 624 words and the place of the next one (numpy/random/src/mt19937/mt19937.h). At the
+# end, the generator makes new words first.
 WORDS_BYTES = 624 * 4
 AT_THE_END = (624).to_bytes(4, sys.byteorder)
 
@@ -49,7 +49,7 @@ class ProcessState:
         """
         self.scratch = scratch
         self.after_fork = after_fork
-        self.numpy = NumpyState.find()
+        self.find_generators()
         sys.stdin, sys.stdout, sys.stderr = streams = make_streams()
         sys.__stdin__, sys.__stdout__, sys.__stderr__ = streams
         os.environ.clear()
@@ -59,6 +59,10 @@ class ProcessState:
         self.enter(scratch)
         _thread.stack_size(THREAD_STACK_BYTES)
         sys.setrecursionlimit(RECURSION_LIMIT)  # packages change it
+
+    def find_generators(self) -> None:
+        """Looks for the generators of random numbers, after the zygote has imported something."""
+        self.generators = {"numpy.random": find_numpy(), "random": find_random()}
 
     def enter(self, scratch: str) -> None:
         """Makes `scratch` the directory of the script."""
@@ -70,9 +74,12 @@ class ProcessState:
         """In a worker: gives the script its directory and fresh random numbers."""
         if scratch != self.scratch:
             self.enter(scratch)
+        for name, state in self.generators.items():
+            if state is not None:
+                state.renew()
+            elif name in sys.modules:
+                sys.modules[name].seed()
         # Python does the same after `os.fork()`, which has not forked this process.
-        if "random" in sys.modules:
-            sys.modules["random"].seed()
         if "threading" in sys.modules:  # the zygote may have imported it later
             sys.modules["threading"].main_thread()._native_id = _thread.get_native_id()
         for function in self.after_fork:
@@ -80,11 +87,6 @@ class ProcessState:
                 function()
             except BaseException as error:  # Python reports it and continues, too
                 print(type_and_message(error), file=sys.stderr)
-        # numpy does not seed itself after a fork.
-        if self.numpy is not None:
-            self.numpy.renew()
-        elif "numpy.random" in sys.modules:
-            sys.modules["numpy.random"].seed()
         gc.enable()
 
 
@@ -114,30 +116,55 @@ def unbuffered(descriptor: int, errors: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(raw, encoding="utf-8", errors=errors, newline="\n", write_through=True)
 
 
-class NumpyState:
-    """The state of numpy's global generator, which is renewed in place: `seed()` takes longer than most scripts."""
+class TwisterState:
+    """The state of a Mersenne Twister, which is renewed in place: `seed()` takes longer than most scripts."""
 
-    def __init__(self, address: int) -> None:
-        self.address = address
+    def __init__(self, words: int, position: int) -> None:
+        """`words` and `position` are addresses."""
+        self.words = words
+        self.position = position
 
-    @classmethod
-    def find(cls) -> Self | None:
-        """Returns the state, if numpy is imported and renewing has the effect that it should have."""
-        random: Any = sys.modules.get("numpy.random")
-        try:
-            before = random.get_state(legacy=False)
-            if before["bit_generator"] != "MT19937" or before["state"]["key"].nbytes != WORDS_BYTES:
-                return None  # what is at the address has another size
-            state = cls(random.mtrand._rand._bit_generator.ctypes.state_address)
-            words = state.renew()
-            found = random.get_state(legacy=False)
-        except Exception:  # another version of numpy has other names
+    def holds(self, words: bytes, position: int) -> bool:
+        """Whether this is the state at the addresses. Reads them only."""
+        at = int.from_bytes(ctypes.string_at(self.position, len(AT_THE_END)), sys.byteorder)
+        return at == position and ctypes.string_at(self.words, WORDS_BYTES) == words
+
+    def renew(self) -> None:
+        """Fills the state with random bytes."""
+        ctypes.memmove(self.words, os.urandom(WORDS_BYTES), WORDS_BYTES)
+        ctypes.memmove(self.position, AT_THE_END, len(AT_THE_END))
+
+
+def find_numpy() -> TwisterState | None:
+    """Returns the state of numpy's global generator, if numpy is imported and is as known."""
+    random: Any = sys.modules.get("numpy.random")
+    try:
+        random.seed()  # so that it keeps no normally distributed number
+        known = random.get_state(legacy=False)
+        words, position = known["state"]["key"].tobytes(), known["state"]["pos"]
+        if known["bit_generator"] != "MT19937" or known["has_gauss"] != 0 or len(words) != WORDS_BYTES:
             return None
-        is_renewed = found["state"]["key"].tobytes() == words and found["state"]["pos"] == 624
-        return state if is_renewed and found["has_gauss"] == 0 else None
+        address = random.mtrand._rand._bit_generator.ctypes.state_address
+        state = TwisterState(address, address + WORDS_BYTES)
+        return state if state.holds(words, position) else None
+    except Exception:  # another version of numpy has other names
+        return None
 
-    def renew(self) -> bytes:
-        """Fills the state with random bytes, and returns them."""
-        words = os.urandom(WORDS_BYTES)
-        ctypes.memmove(self.address, words + AT_THE_END, WORDS_BYTES + len(AT_THE_END))
-        return words
+
+def find_random() -> TwisterState | None:
+    """Returns the state of the generator of the module `random`, if it is imported and is as known."""
+    random: Any = sys.modules.get("random")
+    try:
+        random.seed()
+        _, (*words, position), _ = random.getstate()
+        # struct RandomObject of Modules/_randommodule.c: the position comes first.
+        start = object.__basicsize__
+        size = start + len(AT_THE_END) + WORDS_BYTES
+        if type(random._inst) is not random.Random or random.Random.__basicsize__ < size:
+            return None
+        address = id(random._inst) + start
+        state = TwisterState(address + len(AT_THE_END), address)
+        expected = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+        return state if state.holds(expected, position) else None
+    except Exception:  # another version of Python has another structure
+        return None

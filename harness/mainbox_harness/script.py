@@ -18,7 +18,7 @@ from .failure import SCRIPT, ScriptFailure, of_exception, of_exit
 from .libc import libc
 from .outputs import collect
 from .patterns import Patterns
-from .pictures import Pictures
+from .pictures import PICTURES, Pictures
 from .to_json import to_json
 from .validation import NO_MAIN, check
 
@@ -51,8 +51,7 @@ class Answer(NamedTuple):
 
 def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, late_limits: LateLimits | None) -> Answer:
     """Runs a script. Raises ScriptFailure unless it succeeds."""
-    patterns = Patterns(options["collect"])
-    pictures = Pictures(patterns)
+    pictures = options.get(PICTURES) or Pictures(Patterns(options["collect"]))
     pictures.install()  # before the late limits, which import what the script names
     checked = check(
         request.source,
@@ -77,7 +76,7 @@ def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, lat
             run_exit_functions(registered)
         finally:
             flush()  # the script may have replaced its streams with files in outputs/
-        outputs = collect(work_dir, patterns, options["outputs"], pictures.files) if work_dir else []
+        outputs = collect(work_dir, pictures.patterns, options["outputs"], pictures.files) if work_dir else []
     except ScriptFailure:
         raise
     except SystemExit as error:

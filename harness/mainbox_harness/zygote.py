@@ -19,7 +19,8 @@ from .import_home import import_home
 from .lazy_imports import load_pending
 from .libc import become_non_dumpable
 from .native import GONE, NEVER, QUIET, WARM_WORKER, Native
-from .pictures import replace_show
+from .patterns import Patterns
+from .pictures import PICTURES, Pictures, replace_show
 from .process_state import ProcessState
 from .validation import WORDS, words_of
 from .warmup import LIBRARIES, warm_up
@@ -90,6 +91,7 @@ class Zygote:
         signal.set_wakeup_fd(-1)
         options = json.loads(self.usual_options)
         options["refused"][WORDS] = words_of(options["refused"])
+        options[PICTURES] = Pictures(Patterns(options["collect"]))
         usual = worker.UsualOptions(self.usual_options, options)
         ready = imported._asdict() | {
             "python": sys.version.split()[0],
@@ -108,6 +110,7 @@ class Zygote:
         quiet_ms = QUIET_MS if self.late_limits is None else NEVER
         while (end := self.native.serve(through_python, quiet_ms)) == QUIET:
             preload_common_modules()
+            inherited.state.find_generators()
             quiet_ms = NEVER
         if end == GONE:
             os._exit(0)

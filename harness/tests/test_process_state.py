@@ -1,10 +1,11 @@
 import os
+import random
 import sys
 from typing import Any
 
 import pytest
 from mainbox_harness import process_state
-from mainbox_harness.process_state import NumpyState, make_streams
+from mainbox_harness.process_state import find_numpy, find_random, make_streams
 
 
 def test_streams_know_what_workers_have_and_the_descriptors_are_as_before() -> None:
@@ -26,12 +27,15 @@ class Generator:
 
     def __init__(self, *, name: str = "MT19937", position: int = 624, has_gauss: int = 0) -> None:
         self.name = name
-        self.memory = bytearray(process_state.WORDS_BYTES + 4)
+        self.memory = bytearray(process_state.WORDS_BYTES) + process_state.AT_THE_END
         self.position, self.has_gauss = position, has_gauss
         buffer = (process_state.ctypes.c_char * len(self.memory)).from_buffer(self.memory)
         self.buffer = buffer
         self.mtrand = self._rand = self._bit_generator = self.ctypes = self
         self.state_address = process_state.ctypes.addressof(buffer)
+
+    def seed(self) -> None:
+        """Leaves the state as it is."""
 
     def get_state(self, *, legacy: bool) -> dict[str, Any]:
         assert not legacy
@@ -43,21 +47,40 @@ class Generator:
 def test_the_state_of_numpy_is_renewed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = Generator()
     monkeypatch.setitem(sys.modules, "numpy.random", generator)  # type: ignore[arg-type]
-    state = NumpyState.find()
+    state = find_numpy()
     assert state is not None
-    words = state.renew()
-    assert generator.memory == words + (624).to_bytes(4, sys.byteorder)
-    assert state.renew() != words
+    state.renew()
+    words = bytes(generator.memory[: process_state.WORDS_BYTES])
+    assert any(words)
+    assert generator.memory[process_state.WORDS_BYTES :] == (624).to_bytes(4, sys.byteorder)
+    state.renew()
+    assert generator.memory[: process_state.WORDS_BYTES] != words
 
 
-@pytest.mark.parametrize("generator", [None, object(), Generator(position=0), Generator(has_gauss=1)])
+@pytest.mark.parametrize(
+    "generator", [None, object(), Generator(position=0), Generator(has_gauss=1), Generator(name="PCG64")]
+)
 def test_a_numpy_that_is_different_is_not_touched(generator: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numpy.random", generator)  # type: ignore[arg-type]
-    assert NumpyState.find() is None
+    assert find_numpy() is None
 
 
-def test_the_memory_of_another_generator_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = Generator(name="PCG64")
-    monkeypatch.setitem(sys.modules, "numpy.random", generator)  # type: ignore[arg-type]
-    assert NumpyState.find() is None
-    assert not any(generator.memory)
+def test_the_state_of_random_is_renewed_in_place() -> None:
+    state = find_random()
+    assert state is not None
+    before = random.getstate()
+    state.renew()
+    renewed = random.getstate()
+    assert renewed[1][-1] == 624
+    assert renewed[1] != before[1]
+    # The first number needs new words, and so changes the state.
+    assert 0 <= random.random() < 1
+    assert random.getstate()[1][-1] == 2
+
+
+def test_a_random_that_is_different_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(random.Random):
+        pass
+
+    monkeypatch.setattr(random, "_inst", Other())
+    assert find_random() is None

@@ -107,9 +107,10 @@ fn a_step_that_fails_is_named_with_its_errno() {
     let limits = [Limit { resource: 99, soft: 0, hard: 0 }.encode()];
     assert_eq!(failure(Start { limits: &limits, ..START }, None), named(Step::Limits, 22));
     assert_eq!(failure(START, Some(4000)), named(Step::Descriptors, 9));
-    // A ruleset that was promised and did not arrive.
+    // A ruleset that was promised and did not arrive. An ordinary user needs no_new_privs first.
     let start = Start { has_ruleset: true, ..START };
-    assert_eq!(failure(start, None), named(Step::Landlock, 9));
+    let policy = &mut Policy { prctl: true, ..policy(&mut []) };
+    assert_eq!(failure_of(policy, start, None), named(Step::Landlock, 9));
 }
 
 /// A program must end with a return.
