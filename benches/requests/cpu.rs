@@ -12,8 +12,10 @@ use crate::{CONNECTIONS, PANDAS, TRIVIAL};
 const TURNS: usize = 9;
 const TURN: Duration = Duration::from_secs(1);
 
-/// Measures this binary and, if given, another one, in turns. Prints the medians.
-pub fn compare(base: Option<&str>) {
+/// Measures this binary and, if given, another one, in turns. Prints the medians. Returns the largest ratio, which is 1
+/// without another binary.
+pub fn compare(base: Option<&str>) -> f64 {
+    let mut largest: f64 = 1.0;
     let ours = Server::healthy(&[]);
     let base = base.map(|binary| Server::healthy_of(binary, &[]));
     for (name, script) in [("trivial", TRIVIAL), ("pandas", PANDAS)] {
@@ -27,9 +29,11 @@ pub fn compare(base: Option<&str>) {
         if !there.is_empty() {
             let there = median(there);
             print!(", base {there:.2} ms, ratio {:.2}", here / there);
+            largest = largest.max(here / there);
         }
         println!();
     }
+    largest
 }
 
 fn milliseconds_a_request(server: &Server, script: &str) -> f64 {

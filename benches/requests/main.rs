@@ -3,13 +3,14 @@
 //!
 //! `cargo bench --bench requests` measures, prints the table, and writes `docs/benchmarks.md` with its figure. After `--`:
 //! `compare` compares with the last stored run and stores nothing; `print WORLD` measures in another environment and
-//! prints the run as JSON; `render` writes the document from the stored runs; `cpu [BINARY]` measures the CPU time of a
-//! request, and that of another binary in turns.
+//! prints the run as JSON; `render` writes the document from the stored runs; `cpu [BINARY [RATIO]]` measures the CPU
+//! time of a request, and that of another binary in turns; more than the ratio is a failure.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot measure should stop")]
 #![allow(unreachable_pub, reason = "the modules of a benchmark are its own")]
 
 mod cpu;
 mod live;
+mod peers;
 mod report;
 mod server;
 mod yardstick;
@@ -50,19 +51,24 @@ fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         [] => {
-            let run = measure("host");
-            print!("{}", run.table());
+            let mut run = measure("host");
+            run.peers = peers::measure();
+            print!("{}\n{}", run.table(), run.peer_table());
             run.store();
             report::render();
         }
         ["compare"] => report::compare(&Run::stored("host"), &measure("host")),
         ["print", world] => println!("{}", serde_json::to_string_pretty(&measure(world)).unwrap()),
         ["render"] => report::render(),
-        ["cpu"] => cpu::compare(None),
-        ["cpu", base] => cpu::compare(Some(base)),
+        ["cpu"] => drop(cpu::compare(None)),
+        ["cpu", base] => drop(cpu::compare(Some(base))),
+        ["cpu", base, most] => {
+            let (ratio, most) = (cpu::compare(Some(base)), most.parse().unwrap());
+            assert!(ratio <= most, "{ratio:.2} x the CPU time of {base} is more than {most} x");
+        }
         _ => {
             panic!(
-                "expected no argument, `compare`, `print WORLD`, `render` or `cpu [BINARY]`, got {arguments:?}"
+                "expected no argument, `compare`, `print WORLD`, `render` or `cpu [BINARY [RATIO]]`, got {arguments:?}"
             )
         }
     }
@@ -209,7 +215,8 @@ fn measure(world: &str) -> Run {
             ));
         }
     }
-    Run { world: world.to_owned(), isolation: server.isolation(), cpus: cpus(), rows, latencies }
+    let (world, isolation) = (world.to_owned(), server.isolation());
+    Run { world, isolation, cpus: cpus(), rows, latencies, peers: vec![] }
 }
 
 fn target(milliseconds: f64, unit: &str, ratio: f64) -> String {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::peers::Peer;
+
 /// Everything that was measured in one environment.
 #[derive(Deserialize, Serialize)]
 pub struct Run {
@@ -15,6 +17,9 @@ pub struct Run {
     pub rows: Vec<Row>,
     /// The latencies of each script, sorted, milliseconds.
     pub latencies: Vec<(String, Vec<f64>)>,
+    /// What one would use instead. Only on the host.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
 }
 
 /// One number next to its yardstick.
@@ -118,6 +123,34 @@ impl Run {
         }
         table
     }
+
+    /// The peers next to this service, or nothing if there are none.
+    pub fn peer_table(&self) -> String {
+        let [Some(trivial), Some(pandas)] =
+            ["trivial", "pandas sum of 3 rows"].map(|name| self.p50(name))
+        else {
+            return String::new();
+        };
+        if self.peers.is_empty() {
+            return String::new();
+        }
+        let mut table = format!(
+            "| what runs the script | isolation of a script | trivial | pandas |\n|---|---|---|---|\n\
+             | a request to mainbox | `{}` | {trivial:.1} ms | {pandas:.1} ms |\n",
+            self.isolation
+        );
+        for peer in &self.peers {
+            let Peer { name, isolation, trivial_ms, pandas_ms } = peer;
+            writeln!(table, "| {name} | {isolation} | {trivial_ms:.0} ms | {pandas_ms:.0} ms |")
+                .unwrap();
+        }
+        table
+    }
+
+    fn p50(&self, script: &str) -> Option<f64> {
+        let (_, times) = self.latencies.iter().find(|(name, _)| name == script)?;
+        times.get(times.len() / 2).copied()
+    }
 }
 
 /// Writes `docs/benchmarks.md` and its plot from the stored runs.
@@ -129,6 +162,9 @@ pub fn render() {
         write!(text, "\n## {title}: isolation `{isolation}`, {cpus} CPU\n\n{}", run.table())
             .unwrap();
         if *world == "host" {
+            if !run.peers.is_empty() {
+                write!(text, "\n### What you would use instead\n\n{}", run.peer_table()).unwrap();
+            }
             draw(&run);
         }
     }

@@ -11,7 +11,8 @@ use super::{GROUPBY, median};
 
 const STARTS: usize = 10;
 
-fn python() -> Command {
+/// The interpreter that the server uses.
+pub fn python() -> Command {
     Command::new(std::env::var("MAINBOX_PYTHON").unwrap_or(String::from("python3")))
 }
 
