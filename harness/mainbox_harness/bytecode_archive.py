@@ -1,8 +1,10 @@
 """The bytecode archive: one file with the bytecode of everything that the preloaded modules import.
 
-It is for hosts where opening files is slow. Under gVisor, opening a file takes longer than loading its code.
+It is for hosts where opening files is slow. Under gVisor, opening a file takes longer than loading its code. It also has
+the harness, which a zygote would otherwise compile; `loader.py` reads that part.
 """
 
+import binascii
 import importlib
 import marshal
 import mmap
@@ -16,6 +18,8 @@ from types import CodeType, ModuleType
 
 # The magic number of the bytecode, which differs between versions of Python, and the length of the index that follows.
 HEADER = struct.Struct("<4sQ")
+# The index has two parts: of the imported modules, and of the harness.
+PARTS = 2
 
 
 class Archive:
@@ -31,7 +35,10 @@ class Archive:
         if magic != MAGIC_NUMBER:
             sys.exit("MAINBOX_ARCHIVE is from another version of Python; write it again with `mainbox archive`")
         self.start = HEADER.size + length
-        self.index: dict[str, tuple[str, int, int]] = marshal.loads(self.map[HEADER.size : self.start])
+        index = marshal.loads(self.map[HEADER.size : self.start])
+        if type(index) is not tuple or len(index) != PARTS:
+            sys.exit("MAINBOX_ARCHIVE is from another version of mainbox; write it again with `mainbox archive`")
+        self.index: dict[str, tuple[str, int, int]] = index[0]
         """From the name of a module to its path, and the offset and length of its code."""
 
     def find_spec(
@@ -81,8 +88,8 @@ def archived(path: str) -> Iterator[None]:
         archive.close()
 
 
-def write(path: str, names: Sequence[str]) -> None:
-    """Imports the named modules, and writes everything that was imported to `path`."""
+def write(path: str, names: Sequence[str], harness: dict[str, str]) -> None:
+    """Imports the named modules, and writes everything that was imported to `path`, and the modules of the harness."""
     for name in names:
         importlib.import_module(name)
     index, codes, offset = {}, [], 0
@@ -93,6 +100,9 @@ def write(path: str, names: Sequence[str]) -> None:
             index[name] = (loader.path, offset, len(code))
             codes.append(code)
             offset += len(code)
-    entries = marshal.dumps(index)
+    compiled = {name: compile(source, f"<{name}>", "exec", dont_inherit=True) for name, source in harness.items()}
+    codes.append(marshal.dumps(compiled))
+    checksum = binascii.crc32(repr(harness).encode())
+    entries = marshal.dumps((index, (checksum, offset, len(codes[-1]))))
     with open(path, "wb") as file:
         file.writelines([HEADER.pack(MAGIC_NUMBER, len(entries)), entries, *codes])

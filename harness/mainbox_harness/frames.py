@@ -20,7 +20,7 @@ class Channel:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.received = b""
-        """The beginning of what the next frames are."""
+        """Bytes that were read ahead. The next frame begins with them."""
 
     def receive(self) -> tuple[bytes, bytes | bytearray]:
         """Waits for the next frame. Returns its type and payload."""
@@ -34,8 +34,11 @@ class Channel:
         payload = self.received[HEADER.size : end]
         self.received = self.received[end:]
         if len(payload) < length:
-            payload = bytearray(payload)
-            payload += read_exactly(self.descriptor, length - len(payload))
+            # Allocated once, since the memory limit counts it.
+            whole = bytearray(length)
+            whole[: len(payload)] = payload
+            read_into(self.descriptor, memoryview(whole)[len(payload) :])
+            payload = whole
         return bytes([kind]), payload
 
     def send(self, kind: bytes, *payload: bytes) -> None:
@@ -54,13 +57,10 @@ class Channel:
                 rest[0] = rest[0][sent:]
 
 
-def read_exactly(descriptor: int, length: int) -> bytearray:
-    """Reads `length` bytes, or raises ChannelClosed if there are not that many."""
-    data = bytearray(length)
-    rest = memoryview(data)
+def read_into(descriptor: int, rest: memoryview) -> None:
+    """Fills `rest`, or raises ChannelClosed if there are not that many bytes."""
     while rest:
         received = os.readv(descriptor, [rest])
         if not received:
             raise ChannelClosed
         rest = rest[received:]
-    return data

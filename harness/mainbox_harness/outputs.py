@@ -61,9 +61,10 @@ class Directory:
         os.mkdir(f"{path}/{OUTPUTS}")
 
     def is_empty(self) -> bool:
-        """Whether it certainly holds no file, so that none must be looked for.
+        """Whether it certainly holds no file. Then there is no need to search.
 
-        It then has two inodes, its own and that of `outputs`, which the script could have replaced by a file.
+        It has two inodes then: its own and that of `outputs`. The script may have replaced `outputs` with a file, so its
+        type counts too.
         """
         if not self.is_file_system:
             return False

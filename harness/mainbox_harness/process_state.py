@@ -1,6 +1,6 @@
 """The state of the process that every script finds: its streams, its environment and fresh random numbers.
 
-The zygote makes it once. A worker only takes it over, since what a worker makes it must also page in.
+The zygote makes it once, and a worker only takes it over: whatever a worker makes costs it copied pages.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ProcessState:
     """Made in the zygote, taken over by each of its workers."""
 
     def __init__(self, scratch: str, after_fork: list[Callable[[], object]]) -> None:
-        """Changes the zygote, which needs its own state no longer.
+        """Changes the zygote, which no longer needs its own state.
 
         `scratch` is where the directories of workers probably are. `after_fork` are functions that modules want to be called
         in a worker.
@@ -93,7 +93,8 @@ class ProcessState:
 def make_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper, io.TextIOWrapper]:
     """Makes the standard streams of workers.
 
-    Streams keep what they find out about their descriptors, so these are now what they will be there: /dev/null and pipes.
+    Streams keep what they find out about their descriptors, so for a moment these are what they will be in a worker:
+    /dev/null and pipes.
     """
     kept = [os.dup(descriptor) for descriptor in range(3)]
     reader, writer = os.pipe()
@@ -156,11 +157,11 @@ def find_random() -> TwisterState | None:
     random: Any = sys.modules.get("random")
     try:
         random.seed()
-        _, (*words, position), _ = random.getstate()
+        _, (*words, position), normal = random.getstate()
         # struct RandomObject of Modules/_randommodule.c: the position comes first.
         start = object.__basicsize__
         size = start + len(AT_THE_END) + WORDS_BYTES
-        if type(random._inst) is not random.Random or random.Random.__basicsize__ < size:
+        if normal is not None or type(random._inst) is not random.Random or random.Random.__basicsize__ < size:
             return None
         address = id(random._inst) + start
         state = TwisterState(address + len(AT_THE_END), address)

@@ -77,5 +77,6 @@ def warm_up(work_dir: WorkDir | None) -> None:
 def close_fonts() -> None:
     """Closes the fonts of the plot. matplotlib does so in each worker too, where it takes as long as a small script."""
     fonts: Any = sys.modules.get("matplotlib.font_manager")
-    if hasattr(fonts, "_get_font"):
-        fonts._get_font.cache_clear()
+    clear = getattr(getattr(fonts, "_get_font", None), "cache_clear", None)
+    if clear is not None:
+        clear()

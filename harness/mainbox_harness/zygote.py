@@ -92,6 +92,7 @@ class Zygote:
         options = json.loads(self.usual_options)
         options["refused"][WORDS] = words_of(options["refused"])
         options[PICTURES] = Pictures(Patterns(options["collect"]))
+        options[PICTURES].install()  # else each worker would free those of the warm-up
         usual = worker.UsualOptions(self.usual_options, options)
         ready = imported._asdict() | {
             "python": sys.version.split()[0],
@@ -100,7 +101,7 @@ class Zygote:
         }
         send(CONTROL, {"report": "ready"} | ready)
         # Only Python can do what modules want done around a fork, and forget the threads that are not in the child.
-        through_python = os.read(CONTROL, 1) != FORK_ALONE or bool(hooks.around)
+        through_python = receive_byte() != FORK_ALONE or bool(hooks.around)
         state = ProcessState(self.lockdown["scratch"], [] if through_python else hooks.in_child)
         gc.freeze()
         self.serve(through_python, worker.Inherited(state, usual, self.lockdown["home"] is not None, self.late_limits))
@@ -115,6 +116,14 @@ class Zygote:
         if end == GONE:
             os._exit(0)
         worker.live(self.native.scratch(), end == WARM_WORKER, inherited)
+
+
+def receive_byte() -> bytes:
+    """Receives how to fork. Ends the process if the supervisor is gone."""
+    try:
+        return os.read(CONTROL, 1) or os._exit(0)
+    except ConnectionError:
+        os._exit(0)
 
 
 def load_late_limits(limits: list[dict[str, int]]) -> LateLimits | None:

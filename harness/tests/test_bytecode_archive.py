@@ -1,6 +1,9 @@
+import marshal
 import subprocess
 import sys
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mainbox_harness import bytecode_archive
@@ -24,7 +27,8 @@ def test_modules_are_imported_from_the_archive_without_their_files(tmp_path: Pat
     archive = tmp_path / "archive"
     add_package = f"sys.path.append({str(tmp_path)!r})"
     python(
-        f"{add_package}; from mainbox_harness.bytecode_archive import write; write(sys.argv[1], ['shapes'])", archive
+        f"{add_package}; from mainbox_harness.bytecode_archive import write; write(sys.argv[1], ['shapes'], {{}})",
+        archive,
     )
     for file in package.iterdir():
         file.unlink()
@@ -40,6 +44,33 @@ def test_modules_are_imported_from_the_archive_without_their_files(tmp_path: Pat
     assert printed == f"4 {package}/square.py ['{package}']\nArchivedLoader type\n"
 
 
+def test_the_harness_comes_from_the_archive_if_it_is_the_same(tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    sources = {"harness": "", "harness.part": "def answer(): return 42"}
+    bytecode_archive.write(str(archive), [], sources)
+    loader: dict[str, Any] = {"__name__": "loader"}
+    exec((HARNESS / "mainbox_harness" / "loader.py").read_text().removesuffix("main()\n"), loader)
+    from_archive = loader["from_archive"]
+    compiled = from_archive(str(archive), sources)
+    assert set(compiled) == set(sources)
+    part: dict[str, Any] = {}
+    exec(compiled["harness.part"], part)
+    assert (part["answer"](), part["answer"].__code__.co_filename) == (42, "<harness.part>")
+    # An archive that an older version wrote.
+    assert from_archive(str(archive), sources | {"harness.part": ""}) == {}
+    for content in (
+        b"",
+        b"old\n",
+        archive.read_bytes()[:40],
+        HEADER.pack(MAGIC_NUMBER, 3) + b"abc",
+        HEADER.pack(MAGIC_NUMBER, 1 << 62),
+    ):
+        archive.write_bytes(content)
+        assert from_archive(str(archive), sources) == {}
+    assert from_archive(str(tmp_path / "none"), sources) == {}
+    assert from_archive(None, sources) == {}
+
+
 def test_an_archive_of_another_python_ends_the_program(tmp_path: Path) -> None:
     file = tmp_path / "archive"
     file.write_bytes(HEADER.pack(b"old\n", 0))
@@ -47,6 +78,17 @@ def test_an_archive_of_another_python_ends_the_program(tmp_path: Path) -> None:
         Archive(str(file))
     assert caught.value.code == (
         "MAINBOX_ARCHIVE is from another version of Python; write it again with `mainbox archive`"
+    )
+
+
+def test_an_archive_of_another_mainbox_ends_the_program(tmp_path: Path) -> None:
+    file = tmp_path / "archive"
+    index = marshal.dumps({"a": 1, "b": 2})
+    file.write_bytes(HEADER.pack(MAGIC_NUMBER, len(index)) + index)
+    with pytest.raises(SystemExit) as caught:
+        Archive(str(file))
+    assert caught.value.code == (
+        "MAINBOX_ARCHIVE is from another version of mainbox; write it again with `mainbox archive`"
     )
 
 

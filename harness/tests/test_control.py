@@ -3,15 +3,14 @@ import socket
 import threading
 
 from mainbox_harness.control import send
-from mainbox_harness.frames import read_exactly
 
 
 def test_a_report_larger_than_the_socket_buffer_arrives_whole() -> None:
     ours, theirs = socket.socketpair()
     sender = threading.Thread(target=send, args=(theirs.fileno(), {"text": "x" * 1_000_000}))
     sender.start()
-    length = int.from_bytes(read_exactly(ours.fileno(), 4), "little")
-    assert read_exactly(ours.fileno(), length) == b'{"text": "%s"}' % (b"x" * 1_000_000)
+    length = int.from_bytes(ours.recv(4), "little")
+    assert ours.recv(length, socket.MSG_WAITALL) == b'{"text": "%s"}' % (b"x" * 1_000_000)
     sender.join()
     ours.close()
     theirs.close()

@@ -1,5 +1,6 @@
 import socket
 import threading
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -44,6 +45,20 @@ def test_a_frame_larger_than_the_socket_buffer_arrives_whole(pair: tuple[socket.
     received = right.receive()
     sender.join()
     assert received == (b"I", payload)
+
+
+def test_a_long_payload_is_held_once(pair: tuple[socket.socket, socket.socket]) -> None:
+    left, right = (Channel(end.fileno()) for end in pair)
+    payload = bytes(4_000_000)
+    sender = threading.Thread(target=left.send, args=(b"I", payload))
+    tracemalloc.start()
+    sender.start()
+    received = right.receive()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    sender.join()
+    assert received == (b"I", payload)
+    assert peak < 5_000_000
 
 
 def test_a_closed_channel_is_noticed(pair: tuple[socket.socket, socket.socket]) -> None:

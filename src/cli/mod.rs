@@ -23,6 +23,7 @@ use self::arguments::Command;
 use self::error::CommandError;
 use crate::config::Config;
 use crate::executor::Executor;
+use crate::executor::harness::MODULES;
 use crate::handler::{Handler, Trusted};
 use crate::python::bytecode_archive::{self, ArchiveError};
 use crate::python::interpreter::{Python, PythonError};
@@ -72,7 +73,8 @@ pub fn run_without_sandbox(
     match command {
         Command::Health => Ok(Some(health::health(config)?)),
         Command::Archive { file } => {
-            bytecode_archive::write(&Python::find(&config.python)?, &config.preload, file)?;
+            let python = Python::find(&config.python)?;
+            bytecode_archive::write(&python, &config.preload, MODULES, file)?;
             Ok(Some(true))
         }
         Command::Run(_)

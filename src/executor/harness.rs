@@ -3,12 +3,15 @@
 /// A module of the harness and its source.
 macro_rules! module {
     ($name:literal) => {
-        ($name, include_str!(concat!("../../harness/mainbox_harness/", $name, ".py")))
+        (
+            concat!("mainbox_harness.", $name),
+            include_str!(concat!("../../harness/mainbox_harness/", $name, ".py")),
+        )
     };
 }
 
 /// The modules of the package `mainbox_harness` that a zygote can import: name and source.
-pub(super) const MODULES: &[(&str, &str)] = &[
+pub const MODULES: &[(&str, &str)] = &[
     module!("audit_hook"),
     module!("bytecode_archive"),
     module!("control"),
@@ -60,6 +63,7 @@ mod tests {
         let mut files: Vec<String> = names
             .filter_map(|name| Some(name.to_str()?.strip_suffix(".py")?.to_owned()))
             .filter(|name| !["__init__", "loader", "self_test"].contains(&name.as_str()))
+            .map(|name| format!("mainbox_harness.{name}"))
             .collect();
         files.sort();
         assert_eq!(files, MODULES.iter().map(|(name, _)| *name).collect::<Vec<_>>());

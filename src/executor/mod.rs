@@ -10,7 +10,7 @@ mod exchange;
 #[cfg(test)]
 mod fake_zygote;
 pub mod frames;
-mod harness;
+pub mod harness;
 mod health;
 mod import_scan;
 mod job;

@@ -26,6 +26,8 @@ use crate::sandbox::{Lockdown, Sandbox};
 pub struct Boot<'a> {
     /// The modules of the harness: name and source.
     pub harness: &'a [(&'static str, &'static str)],
+    /// The bytecode archive that may hold their code.
+    pub harness_archive: Option<&'a Path>,
     /// The modules to import.
     pub preload: &'a [String],
     /// The bytecode archive to import them from.

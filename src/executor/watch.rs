@@ -60,7 +60,7 @@ impl Watched<'_> {
             if most.zip(bytes).is_some_and(|(most, bytes)| bytes > most) {
                 return Breach::Memory;
             }
-            if memory.is_some_and(|memory| memory.threads > MAX_THREADS + ENDING_THREADS) {
+            if memory.is_some_and(|memory| memory.threads > Some(MAX_THREADS + ENDING_THREADS)) {
                 return Breach::Threads;
             }
             if let Some(excess) = self.scratch_excess().await {
@@ -71,7 +71,7 @@ impl Watched<'_> {
                 let cpus = (self.cpus)();
                 let over = allowance.spend(total.saturating_sub(before), now - looked, cpus);
                 // The kernel shares the CPUs fairly among threads, so a single one takes nothing from others.
-                let has_several = memory.is_some_and(|memory| memory.threads > 1);
+                let has_several = memory.is_some_and(|memory| memory.threads > Some(1));
                 if let (Some(pause), true) = (over, has_several) {
                     self.process.stop();
                     tokio::time::sleep(pause).await;
@@ -164,7 +164,7 @@ mod tests {
             peak_bytes: 56 << 20,
             anonymous_bytes: Some(44 << 20),
             private_bytes: Some(80 << 20),
-            threads: 1,
+            threads: Some(1),
         };
         assert_eq!(most_anonymous(before, 256 << 20), Some((80 + 256 + 16) << 20));
         assert_eq!(most_anonymous(Memory { anonymous_bytes: None, ..before }, 1), None);

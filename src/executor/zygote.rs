@@ -98,7 +98,15 @@ impl Zygote {
         let archive = config.archive.as_deref().filter(|_| !preload.is_empty());
         let usual_options = &run_options(&Job::of_script("", config), config);
         let native = Native::new(sandbox);
-        let boot = Boot { harness: MODULES, preload, archive, lockdown, native, usual_options };
+        let boot = Boot {
+            harness: MODULES,
+            harness_archive: config.archive.as_deref(),
+            preload,
+            archive,
+            lockdown,
+            native,
+            usual_options,
+        };
         let text = serde_json::to_vec(&boot).expect("BUG: the first message is plain data");
         zygote.post(message(&text), vec![]);
         Ok(zygote)
@@ -322,10 +330,13 @@ impl Shared {
             Progress::Importing { module } => ZygoteState::Starting(Some(module)),
             Progress::Ready(info) => {
                 // Only the kernel knows of the threads of libraries that are not written in Python.
-                let alone = procfs::memory(process.pid).is_some_and(|memory| memory.threads == 1);
-                let how = if alone { FORK_ALONE } else { FORK_THROUGH_PYTHON };
-                control.writable().await.map_err(FrameError::from)?;
-                control.try_write(&[how]).map_err(FrameError::from)?;
+                let threads = procfs::memory(process.pid).and_then(|memory| memory.threads);
+                let how = if threads == Some(1) { FORK_ALONE } else { FORK_THROUGH_PYTHON };
+                let message = Message { bytes: vec![how], descriptors: vec![] };
+                send(control, &message).await.map_err(|error| match error.kind() {
+                    io::ErrorKind::BrokenPipe => FrameError::Closed,
+                    _ => FrameError::Io(error),
+                })?;
                 ZygoteState::Ready(Arc::new(info))
             }
         };

@@ -34,8 +34,8 @@ pub struct Memory {
     pub anonymous_bytes: Option<u64>,
     /// What is mapped for writing by this process alone, touched or not. gVisor does not report it.
     pub private_bytes: Option<u64>,
-    /// The number of threads.
-    pub threads: u64,
+    /// The number of threads, if the kernel reports it.
+    pub threads: Option<u64>,
 }
 
 /// The memory of `process`; `None` if it is gone. If its main thread has ended, the kernel reports the memory with the
@@ -61,7 +61,7 @@ fn memory_in(status: &Status) -> Option<Memory> {
             .zip(bytes("RssShmem:"))
             .map(|(own, shared)| own + shared),
         private_bytes: bytes("VmData:").zip(bytes("RssAnon:")).map(|(data, _)| data),
-        threads: status.field("Threads:").and_then(|number| number.parse().ok()).unwrap_or(1),
+        threads: status.field("Threads:").and_then(|number| number.parse().ok()),
     })
 }
 

@@ -15,7 +15,8 @@ pub mod frame {
 
 /// What the supervisor sends a zygote with a single thread, before its first order: it can fork without Python.
 pub const FORK_ALONE: u8 = b'A';
-/// What it sends to another: each fork must also do what Python does at one, since a worker has none of the other threads.
+/// What it sends to any other zygote: each fork must also run what Python runs at a fork, since the other threads do not
+/// exist in a worker.
 pub const FORK_THROUGH_PYTHON: u8 = b'P';
 
 /// An order of the supervisor to a zygote.

@@ -57,8 +57,8 @@ pub enum End {
     Gone,
 }
 
-/// Carries out orders. With `quiet_ms` of at least zero, it ends when for that many milliseconds no order has come and no
-/// worker has ended. Signals stay blocked then.
+/// Carries out orders. If `quiet_ms` is not negative, it returns once no order has come and no worker has ended for that
+/// many milliseconds. Signals stay blocked.
 ///
 /// # Errors
 /// When the control socket fails, or the supervisor sends what is no order.
