@@ -726,7 +726,10 @@ fn a_streaming_function_answers_every_form_of_request() {
 #[ignore = "needs the emulator: make lambda"]
 fn a_function_that_does_not_stream_answers_live_requests_whole() {
     let function = function(&[]);
-    let event = script_event("def main():\n    print('out')\n    return 1", "text/event-stream");
+    let event = script_event(
+        "import sys\ndef main():\n    sys.stdout.write('out\\n')\n    return 1",
+        "text/event-stream",
+    );
     let (status, answer) = function.invoke(event.to_string().as_bytes());
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!((status, &answer["statusCode"]), (200, &json!(200)));

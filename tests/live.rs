@@ -104,9 +104,9 @@ fn output_comes_while_the_script_runs_and_the_last_event_is_the_buffered_answer(
     let script = indoc! {r#"
         import sys, time
         def main(x):
-            print("first")
+            sys.stdout.write("first\n")  # print() would write the line break by itself
             time.sleep(1)
-            print("second", file=sys.stderr)
+            sys.stderr.write("second\n")
             time.sleep(0.2)
             return x
     "#};
@@ -148,8 +148,8 @@ fn lines_of_json_say_the_same_as_events() {
     let script = indoc! {r#"
         import sys
         def main():
-            print("out")
-            print("err", file=sys.stderr)
+            sys.stdout.write("out\n")
+            sys.stderr.write("err\n")
             return {"a": [1, 2]}
     "#};
     let request = json!({"script": script});
@@ -354,7 +354,7 @@ fn head_and_get_are_refused_as_ever() {
 #[test]
 fn a_client_of_http_1_0_reads_until_the_end() {
     let mut client = server().connect();
-    let body = "def main():\n    print('a')\n    return 1";
+    let body = "import sys\ndef main():\n    sys.stdout.write('a\\n')\n    return 1";
     write!(
         client,
         "POST /execute HTTP/1.0\r\ncontent-type: text/x-python\r\naccept: text/event-stream\r\ncontent-length: {}\r\n\r\n{body}",
@@ -370,7 +370,7 @@ fn a_client_of_http_1_0_reads_until_the_end() {
 #[test]
 fn a_shutdown_waits_for_a_live_response() {
     let mut server = Server::start(QUICK);
-    let script = "import time\ndef main():\n    time.sleep(2)\n    print('end')\n    return 1";
+    let script = "import sys, time\ndef main():\n    time.sleep(2)\n    sys.stdout.write('end\\n')\n    return 1";
     let mut live = Live::begin(&server, EVENTS, &json!({"script": script}));
     kill(Pid::from_raw(server.pid()), Signal::SIGTERM).unwrap();
     assert_eq!(live.event().unwrap().1, json!({"text": "end\n"}));

@@ -539,8 +539,8 @@ fn called_with_progress(script: &str) -> Value {
     message
 }
 
-const PRINTS: &str =
-    "import time\nprint('first')\ntime.sleep(0.5)\nprint('second')\nprint('third')";
+/// Prints twice. `print` would write each line break by itself, and a notification could come in between.
+const PRINTS: &str = "import sys, time\nsys.stdout.write('first\\n')\ntime.sleep(0.5)\nsys.stdout.write('second\\nthird\\n')";
 
 fn progress(number: u32, message: &str) -> Value {
     let params = json!({"progressToken": "token", "progress": number, "message": message});

@@ -162,7 +162,8 @@ class Sdk(WithServer):
 
     async def test_a_client_hears_of_the_progress_of_its_call(self) -> None:
         """What the script prints, while it runs."""
-        script = "import time\nprint('first')\ntime.sleep(0.5)\nprint('second')"
+        # print() would write each line break by itself.
+        script = "import sys, time\nsys.stdout.write('first\\n')\ntime.sleep(0.5)\nsys.stdout.write('second\\n')"
         stdio = StdioServerParameters(command=str(BINARY), args=["mcp"], env=environment())
         for mode in ERAS.values():
             for target in (self.server.url, stdio):
