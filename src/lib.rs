@@ -28,7 +28,8 @@
 //! | [`handler`] | endpoints and responses | all of the above |
 //! | [`front`], [`cli`] | HTTP, AWS Lambda, commands | all of the above |
 //!
-//! The Python side is a separate package in `harness/`, which is embedded in the binary.
+//! The Python side is a separate package in `harness/`, and what runs in a zygote after its imports is the crate
+//! [`mainbox_zygote`] in `zygote/`. Both are embedded in the binary.
 
 pub mod api;
 pub mod callers;

@@ -47,8 +47,7 @@ class Channel:
         parts = [HEADER.pack(kind[0], length), *payload]
         if length <= COPIED_BYTES:
             parts = [b"".join(parts)]
-            parts[0] = parts[0][os.write(self.descriptor, parts[0]) :]
-        rest = [memoryview(part) for part in parts if part]
+        rest = [memoryview(part) for part in parts]
         while rest:
             sent = os.writev(self.descriptor, rest)
             while rest and sent >= len(rest[0]):

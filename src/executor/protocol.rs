@@ -1,16 +1,17 @@
 //! The messages between supervisor, zygote and worker.
 //!
 //! Both connections are stream sockets. While a zygote imports, the messages are JSON, each after its length in four bytes
-//! (little-endian): [`Boot`] and [`Progress`]. Then they are [`Order`](mainbox_zygote::messages::Order) and
-//! [`Report`](mainbox_zygote::messages::Report), which have a fixed size. The descriptors of a worker are attached to the
-//! order to fork it. Supervisor and worker exchange frames: one byte for the type, four bytes for the length, and the
-//! payload (`frames.rs`). The supervisor trusts the zygote. It trusts no frame of a worker that has read its request.
+//! (little-endian): [`Boot`] and [`Progress`]. One byte then tells the zygote how to fork, and the rest are
+//! [`Order`](mainbox_zygote::messages::Order) and [`Report`](mainbox_zygote::messages::Report), which have a fixed size.
+//! The descriptors of a worker are attached to the order to fork it. Supervisor and worker exchange frames: one byte for
+//! the type, four bytes for the length, and the payload (`frames.rs`). The supervisor trusts the zygote. It trusts no
+//! frame of a worker that has read its request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
-use mainbox_zygote::messages::{Policy, Start};
+use mainbox_zygote::messages::Start;
 use mainbox_zygote::serve::Memory;
 use serde::{Deserialize, Serialize};
 
@@ -51,7 +52,7 @@ pub struct Native {
     memory_bytes: usize,
     /// The number of memfd_create(2), which some builds of Python do not have as a function.
     memfd_create: i64,
-    /// [`Policy`], in hexadecimal.
+    /// [`Policy`](mainbox_zygote::messages::Policy), in hexadecimal.
     policy: String,
 }
 
@@ -59,8 +60,7 @@ impl Native {
     /// The code with the policy of these workers.
     pub fn new(sandbox: &Sandbox) -> Native {
         let mut policy = Vec::new();
-        let mut filter = sandbox.filter();
-        Policy { filter: &mut filter, ..sandbox.policy() }.encode(&mut policy);
+        sandbox.policy(&mut sandbox.filter()).encode(&mut policy);
         Native {
             code: hexadecimal(include_bytes!(concat!(env!("OUT_DIR"), "/zygote.code"))),
             entry: env!("ZYGOTE_ENTRY").parse().expect("BUG: the build script writes a number"),

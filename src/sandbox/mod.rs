@@ -242,13 +242,13 @@ impl Sandbox {
         self.workers.map_or_else(Vec::new, |workers| seccomp::encode(&seccomp::filter(workers)))
     }
 
-    /// The parts of the lockdown that are the same for all workers, without the filter.
-    pub fn policy(&self) -> Policy<'static> {
+    /// The parts of the lockdown that are the same for all workers, with the encoded `filter`.
+    pub fn policy<'a>(&self, filter: &'a mut [Instruction]) -> Policy<'a> {
         Policy {
             prctl: self.prctl,
             user_namespace: self.plan.has_user_namespace(),
             own_process: policy::OWN_PROCESS,
-            filter: &mut [],
+            filter,
         }
     }
 
