@@ -19,7 +19,8 @@ fn convert_openapi() {
     std::fs::write(output("openapi.json"), document.to_string()).expect("OUT_DIR can be written");
 }
 
-/// Writes `zygote.code`, which runs at any address, and sets ZYGOTE_ENTRY, the offset of its entry.
+/// Writes `zygote.code`, which runs at any address, and sets a variable to the offset of each function that is called from
+/// outside.
 ///
 /// Cargo cannot build this as a dependency: it needs other flags, and a linker that adds nothing.
 fn compile_zygote() {
@@ -39,19 +40,23 @@ fn compile_zygote() {
     // The linker that comes with the compiler knows every architecture.
     run(Command::new(linker(&compiler))
         .args(["-flavor", "gnu", "-pie", "--no-dynamic-linker", "--entry=mainbox_zygote"])
+        .args(["--export-dynamic"])
         .args(["--no-rosegment", "--gc-sections", "--strip-all", "-z", "defs", "-z", "norelro"])
         .arg(&object)
         .arg("-o")
         .arg(&linked));
     let file = std::fs::read(linked).expect("the linker has written its output");
-    let (code, entry) = segment(&file).expect("zygote.elf has read-only code and nothing else");
+    let code = segment(&file).expect("zygote.elf has read-only code and nothing else");
     std::fs::write(output("zygote.code"), code).expect("OUT_DIR can be written");
-    println!("cargo::rustc-env=ZYGOTE_ENTRY={entry}");
+    for name in ["mainbox_zygote", "mainbox_allocate_arena", "mainbox_free_arena"] {
+        let offset = symbol(&file, name).unwrap_or_else(|| panic!("zygote.elf exports {name}"));
+        println!("cargo::rustc-env=OFFSET_OF_{name}={offset}");
+    }
 }
 
-/// Returns the segment with code and constants of an ELF file, and the offset of the entry in it. Returns `None` if the
-/// code needs relocations or writable data, as code that may panic does.
-fn segment(file: &[u8]) -> Option<(&[u8], u64)> {
+/// Returns the segment with code and constants of an ELF file. Returns `None` if the code needs relocations or writable
+/// data, as code that may panic does.
+fn segment(file: &[u8]) -> Option<&[u8]> {
     // From elf.h.
     const PT_LOAD: u64 = 1;
     const PT_DYNAMIC: u64 = 2;
@@ -60,16 +65,12 @@ fn segment(file: &[u8]) -> Option<(&[u8], u64)> {
     const DT_REL: u64 = 17;
     const DT_JMPREL: u64 = 23;
     const DT_RELR: u64 = 36;
-    let number = |offset: usize, bytes: usize| -> Option<u64> {
-        let bytes = file.get(offset..offset.checked_add(bytes)?)?;
-        Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
-    };
-    let (entry, headers, count) = (number(24, 8)?, number(32, 8)?, number(56, 2)?);
+    let (headers, count) = (number(file, 32, 8)?, number(file, 56, 2)?);
     let (mut code, mut dynamic, mut data) = (None, (0, 0), 0);
     for index in 0..count {
-        let header = (headers + index * 56) as usize;
-        let (kind, offset) = (number(header, 4)?, number(header + 8, 8)?);
-        let (in_file, in_memory) = (number(header + 32, 8)?, number(header + 40, 8)?);
+        let header = headers + index * 56;
+        let (kind, offset) = (number(file, header, 4)?, number(file, header + 8, 8)?);
+        let (in_file, in_memory) = (number(file, header + 32, 8)?, number(file, header + 40, 8)?);
         match kind {
             PT_LOAD if offset == 0 && in_file == in_memory => code = file.get(..in_file as usize),
             PT_LOAD => data += in_memory,
@@ -79,10 +80,34 @@ fn segment(file: &[u8]) -> Option<(&[u8], u64)> {
         }
     }
     let (offset, size) = dynamic;
-    let tags = (offset..offset + size).step_by(16).map(|entry| number(entry as usize, 8));
+    let tags = (offset..offset + size).step_by(16).map(|entry| number(file, entry, 8));
     let relocated = tags.flatten().any(|tag| [DT_RELA, DT_REL, DT_JMPREL, DT_RELR].contains(&tag));
     // The dynamic section is the only data.
-    (!relocated && data == size).then_some((code?, entry))
+    if relocated || data != size { None } else { code }
+}
+
+/// Returns the address of a function that an ELF file exports. It is an offset in the segment, which begins at zero.
+fn symbol(file: &[u8], name: &str) -> Option<u64> {
+    const SHT_DYNSYM: u64 = 11;
+    let (sections, count) = (number(file, 40, 8)?, number(file, 60, 2)?);
+    let section = |index: u64| sections + index * 64;
+    let dynamic = |index: &u64| number(file, section(*index) + 4, 4) == Some(SHT_DYNSYM);
+    let symbols = section((0..count).find(dynamic)?);
+    let names = section(number(file, symbols + 40, 4)?);
+    let (names, first) = (number(file, names + 24, 8)?, number(file, symbols + 24, 8)?);
+    let has_name = |symbol: &u64| {
+        let start = number(file, *symbol, 4).map(|offset| (names + offset) as usize);
+        let rest = start.and_then(|start| file.get(start..)).unwrap_or_default();
+        rest.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(&[0]))
+    };
+    let mut all = (first..first + number(file, symbols + 32, 8)?).step_by(24);
+    number(file, all.find(has_name)? + 8, 8)
+}
+
+/// The little-endian number of so many bytes at an offset.
+fn number(file: &[u8], offset: u64, bytes: u64) -> Option<u64> {
+    let bytes = file.get(offset as usize..offset.checked_add(bytes)? as usize)?;
+    Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
 fn linker(compiler: &OsString) -> PathBuf {

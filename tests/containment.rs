@@ -247,6 +247,37 @@ fn a_script_does_not_see_what_an_earlier_one_patched() {
 }
 
 #[test]
+fn no_script_changes_the_memory_that_workers_share() {
+    let server = hostile_server();
+    let script = indoc! {r#"
+        import ctypes, errno, statistics
+        MADV_REMOVE = 9
+        libc = ctypes.CDLL(None, use_errno=True)
+
+        def remove(shared):
+            page = id(shared) // 4096 * 4096
+            if libc.madvise(ctypes.c_void_p(page), ctypes.c_size_t(4096), MADV_REMOVE) == 0:
+                return 'removed'
+            return errno.errorcode[ctypes.get_errno()]
+
+        def main():
+            # A small object, which Python allocates itself, and a large one of malloc.
+            answers = [remove(statistics.mean), remove(statistics.NormalDist)]
+            ctypes.memset(id(statistics.mean.__doc__), 0, 8)
+            return answers
+    "#};
+    let look = "import statistics\ndef main(): return statistics.mean.__doc__[:6]";
+    // Where there is a filter, it refuses this before the kernel does.
+    let errno = if declared_tier() == "rlimits" { "EINVAL" } else { "EPERM" };
+    // The zygote moves its memory when it has had nothing to do for a moment.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    for _ in 0..4 {
+        assert_eq!(server.run(script).json()["result"], json!([errno, errno]));
+        assert_eq!(server.run(look).json()["result"], "Return");
+    }
+}
+
+#[test]
 fn every_script_has_random_numbers_of_its_own() {
     let server = hostile_server();
     let script = indoc! {r#"

@@ -15,6 +15,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 for function in (libc.prctl, libc.syscall):
     function.argtypes = [ctypes.c_long, *[ctypes.c_ulong] * 4]
     function.restype = ctypes.c_long
+libc.sbrk.restype = ctypes.c_void_p
+libc.sbrk.argtypes = [ctypes.c_ssize_t]
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 

@@ -28,7 +28,7 @@ class Native:
 
     def __init__(self, parts: dict[str, Any]) -> None:
         """Maps the code. `parts` is `protocol::Native` of the supervisor."""
-        address = map_code(bytes.fromhex(parts["code"]), parts["memfd_create"]) + parts["entry"]
+        start = map_code(bytes.fromhex(parts["code"]), parts["memfd_create"])
         self.memory = ctypes.create_string_buffer(parts["memory_bytes"])
         policy = bytes.fromhex(parts["policy"])
         self.policy = (ctypes.c_char * len(policy)).from_buffer_copy(policy)
@@ -38,19 +38,25 @@ class Native:
             ctypes.c_void_p,
             ctypes.c_void_p,
             ctypes.c_size_t,
-            *[ctypes.c_void_p] * 5,
+            *[ctypes.c_void_p] * 6,
             ctypes.c_int,
-        )(address)
+        )(start + parts["entry"])
+        self.arenas = note_arenas(start + parts["allocate_arena"], start + parts["free_arena"], parts["arenas_bytes"])
+        visit = ctypes.cast(libc.dl_iterate_phdr, ctypes.c_void_p)
+        self.heap = Heap(visit, ctypes.addressof(self.arenas), libc.sbrk(0), os.sysconf("SC_PAGE_SIZE"))
         self.functions = [ctypes.cast(libc[name], ctypes.c_void_p) for name in ("fork", "__errno_location")]
 
-    def serve(self, through_python: bool, quiet_ms: int) -> int:
+    def serve(self, through_python: bool, moves_heap: bool, quiet_ms: int) -> int:
         """Carries out orders. Returns why the loop ended: in the zygote, or locked down in a worker.
 
-        `through_python` makes each fork also do what Python does for forks of an embedding program.
+        `through_python` makes each fork also do what Python does for forks of an embedding program. `moves_heap` first
+        moves what is allocated since this object was made into a file. Later forks are cheaper then, as long as the zygote
+        does not write to it.
         """
         names = ("PyOS_BeforeFork", "PyOS_AfterFork_Parent", "PyOS_AfterFork_Child")
         around = [ctypes.cast(ctypes.pythonapi[name], ctypes.c_void_p) if through_python else None for name in names]
-        end = self.code(self.memory, self.policy, len(self.policy), *self.functions, *around, quiet_ms)
+        heap = ctypes.byref(self.heap) if moves_heap else None
+        end = self.code(self.memory, self.policy, len(self.policy), *self.functions, *around, heap, quiet_ms)
         if end < 0:
             raise OSError(-end, os.strerror(-end))
         return end
@@ -58,6 +64,31 @@ class Native:
     def scratch(self) -> str:
         """In a worker: returns the path of its working directory, which its start begins with."""
         return os.fsdecode(ctypes.string_at(self.memory))
+
+
+class Heap(ctypes.Structure):
+    """The memory that moves: `Heap` of `zygote/src/sys.rs`."""
+
+    _fields_ = [
+        ("dl_iterate_phdr", ctypes.c_void_p),
+        ("arenas", ctypes.c_void_p),
+        ("start", ctypes.c_size_t),
+        ("page_bytes", ctypes.c_size_t),
+    ]
+
+
+class ArenaAllocator(ctypes.Structure):
+    """`PyObjectArenaAllocator` of Python's C API."""
+
+    _fields_ = [("arenas", ctypes.c_void_p), ("allocate", ctypes.c_void_p), ("free", ctypes.c_void_p)]
+
+
+def note_arenas(allocate: int, free: int, size: int) -> Any:
+    """Has Python allocate its arenas through functions that note them in a table of this size. Returns the table."""
+    arenas = ctypes.create_string_buffer(size)
+    allocator = ArenaAllocator(ctypes.addressof(arenas), allocate, free)
+    ctypes.pythonapi.PyObject_SetArenaAllocator(ctypes.byref(allocator))
+    return arenas
 
 
 def map_code(code: bytes, memfd_create: int) -> int:

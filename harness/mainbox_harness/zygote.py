@@ -107,12 +107,14 @@ class Zygote:
         self.serve(through_python, worker.Inherited(state, usual, self.lockdown["home"] is not None, self.late_limits))
 
     def serve(self, through_python: bool, inherited: worker.Inherited) -> NoReturn:
-        """Serves forever. Imports common modules the first time that there is nothing to do."""
+        """Serves forever. The first time that there is nothing to do, it does what later requests gain from."""
         quiet_ms = QUIET_MS if self.late_limits is None else NEVER
-        while (end := self.native.serve(through_python, quiet_ms)) == QUIET:
+        moves_heap = False
+        while (end := self.native.serve(through_python, moves_heap, quiet_ms)) == QUIET:
             preload_common_modules()
             inherited.state.find_generators()
             quiet_ms = NEVER
+            moves_heap = not through_python  # such forks write to it each time
         if end == GONE:
             os._exit(0)
         worker.live(self.native.scratch(), end == WARM_WORKER, inherited)

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
+use mainbox_zygote::heap::Arenas;
 use mainbox_zygote::messages::Start;
 use mainbox_zygote::serve::Memory;
 use serde::{Deserialize, Serialize};
@@ -46,10 +47,13 @@ pub struct Boot<'a> {
 pub struct Native {
     /// The code, in hexadecimal.
     code: String,
-    /// The offset of its entry.
+    /// The offsets of the functions in it that Python calls: that of the loop, and those that allocate and free arenas.
     entry: usize,
-    /// How much memory it needs.
+    allocate_arena: usize,
+    free_arena: usize,
+    /// How much memory the loop and the table of arenas need.
     memory_bytes: usize,
+    arenas_bytes: usize,
     /// The number of memfd_create(2), which some builds of Python do not have as a function.
     memfd_create: i64,
     /// [`Policy`](mainbox_zygote::messages::Policy), in hexadecimal.
@@ -63,12 +67,19 @@ impl Native {
         sandbox.policy(&mut sandbox.filter()).encode(&mut policy);
         Native {
             code: hexadecimal(include_bytes!(concat!(env!("OUT_DIR"), "/zygote.code"))),
-            entry: env!("ZYGOTE_ENTRY").parse().expect("BUG: the build script writes a number"),
+            entry: offset(env!("OFFSET_OF_mainbox_zygote")),
+            allocate_arena: offset(env!("OFFSET_OF_mainbox_allocate_arena")),
+            free_arena: offset(env!("OFFSET_OF_mainbox_free_arena")),
             memory_bytes: size_of::<Memory>(),
+            arenas_bytes: size_of::<Arenas>(),
             memfd_create: libc::SYS_memfd_create,
             policy: hexadecimal(&policy),
         }
     }
+}
+
+fn offset(number: &str) -> usize {
+    number.parse().expect("BUG: the build script writes a number")
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -238,7 +238,15 @@ impl Worker {
             .map(|exit| Duration::from_micros(exit.cpu_us))
             .or(cost.cpu)
             .map_or(Duration::ZERO, |cpu| cpu.saturating_sub(cpu_before.unwrap_or_default()));
-        let peak = exit.map(|exit| exit.peak_bytes).or(cost.peak_bytes).unwrap_or(0);
+        let before = self.memory.map_or(0, |memory| memory.resident_bytes);
+        let peak_memory = match (exit, cost.memory.zip(self.memory)) {
+            // The kernel does not tell what a dead process shared. It may have read some of the memory of its zygote.
+            (Some(exit), _) => exit.peak_bytes.saturating_sub(before),
+            (None, Some((after, before))) => {
+                after.growth(before, self.process.zygote.moved_bytes())
+            }
+            (None, None) => 0,
+        };
         let execution = Execution {
             outcome,
             stdout: stdout.finish(),
@@ -246,7 +254,7 @@ impl Worker {
             queue,
             run,
             cpu,
-            peak_memory: peak.saturating_sub(self.memory.map_or(0, |memory| memory.resident_bytes)),
+            peak_memory,
         };
         Some((execution, self.process))
     }

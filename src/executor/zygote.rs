@@ -5,9 +5,11 @@ use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mainbox_zygote::messages::{Event, Exit, FORK_ALONE, FORK_THROUGH_PYTHON, Order, Report};
+use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
 use tokio::io::Interest;
@@ -53,6 +55,7 @@ pub(super) struct Zygote {
 struct Shared {
     awaited: Mutex<Awaited>,
     state: watch::Sender<ZygoteState>,
+    moved_bytes: AtomicU64,
 }
 
 #[derive(Default)]
@@ -120,6 +123,7 @@ impl Zygote {
         let shared = Arc::new(Shared {
             awaited: Mutex::default(),
             state: watch::Sender::new(ZygoteState::Starting(None)),
+            moved_bytes: AtomicU64::default(),
         });
         let (outbox, orders) = mpsc::unbounded_channel();
         spawn_essential(send_orders(Arc::clone(&control), orders, Arc::clone(&process)));
@@ -135,6 +139,11 @@ impl Zygote {
     /// The state, as a channel to watch.
     pub(super) fn state(&self) -> watch::Receiver<ZygoteState> {
         self.shared.state.subscribe()
+    }
+
+    /// How much of its memory is in a file that it shares with its workers, bytes.
+    pub(super) fn moved_bytes(&self) -> u64 {
+        self.shared.moved_bytes.load(Ordering::Relaxed)
     }
 
     /// Returns whether it is dead.
@@ -350,6 +359,15 @@ impl Shared {
         let mut awaited = self.awaited();
         // Fails when nothing waits for it any more.
         let _ = match report.event {
+            Event::HeapMoved { bytes, errno } => {
+                drop(awaited);
+                self.moved_bytes.store(bytes, Ordering::Relaxed);
+                if errno != 0 {
+                    let error = Errno::from_raw(errno);
+                    tracing::warn!(%error, "a part of the zygote's memory stays where it is; forks take longer");
+                }
+                return Ok(());
+            }
             Event::ForkFailed(errno) => {
                 awaited.forks.remove(&report.worker).map(|sender| sender.send(errno).is_ok())
             }

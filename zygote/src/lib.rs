@@ -14,6 +14,7 @@
 //! | [`messages`] | what supervisor, zygote and worker send each other |
 //! | [`serve`] | the loop |
 //! | [`children`] | the workers that are not reaped yet |
+//! | [`heap`] | the memory that holds Python objects, and why it moves into a file |
 //! | [`lockdown`] | the steps of a lockdown and their order |
 //! | [`numbers`] | numbers from the kernel's headers |
 //! | [`sys`] | system calls, and all `unsafe` code |
@@ -24,6 +25,7 @@
 extern crate std;
 
 pub mod children;
+pub mod heap;
 pub mod lockdown;
 pub mod messages;
 pub mod numbers;

@@ -56,18 +56,26 @@ impl Order {
     }
 }
 
-/// What a zygote reports about a worker.
+/// What a zygote reports about a worker, or about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// The worker.
+    /// The worker; zero if it is about the zygote.
     pub worker: u64,
     /// What happened.
     pub event: Event,
 }
 
-/// What happened to a worker.
+/// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// This many bytes of the memory of the zygote are in a file now. The rest stays where it is, for the reason that is
+    /// this errno. Workers start as well without.
+    HeapMoved {
+        /// What moved.
+        bytes: u64,
+        /// Zero if everything did.
+        errno: i32,
+    },
     /// It could not be forked, for the reason that is this errno.
     ForkFailed(i32),
     /// It was reaped.
@@ -92,6 +100,9 @@ impl Report {
     /// The report as it is sent.
     pub fn encode(self) -> [u8; Report::BYTES] {
         let (kind, exit) = match self.event {
+            Event::HeapMoved { bytes, errno } => {
+                (b'H', Exit { status: errno, peak_bytes: bytes, ..Exit::default() })
+            }
             Event::ForkFailed(errno) => (b'F', Exit { status: errno, ..Exit::default() }),
             Event::Reaped(exit) => (b'R', exit),
         };
@@ -116,6 +127,7 @@ impl Report {
         let exit =
             Exit { status: rest.int()? as i32, cpu_us: rest.long()?, peak_bytes: rest.long()? };
         let event = match kind {
+            b'H' => Event::HeapMoved { bytes: exit.peak_bytes, errno: exit.status },
             b'F' => Event::ForkFailed(exit.status),
             b'R' => Event::Reaped(exit),
             _ => return None,

@@ -27,6 +27,16 @@ pub const AT_FDCWD: usize = -100_isize as usize;
 pub const O_CLOEXEC: usize = 0o2_000_000;
 pub const O_NONBLOCK: usize = 0o4_000;
 pub const F_DUPFD_CLOEXEC: usize = 1030;
+pub const F_ADD_SEALS: usize = 1033;
+/// F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW and F_SEAL_WRITE: nothing can change the file.
+pub const SEALS: usize = 1 | 2 | 4 | 8;
+pub const MFD_CLOEXEC: usize = 1;
+pub const MFD_ALLOW_SEALING: usize = 2;
+pub const PROT_READ: usize = 1;
+pub const PROT_WRITE: usize = 2;
+pub const MAP_PRIVATE: usize = 2;
+pub const MAP_FIXED: usize = 0x10;
+pub const MAP_ANONYMOUS: usize = 0x20;
 pub const MSG_NOSIGNAL: usize = 0x4000;
 pub const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
 pub const MSG_CTRUNC: u32 = 8;
@@ -42,7 +52,11 @@ pub const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 pub mod number {
     pub const READ: usize = 0;
     pub const CLOSE: usize = 3;
+    pub const MMAP: usize = 9;
+    pub const MUNMAP: usize = 11;
+    pub const BRK: usize = 12;
     pub const RT_SIGPROCMASK: usize = 14;
+    pub const PWRITE64: usize = 18;
     pub const GETPID: usize = 39;
     pub const SENDTO: usize = 44;
     pub const RECVMSG: usize = 47;
@@ -64,6 +78,7 @@ pub mod number {
     pub const SIGNALFD4: usize = 289;
     pub const DUP3: usize = 292;
     pub const PRLIMIT64: usize = 302;
+    pub const MEMFD_CREATE: usize = 319;
     pub const CLOSE_RANGE: usize = 436;
     pub const LANDLOCK_RESTRICT_SELF: usize = 446;
 }
@@ -78,6 +93,7 @@ pub mod number {
     pub const OPENAT: usize = 56;
     pub const CLOSE: usize = 57;
     pub const READ: usize = 63;
+    pub const PWRITE64: usize = 68;
     pub const PPOLL: usize = 73;
     pub const SIGNALFD4: usize = 74;
     pub const CAPSET: usize = 91;
@@ -93,8 +109,12 @@ pub mod number {
     pub const GETPPID: usize = 173;
     pub const SENDTO: usize = 206;
     pub const RECVMSG: usize = 212;
+    pub const BRK: usize = 214;
+    pub const MUNMAP: usize = 215;
+    pub const MMAP: usize = 222;
     pub const WAIT4: usize = 260;
     pub const PRLIMIT64: usize = 261;
+    pub const MEMFD_CREATE: usize = 279;
     pub const CLOSE_RANGE: usize = 436;
     pub const LANDLOCK_RESTRICT_SELF: usize = 446;
 }

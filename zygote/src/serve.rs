@@ -227,6 +227,14 @@ fn reap(children: &mut Children) -> Result<(), Errno> {
     result
 }
 
+/// Reports what became of the heap.
+pub(crate) fn report_heap(moved: usize, result: Result<(), Errno>) -> Result<(), Errno> {
+    report(
+        0,
+        Event::HeapMoved { bytes: moved as u64, errno: result.err().map_or(0, |error| error.0) },
+    )
+}
+
 fn report(worker: u64, event: Event) -> Result<(), Errno> {
     sys::send(CONTROL, &Report { worker, event }.encode())
 }

@@ -7,9 +7,10 @@ use core::arch::asm;
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 
+use crate::heap::{ARENA_BYTES, Arenas, ProgramHeader, Region, Regions};
 use crate::messages::{Exit, Instruction, Order, Policy};
 use crate::numbers::*;
-use crate::serve::{End, Fork, Hooks, Memory, serve};
+use crate::serve::{End, Fork, Hooks, Memory, report_heap, serve};
 
 /// The most descriptors that are closed one by one, where close_range(2) does not work.
 const MOST_DESCRIPTORS: usize = 4096;
@@ -27,7 +28,8 @@ pub struct Errno(pub i32);
 /// # Safety
 /// `memory` points to as many bytes as a [`Memory`] has, aligned like one and all zero at first; `policy` to
 /// `policy_bytes` bytes. Nothing else uses either during the call. `fork` is fork(3), `errno` is __errno_location(3), and
-/// the others are all null or the functions of the C API of Python that [`Hooks`] names. No other thread runs.
+/// the three after it are all null or the functions of the C API of Python that [`Hooks`] names. `heap` is null, or
+/// describes the memory of this process. No other thread runs.
 #[cfg_attr(freestanding, unsafe(no_mangle))]
 pub unsafe extern "C" fn mainbox_zygote(
     memory: *mut Memory,
@@ -38,6 +40,7 @@ pub unsafe extern "C" fn mainbox_zygote(
     before: Option<extern "C" fn()>,
     after_in_parent: Option<extern "C" fn()>,
     after_in_child: Option<extern "C" fn()>,
+    heap: *const Heap,
     quiet_ms: c_int,
 ) -> c_int {
     if !memory.is_aligned() {
@@ -54,6 +57,14 @@ pub unsafe extern "C" fn mainbox_zygote(
         _ => None,
     };
     let Some(mut policy) = Policy::decode(policy) else { return -EINVAL.0 };
+    // SAFETY: by the contract of the entry, it is null or describes this process.
+    if let Some(heap) = unsafe { heap.as_ref() } {
+        // SAFETY: by the contract of the entry, no other thread runs.
+        let moved = unsafe { move_heap(heap) };
+        if let Err(Errno(errno)) = moved.and_then(|(bytes, result)| report_heap(bytes, result)) {
+            return -errno;
+        }
+    }
     match serve(memory, &mut policy, Fork { fork, errno, hooks }, quiet_ms) {
         Ok(End::Quiet) => 0,
         Ok(End::Worker { warm_up: false }) => 1,
@@ -71,6 +82,133 @@ pub(crate) fn fork(fork: Fork) -> Result<i32, Errno> {
         -1 => Err(Errno(unsafe { *(fork.errno)() })),
         pid => Ok(pid),
     }
+}
+
+/// Allocates an arena for Python, and notes its address. An allocator of arenas, as for PyObject_SetArenaAllocator.
+///
+/// # Safety
+/// `arenas` points to the table, all zero at first, and nothing else uses that during the call.
+#[cfg_attr(freestanding, unsafe(no_mangle))]
+pub unsafe extern "C" fn mainbox_allocate_arena(arenas: *mut Arenas, bytes: usize) -> *mut c_void {
+    let (access, kind) = (PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+    // Fails where Python reports the lack of memory itself.
+    let Ok(address) = with_numbers(number::MMAP, [0, bytes, access, kind, usize::MAX, 0]) else {
+        return ptr::null_mut();
+    };
+    // SAFETY: the caller promises it.
+    unsafe { (*arenas).add(address, bytes) };
+    address as *mut c_void
+}
+
+/// Frees an arena.
+///
+/// # Safety
+/// As for [`mainbox_allocate_arena`], which has returned `arena` for as many bytes. Nothing uses the arena any more.
+#[cfg_attr(freestanding, unsafe(no_mangle))]
+pub unsafe extern "C" fn mainbox_free_arena(arenas: *mut Arenas, arena: *mut c_void, bytes: usize) {
+    // SAFETY: the caller promises it.
+    unsafe { (*arenas).remove(arena as usize) };
+    // SAFETY: the caller promises that it is an arena without a user. This cannot fail for a whole mapping.
+    let _ = unsafe { call(number::MUNMAP, [arena as usize, bytes, 0, 0, 0, 0]) };
+}
+
+/// The memory that moves: see [`crate::heap`].
+#[repr(C)]
+pub struct Heap {
+    /// dl_iterate_phdr(3) of the C library.
+    dl_iterate_phdr: extern "C" fn(Visit, *mut c_void) -> c_int,
+    /// What [`mainbox_allocate_arena`] notes arenas in.
+    arenas: *mut Arenas,
+    /// What sbrk(2) returned at some time before. What the program had on its heap then stays there.
+    start: usize,
+    /// The size of a page.
+    page_bytes: usize,
+}
+
+/// What dl_iterate_phdr(3) calls for each object.
+type Visit = extern "C" fn(*const Object, usize, *mut c_void) -> c_int;
+
+/// A program or a library: the beginning of struct dl_phdr_info of link.h.
+#[repr(C)]
+pub struct Object {
+    address: usize,
+    name: *const u8,
+    headers: *const ProgramHeader,
+    number: u16,
+}
+
+/// Adds the variables of an object to [`Regions`].
+extern "C" fn add_variables(object: *const Object, _: usize, regions: *mut c_void) -> c_int {
+    // SAFETY: dl_iterate_phdr(3) calls this with a description of an object that is loaded, and with the pointer that
+    // `move_heap` passes on, which is to `Regions` that nothing else uses meanwhile.
+    let (object, regions) = unsafe { (&*object, &mut *regions.cast::<Regions>()) };
+    // SAFETY: the headers are a part of the object.
+    let headers = unsafe { core::slice::from_raw_parts(object.headers, object.number.into()) };
+    regions.add_variables(object.address, headers);
+    0
+}
+
+/// Moves memory into a sealed file that is mapped in its place. Returns the number of bytes. If a region cannot be moved,
+/// it and those that follow stay where they are.
+///
+/// # Errors
+/// When there can be no file that is sealed.
+///
+/// # Safety
+/// `heap` describes this process. No other thread runs.
+unsafe fn move_heap(heap: &Heap) -> Result<(usize, Result<(), Errno>), Errno> {
+    // SAFETY: the caller promises it.
+    let arenas = unsafe { &mut *heap.arenas };
+    arenas.close();
+    let mut regions = Regions::new(heap.page_bytes);
+    regions.add_heap(heap.start, with_numbers(number::BRK, [0])?);
+    core::iter::successors(arenas.next_above(0), |last| arenas.next_above(*last))
+        .for_each(|arena| regions.add(arena, arena + ARENA_BYTES, true));
+    (heap.dl_iterate_phdr)(add_variables, (&raw mut regions).cast());
+    let name = c"mainbox-heap".as_ptr() as usize;
+    let flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+    // SAFETY: the name ends with a NUL and is static.
+    let file = unsafe { call(number::MEMFD_CREATE, [name, flags, 0, 0, 0, 0]) }?;
+    let mut moved = 0;
+    let result = regions.iter().try_for_each(|region| {
+        // In pieces, so that little memory is in use twice.
+        (0..region.bytes).step_by(PIECE_BYTES).try_for_each(|at| {
+            let bytes = PIECE_BYTES.min(region.bytes - at);
+            let piece = Region { start: region.start + at, bytes, ..region };
+            // SAFETY: it is a part of the heap, of an arena or of the variables of a library, which are private memory.
+            unsafe { move_piece(file, moved, piece) }?;
+            moved += bytes;
+            Ok(())
+        })
+    });
+    let sealed = with_numbers(number::FCNTL, [file, F_ADD_SEALS, SEALS]);
+    close(file as i32);
+    sealed.map(|_| (moved, result))
+}
+
+/// How much is copied at once, bytes.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Appends memory to a file that has `offset` bytes, and maps it in its place.
+///
+/// # Safety
+/// The piece is private memory of this process, no part of the stack, and no other thread runs.
+unsafe fn move_piece(file: usize, offset: usize, piece: Region) -> Result<(), Errno> {
+    let Region { start, bytes, is_writable } = piece;
+    let mut written = 0;
+    while written < bytes {
+        let rest = [file, start + written, bytes - written, offset + written, 0, 0];
+        // SAFETY: the call reads that many bytes, which exist by promise of the caller.
+        match unsafe { call(number::PWRITE64, rest) } {
+            Ok(0) => return Err(EINVAL),
+            Ok(more) => written += more,
+            Err(error) => return Err(error),
+        }
+    }
+    let access = if is_writable { PROT_READ | PROT_WRITE } else { PROT_READ };
+    let rest = [start, bytes, access, MAP_PRIVATE | MAP_FIXED, file, offset];
+    // SAFETY: the memory has the same content afterwards, since nothing has written to it since the copy.
+    unsafe { call(number::MMAP, rest) }.map(drop)
 }
 
 /// Makes a system call.

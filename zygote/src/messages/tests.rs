@@ -60,7 +60,8 @@ proptest! {
         worker in any::<u64>(), status in any::<i32>(), cpu_us in any::<u64>(), peak_bytes in any::<u64>(),
     ) {
         let exit = Exit { status, cpu_us, peak_bytes };
-        for event in [Event::Reaped(exit), Event::ForkFailed(status)] {
+        let moved = Event::HeapMoved { bytes: peak_bytes, errno: status };
+        for event in [Event::Reaped(exit), Event::ForkFailed(status), moved] {
             let report = Report { worker, event };
             prop_assert_eq!(Report::decode(&report.encode()), Some(report));
         }

@@ -1,3 +1,4 @@
+use std::boxed::Box;
 use std::vec::Vec;
 
 use super::*;
@@ -7,6 +8,11 @@ fn the_numbers_are_those_of_the_kernel() {
     let ours = [
         (number::READ, libc::SYS_read),
         (number::CLOSE, libc::SYS_close),
+        (number::MMAP, libc::SYS_mmap),
+        (number::MUNMAP, libc::SYS_munmap),
+        (number::BRK, libc::SYS_brk),
+        (number::PWRITE64, libc::SYS_pwrite64),
+        (number::MEMFD_CREATE, libc::SYS_memfd_create),
         (number::RT_SIGPROCMASK, libc::SYS_rt_sigprocmask),
         (number::GETPID, libc::SYS_getpid),
         (number::SENDTO, libc::SYS_sendto),
@@ -46,4 +52,43 @@ fn the_structures_have_the_sizes_of_the_kernel() {
     assert_eq!(CONTROL_HEADER_BYTES, size_of::<libc::cmsghdr>());
     assert_eq!(18 * size_of::<u64>(), size_of::<libc::rusage>());
     assert_eq!(128, size_of::<libc::signalfd_siginfo>());
+}
+
+#[test]
+fn moved_memory_keeps_its_content_and_nothing_changes_the_file() {
+    use crate::heap::Arenas;
+    const MADV_REMOVE: usize = 9;
+    const EACCES: Errno = Errno(13);
+    // SAFETY: all zero is the empty table.
+    let mut arenas = Box::new(unsafe { core::mem::zeroed::<Arenas>() });
+    // SAFETY: nothing else uses the table.
+    let arena = unsafe { mainbox_allocate_arena(&raw mut *arenas, ARENA_BYTES) } as usize;
+    assert_eq!(arenas.next_above(0), Some(arena));
+    // SAFETY: these are the bytes of the arena, and nothing else uses them.
+    let bytes = || unsafe { core::slice::from_raw_parts_mut(arena as *mut u8, ARENA_BYTES) };
+    bytes().fill(7);
+    // SAFETY: the name ends with a NUL.
+    let file = unsafe {
+        let name = c"test".as_ptr() as usize;
+        call(number::MEMFD_CREATE, [name, MFD_CLOEXEC | MFD_ALLOW_SEALING, 0, 0, 0, 0]).unwrap()
+    };
+    let piece = Region { start: arena, bytes: ARENA_BYTES, is_writable: true };
+    // SAFETY: the piece is the arena, which only this test uses.
+    unsafe { move_piece(file, 0, piece) }.unwrap();
+    with_numbers(number::FCNTL, [file, F_ADD_SEALS, SEALS]).unwrap();
+    assert!(bytes().iter().all(|byte| *byte == 7));
+
+    bytes().fill(8);
+    // SAFETY: the kernel refuses it, so the memory stays.
+    let removed = unsafe { call(libc::SYS_madvise as usize, [arena, 4096, MADV_REMOVE, 0, 0, 0]) };
+    assert_eq!(removed, Err(EACCES));
+    let mut first = [0];
+    let read = [file, first.as_mut_ptr() as usize, 1, 0, 0, 0];
+    // SAFETY: the call writes one byte to `first`.
+    assert_eq!(unsafe { call(libc::SYS_pread64 as usize, read) }, Ok(1));
+    assert_eq!(first, [7]);
+    close(file as i32);
+    // SAFETY: nothing uses the arena any more.
+    unsafe { mainbox_free_arena(&raw mut *arenas, arena as *mut c_void, ARENA_BYTES) };
+    assert_eq!(arenas.next_above(0), None);
 }
