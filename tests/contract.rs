@@ -581,6 +581,57 @@ fn stdout_contains_everything_printed_once_and_in_order() {
 }
 
 #[test]
+fn what_was_printed_is_there_however_a_script_ends() {
+    for (end, kind) in [
+        ("ctypes.string_at(0)", "crashed"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "memory_limit"),
+        ("os._exit(3)", "exit"),
+        ("1 / 0", "exception"),
+        ("os.close(3)", "crashed"),
+        ("time.sleep(60)", "timeout"),
+    ] {
+        let script = format!(
+            "import ctypes, os, signal, sys, time\n\
+             def main():\n    print('one')\n    os.write(1, b'two\\n')\n    print('three', end='')\n    {end}"
+        );
+        let body = json!({"script": script, "limits": {"timeout_seconds": 1}});
+        let answer = server().execute(&body).json();
+        assert_eq!(
+            (&answer["kind"], &answer["stdout"]),
+            (&json!(kind), &json!("one\ntwo\nthree")),
+            "{end}"
+        );
+    }
+}
+
+#[test]
+fn a_long_output_is_whole_and_in_order_whatever_writes_it() {
+    let script = indoc! {r#"
+        import os, sys, threading
+        def main():
+            for number in range(30000):
+                print(number)
+                if number % 1000 == 0:
+                    os.write(1, b"raw\n")
+            thread = threading.Thread(target=print, args=("x" * 100_000,))
+            thread.start()
+            thread.join()
+            print("end", flush=True)
+    "#};
+    let answer = server().run(script).json();
+    let lines = |number| {
+        if number % 1000 == 0 { format!("{number}\nraw\n") } else { format!("{number}\n") }
+    };
+    let expected: String =
+        (0..30000).map(lines).chain(["x".repeat(100_000), "\nend\n".into()]).collect();
+    assert!(
+        answer["stdout"] == expected.as_str(),
+        "{} bytes",
+        answer["stdout"].as_str().unwrap().len()
+    );
+}
+
+#[test]
 fn threads_are_waited_for_and_their_output_is_returned() {
     let joined = indoc! {r#"
         import threading

@@ -194,6 +194,26 @@ fn the_debug_log_shows_what_a_worker_wrote_to_stderr_before_it_was_ready() {
 }
 
 #[test]
+fn a_zygote_moves_its_memory_once_and_its_spares_are_replaced() {
+    let server = Server::start(&[("MAINBOX_LOG", "debug")]);
+    let message = "the zygote has moved its memory";
+    // The bare zygote, and the one that has imported pandas.
+    server.log_line(message, 2);
+    let moved = server.log();
+    let bytes = moved.lines().filter(|line| line.contains(message)).map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["severity"], "DEBUG");
+        line["bytes"].as_u64().unwrap()
+    });
+    let bytes: Vec<_> = bytes.collect();
+    assert!(bytes.iter().all(|bytes| *bytes > 1 << 20), "{bytes:?}");
+    assert!(bytes.iter().any(|bytes| *bytes > 30 << 20), "{bytes:?}");
+    let script = "import pandas as pd, statistics\ndef main(): return int(pd.Series([1, 2]).sum())";
+    assert_eq!(server.run(script).json()["result"], 3);
+    assert!(!server.log().contains("WARN"), "{}", server.log());
+}
+
+#[test]
 fn the_log_level_of_a_command_can_be_changed() {
     // A script without a preloaded import can end before the preload does.
     let path = script("level", "import json\ndef main(): return 1");

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import mmap
 import os
 from typing import Any
 
@@ -38,9 +39,11 @@ class Native:
             ctypes.c_void_p,
             ctypes.c_void_p,
             ctypes.c_size_t,
-            *[ctypes.c_void_p] * 6,
+            *[ctypes.c_void_p] * 7,
             ctypes.c_int,
         )(start + parts["entry"])
+        # Private to this process. In a worker, memory that it shares with the supervisor is mapped in its place.
+        self.output = mmap.mmap(-1, parts["output_bytes"], flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.arenas = note_arenas(start + parts["allocate_arena"], start + parts["free_arena"], parts["arenas_bytes"])
         visit = ctypes.cast(libc.dl_iterate_phdr, ctypes.c_void_p)
         self.heap = Heap(visit, ctypes.addressof(self.arenas), libc.sbrk(0), os.sysconf("SC_PAGE_SIZE"))
@@ -55,8 +58,9 @@ class Native:
         """
         names = ("PyOS_BeforeFork", "PyOS_AfterFork_Parent", "PyOS_AfterFork_Child")
         around = [ctypes.cast(ctypes.pythonapi[name], ctypes.c_void_p) if through_python else None for name in names]
+        output = ctypes.byref(ctypes.c_char.from_buffer(self.output))
         heap = ctypes.byref(self.heap) if moves_heap else None
-        end = self.code(self.memory, self.policy, len(self.policy), *self.functions, *around, heap, quiet_ms)
+        end = self.code(self.memory, self.policy, len(self.policy), *self.functions, *around, output, heap, quiet_ms)
         if end < 0:
             raise OSError(-end, os.strerror(-end))
         return end

@@ -14,10 +14,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .failure import type_and_message
+from .printing import Stdout
 from .warmup import LIBRARIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from mmap import mmap
 
 # So that 64 threads fit into the default memory limit, which counts the whole stack of each.
 THREAD_STACK_BYTES = 1 << 20
@@ -41,16 +43,18 @@ AT_THE_END = (624).to_bytes(4, sys.byteorder)
 class ProcessState:
     """Made in the zygote, taken over by each of its workers."""
 
-    def __init__(self, scratch: str, after_fork: list[Callable[[], object]]) -> None:
+    def __init__(self, scratch: str, after_fork: list[Callable[[], object]], output: mmap) -> None:
         """Changes the zygote, which no longer needs its own state.
 
         `scratch` is where the directories of workers probably are. `after_fork` are functions that modules want to be called
-        in a worker.
+        in a worker. `output` is the memory for what is printed.
         """
         self.scratch = scratch
         self.after_fork = after_fork
         self.find_generators()
-        sys.stdin, sys.stdout, sys.stderr = streams = make_streams()
+        self.stdout, streams = make_streams(output)
+        self.stdout.order_writers()
+        sys.stdin, sys.stdout, sys.stderr = streams
         sys.__stdin__, sys.__stdout__, sys.__stderr__ = streams
         os.environ.clear()
         os.environ.update(ENVIRONMENT)
@@ -90,8 +94,8 @@ class ProcessState:
         gc.enable()
 
 
-def make_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper, io.TextIOWrapper]:
-    """Makes the standard streams of workers.
+def make_streams(output: mmap) -> tuple[Stdout, tuple[io.TextIOWrapper, io.TextIOWrapper, io.TextIOWrapper]]:
+    """Makes the standard streams of workers, and what is below the second one.
 
     Streams keep what they find out about their descriptors, so for a moment these are what they will be in a worker:
     /dev/null and pipes.
@@ -103,7 +107,8 @@ def make_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper, io.TextIOWrapper
         for descriptor, source in enumerate((null, writer, writer)):
             os.dup2(source, descriptor)
         stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
-        return stdin, unbuffered(1, "surrogateescape"), unbuffered(2, "backslashreplace")
+        stdout, stderr = Stdout(output), io.FileIO(2, "w", closefd=False)
+        return stdout, (stdin, unbuffered(stdout, "surrogateescape"), unbuffered(stderr, "backslashreplace"))
     finally:
         for descriptor, source in enumerate(kept):
             os.dup2(source, descriptor)
@@ -111,9 +116,8 @@ def make_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper, io.TextIOWrapper
             os.close(descriptor)
 
 
-def unbuffered(descriptor: int, errors: str) -> io.TextIOWrapper:
-    """Returns a text stream that writes at once, so that printed text is not lost if the process dies."""
-    raw = io.FileIO(descriptor, "w", closefd=False)
+def unbuffered(raw: io.FileIO, errors: str) -> io.TextIOWrapper:
+    """Returns a text stream that keeps nothing itself, so that printed text is not lost if the process dies."""
     return io.TextIOWrapper(raw, encoding="utf-8", errors=errors, newline="\n", write_through=True)
 
 

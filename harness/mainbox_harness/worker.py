@@ -20,6 +20,7 @@ from .warmup import warm_up
 if TYPE_CHECKING:
     from .late_limits import LateLimits
     from .outputs import WorkDir
+    from .printing import Stdout
     from .process_state import ProcessState
 
 # The channel to the supervisor.
@@ -76,14 +77,16 @@ def live(scratch: str, warm: bool, inherited: Inherited) -> NoReturn:
         finally:
             os._exit(1)
     try:
-        serve(channel, usual, work_dir, late_limits)
+        serve(channel, state.stdout, usual, work_dir, late_limits)
     except ChannelClosed:
         os._exit(0)
     finally:
         os._exit(1)
 
 
-def serve(channel: Channel, usual: UsualOptions, work_dir: WorkDir, late_limits: LateLimits | None) -> NoReturn:
+def serve(
+    channel: Channel, stdout: Stdout, usual: UsualOptions, work_dir: WorkDir, late_limits: LateLimits | None
+) -> NoReturn:
     """Receives the request, answers it, and waits to be killed."""
     source, arguments, files = "", [], []
     while True:
@@ -101,7 +104,11 @@ def serve(channel: Channel, usual: UsualOptions, work_dir: WorkDir, late_limits:
             break
     try:
         options = usual.options if payload == usual.text else json.loads(payload)
-        for frame in answer(Request(source, arguments, files), options, work_dir, late_limits):
+        if options["live"]:
+            stdout.keep_nothing()
+        frames = answer(Request(source, arguments, files), options, work_dir, late_limits)
+        stdout.finish()
+        for frame in frames:
             channel.send(*frame)
     except BaseException:
         # The script may have broken anything. Without its channel the worker counts as crashed; an exit would look

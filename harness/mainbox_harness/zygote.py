@@ -102,7 +102,8 @@ class Zygote:
         send(CONTROL, {"report": "ready"} | ready)
         # Only Python can do what modules want done around a fork, and forget the threads that are not in the child.
         through_python = receive_byte() != FORK_ALONE or bool(hooks.around)
-        state = ProcessState(self.lockdown["scratch"], [] if through_python else hooks.in_child)
+        after_fork = [] if through_python else hooks.in_child
+        state = ProcessState(self.lockdown["scratch"], after_fork, self.native.output)
         gc.freeze()
         self.serve(through_python, worker.Inherited(state, usual, self.lockdown["home"] is not None, self.late_limits))
 

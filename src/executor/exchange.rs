@@ -115,6 +115,7 @@ pub(super) fn run_options(job: &Job, config: &Config) -> String {
             max_parts: MAX_NAME_PARTS,
         },
         lower: &rlimits::differences(config, job.timeout, job.memory_bytes),
+        live: job.live.is_some(),
     };
     serde_json::to_string(&options).expect("BUG: the run options are plain data")
 }

@@ -35,6 +35,7 @@ pub const MODULES: &[(&str, &str)] = &[
     module!("pandas_hints"),
     module!("patterns"),
     module!("pictures"),
+    module!("printing"),
     module!("process_state"),
     module!("script"),
     module!("substitutes"),

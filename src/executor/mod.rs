@@ -14,6 +14,7 @@ pub mod harness;
 mod health;
 mod import_scan;
 mod job;
+mod kept_output;
 pub mod live_output;
 pub mod outcome;
 pub mod output_capture;

@@ -51,12 +51,13 @@ impl OutputCapture {
         std::future::pending().await
     }
 
-    /// Takes what is in the pipe. The number of reads is bounded, since a script may still be writing.
-    pub fn finish(mut self) -> Captured {
+    /// Takes what is in the pipe, and then `rest`. The number of reads is bounded, since a script may still be writing.
+    pub fn finish(mut self, rest: &[u8]) -> Captured {
         let mut reads = self.limit / READ_BYTES + 2;
         while reads > 0 && !self.closed && self.read_once() {
             reads -= 1;
         }
+        self.take(rest);
         self.captured
     }
 
@@ -69,13 +70,7 @@ impl OutputCapture {
                 false
             }
             Ok(length) => {
-                let room = self.limit - self.captured.bytes.len();
-                let kept = &chunk[..length.min(room)];
-                self.captured.bytes.extend_from_slice(kept);
-                if let (Some((live, stream)), false) = (&self.live, kept.is_empty()) {
-                    live.push(*stream, kept);
-                }
-                self.captured.truncated |= length > room;
+                self.take(&chunk[..length]);
                 true
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
@@ -84,6 +79,16 @@ impl OutputCapture {
                 false
             }
         }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        let room = self.limit - self.captured.bytes.len();
+        let kept = &bytes[..bytes.len().min(room)];
+        self.captured.bytes.extend_from_slice(kept);
+        if let (Some((live, stream)), false) = (&self.live, kept.is_empty()) {
+            live.push(*stream, kept);
+        }
+        self.captured.truncated |= bytes.len() > room;
     }
 }
 
@@ -111,7 +116,7 @@ mod tests {
         script.write_all(b"defg").unwrap();
         capture.pump().await;
         script.write_all(b"h").unwrap();
-        let captured = capture.finish();
+        let captured = capture.finish(b"i");
         assert_eq!((captured.bytes.as_slice(), captured.truncated), (&b"abcde"[..], true));
         assert_eq!(
             (live.unread_bytes(), live.take(Stream::Stderr, 9, true)),
@@ -125,7 +130,7 @@ mod tests {
         drop(script);
         let waits = tokio::time::timeout(std::time::Duration::from_millis(10), capture.pump());
         assert!(waits.await.is_err());
-        let captured = capture.finish();
-        assert_eq!((captured.bytes.as_slice(), captured.truncated), (&b""[..], false));
+        let captured = capture.finish(b"rest");
+        assert_eq!((captured.bytes.as_slice(), captured.truncated), (&b"rest"[..], false));
     }
 }

@@ -300,6 +300,20 @@ impl Pool {
         }
     }
 
+    /// Replaces every spare that exists now, one after the other, by a worker that is forked now.
+    async fn replace_spares(self: &Arc<Self>, current: Current) {
+        let first = self.next_worker.load(Ordering::Relaxed);
+        let is_old = |spare: &Worker| spare.number() < first;
+        while self.spares().iter().any(is_old) && !self.retired.load(Ordering::Acquire) {
+            self.starting.fetch_add(1, Ordering::Relaxed);
+            Arc::clone(self).start_spare(current.clone(), false).await;
+            let mut spares = self.spares();
+            if let Some(index) = spares.iter().position(is_old) {
+                spares.remove(index);
+            }
+        }
+    }
+
     async fn start_spare(self: Arc<Self>, current: Current, has_waiters: bool) {
         if !has_waiters {
             tokio::time::sleep(RESPONSE_FIRST).await;

@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::Path;
 
 use mainbox_zygote::heap::Arenas;
-use mainbox_zygote::messages::Start;
+use mainbox_zygote::messages::{OUTPUT_BYTES, Start};
 use mainbox_zygote::serve::Memory;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,8 @@ pub struct Native {
     free_arena: usize,
     /// How much memory the loop and the table of arenas need.
     memory_bytes: usize,
+    /// How much memory for the output of a worker there is.
+    output_bytes: usize,
     arenas_bytes: usize,
     /// The number of memfd_create(2), which some builds of Python do not have as a function.
     memfd_create: i64,
@@ -71,6 +73,7 @@ impl Native {
             allocate_arena: offset(env!("OFFSET_OF_mainbox_allocate_arena")),
             free_arena: offset(env!("OFFSET_OF_mainbox_free_arena")),
             memory_bytes: size_of::<Memory>(),
+            output_bytes: OUTPUT_BYTES,
             arenas_bytes: size_of::<Arenas>(),
             memfd_create: libc::SYS_memfd_create,
             policy: hexadecimal(&policy),
@@ -141,6 +144,8 @@ pub struct RunOptions<'a> {
     pub outputs: OutputLimits,
     /// By how much to lower resource limits before the script runs.
     pub lower: &'a [Limit],
+    /// Whether someone follows what the script prints while it runs.
+    pub live: bool,
 }
 
 /// Limits on the files that come back.

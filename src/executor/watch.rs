@@ -162,7 +162,6 @@ mod tests {
             mapped_bytes: 160 << 20,
             resident_bytes: 56 << 20,
             peak_bytes: 56 << 20,
-            shared_bytes: Some(0),
             anonymous_bytes: Some(44 << 20),
             private_bytes: Some(80 << 20),
             threads: Some(1),

@@ -18,6 +18,7 @@ pub(super) use self::process::Process;
 use self::process::{REAP_TIMEOUT, give_back};
 use super::exchange::{ExchangeEnd, exchange};
 use super::job::Job;
+use super::kept_output::KeptOutput;
 use super::live_output::Stream;
 use super::outcome::{self, Execution};
 use super::output_capture::OutputCapture;
@@ -45,6 +46,7 @@ pub(super) struct Worker {
     channel: UnixStream,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
+    kept: KeptOutput,
     /// Its memory before the request. Peak memory is reported on top of it.
     memory: Option<Memory>,
 }
@@ -88,7 +90,9 @@ impl Worker {
             worker_start::channel(&start).map_err(StartError::Descriptors)?;
         let (stdout, their_stdout) = pipe().map_err(StartError::Descriptors)?;
         let (stderr, their_stderr) = pipe().map_err(StartError::Descriptors)?;
-        let mut descriptors = vec![their_channel, their_stdout, their_stderr];
+        let kept = KeptOutput::new().map_err(StartError::Descriptors)?;
+        let their_kept = kept.share().map_err(StartError::Descriptors)?;
+        let mut descriptors = vec![their_channel, their_stdout, their_stderr, their_kept];
         descriptors.extend(jail.ruleset.take());
         let fork = zygote.fork(worker, descriptors);
         // Completes only with a failure: the sender is dropped when the zygote dies, which is noticed by its state.
@@ -126,7 +130,12 @@ impl Worker {
         zygote.forked(worker);
         process.handle = Some(ProcessHandle::of(pid));
         let memory = procfs::memory(pid);
-        Ok(Worker { process, channel, stdout, stderr, memory })
+        Ok(Worker { process, channel, stdout, stderr, kept, memory })
+    }
+
+    /// Its number. Later workers have higher ones.
+    pub(super) fn number(&self) -> u64 {
+        self.process.worker
     }
 
     /// Returns whether the worker can still be given a request: it lives, and nothing has removed its scratch directory.
@@ -219,6 +228,7 @@ impl Worker {
         };
         let run = started.elapsed();
         let cost = self.process.cost();
+        let has_answered = matches!(end, ExchangeEnd::Answered(_));
         let (outcome, exit) = match end {
             ExchangeEnd::Answered(outcome) => (outcome, None),
             ExchangeEnd::Timeout if deadline < own_end => {
@@ -234,27 +244,27 @@ impl Worker {
             // On the last try, the request itself may be what ended the worker.
             ExchangeEnd::NotStarted | ExchangeEnd::Closed => self.process.explain_end(job).await,
         };
+        // A worker that answers has written all that it kept. Any other is killed first, so that it does not write now.
+        let kept = if has_answered {
+            Vec::new()
+        } else {
+            self.process.kill();
+            self.kept.rest()
+        };
         let cpu = exit
             .map(|exit| Duration::from_micros(exit.cpu_us))
             .or(cost.cpu)
             .map_or(Duration::ZERO, |cpu| cpu.saturating_sub(cpu_before.unwrap_or_default()));
-        let before = self.memory.map_or(0, |memory| memory.resident_bytes);
-        let peak_memory = match (exit, cost.memory.zip(self.memory)) {
-            // The kernel does not tell what a dead process shared. It may have read some of the memory of its zygote.
-            (Some(exit), _) => exit.peak_bytes.saturating_sub(before),
-            (None, Some((after, before))) => {
-                after.growth(before, self.process.zygote.moved_bytes())
-            }
-            (None, None) => 0,
-        };
+        // This includes what the script has read of the memory of the zygote, which the kernel does not tell apart.
+        let peak = exit.map(|exit| exit.peak_bytes).or(cost.peak_bytes).unwrap_or(0);
         let execution = Execution {
             outcome,
-            stdout: stdout.finish(),
-            stderr: stderr.finish(),
+            stdout: stdout.finish(&kept),
+            stderr: stderr.finish(&[]),
             queue,
             run,
             cpu,
-            peak_memory,
+            peak_memory: peak.saturating_sub(self.memory.map_or(0, |memory| memory.resident_bytes)),
         };
         Some((execution, self.process))
     }

@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mainbox_zygote::messages::{Event, Exit, FORK_ALONE, FORK_THROUGH_PYTHON, Order, Report};
@@ -55,7 +54,7 @@ pub(super) struct Zygote {
 struct Shared {
     awaited: Mutex<Awaited>,
     state: watch::Sender<ZygoteState>,
-    moved_bytes: AtomicU64,
+    has_moved: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -123,7 +122,7 @@ impl Zygote {
         let shared = Arc::new(Shared {
             awaited: Mutex::default(),
             state: watch::Sender::new(ZygoteState::Starting(None)),
-            moved_bytes: AtomicU64::default(),
+            has_moved: watch::Sender::new(false),
         });
         let (outbox, orders) = mpsc::unbounded_channel();
         spawn_essential(send_orders(Arc::clone(&control), orders, Arc::clone(&process)));
@@ -141,9 +140,10 @@ impl Zygote {
         self.shared.state.subscribe()
     }
 
-    /// How much of its memory is in a file that it shares with its workers, bytes.
-    pub(super) fn moved_bytes(&self) -> u64 {
-        self.shared.moved_bytes.load(Ordering::Relaxed)
+    /// Waits until it has moved its memory, which it may never do.
+    pub(super) async fn has_moved(&self) {
+        // Fails only if the sender is dropped, and the zygote owns it.
+        let _ = self.shared.has_moved.subscribe().wait_for(|has_moved| *has_moved).await;
     }
 
     /// Returns whether it is dead.
@@ -361,11 +361,12 @@ impl Shared {
         let _ = match report.event {
             Event::HeapMoved { bytes, errno } => {
                 drop(awaited);
-                self.moved_bytes.store(bytes, Ordering::Relaxed);
+                tracing::debug!(bytes, "the zygote has moved its memory");
                 if errno != 0 {
                     let error = Errno::from_raw(errno);
-                    tracing::warn!(%error, "a part of the zygote's memory stays where it is; forks take longer");
+                    tracing::warn!(%error, "the zygote could not move all of its memory; forks take longer");
                 }
+                self.has_moved.send_replace(true);
                 return Ok(());
             }
             Event::ForkFailed(errno) => {

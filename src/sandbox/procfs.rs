@@ -30,25 +30,12 @@ pub struct Memory {
     pub resident_bytes: u64,
     /// The largest resident set so far. gVisor does not report it; there it is the resident set.
     pub peak_bytes: u64,
-    /// The part of the resident set that is a file in memory. gVisor does not report it.
-    pub shared_bytes: Option<u64>,
     /// The part of the resident set that is no other file. gVisor does not report it.
     pub anonymous_bytes: Option<u64>,
     /// What is mapped for writing by this process alone, touched or not. gVisor does not report it.
     pub private_bytes: Option<u64>,
     /// The number of threads, if the kernel reports it.
     pub threads: Option<u64>,
-}
-
-impl Memory {
-    /// How much the largest resident set so far has grown since `before`, without what the process has in common with its
-    /// zygote, which keeps `moved_bytes` in a file. Reading a page of that file adds it to the resident set.
-    pub fn growth(&self, before: Memory, moved_bytes: u64) -> u64 {
-        let own = |resident: u64, memory: &Memory| {
-            resident.saturating_sub(memory.shared_bytes.unwrap_or(0).min(moved_bytes))
-        };
-        own(self.peak_bytes, self).saturating_sub(own(before.resident_bytes, &before))
-    }
 }
 
 /// The memory of `process`; `None` if it is gone. If its main thread has ended, the kernel reports the memory with the
@@ -70,7 +57,6 @@ fn memory_in(status: &Status) -> Option<Memory> {
         mapped_bytes: bytes("VmSize:")?,
         resident_bytes,
         peak_bytes: bytes("VmHWM:").unwrap_or(resident_bytes),
-        shared_bytes: bytes("RssShmem:"),
         anonymous_bytes: bytes("RssAnon:")
             .zip(bytes("RssShmem:"))
             .map(|(own, shared)| own + shared),
@@ -256,25 +242,6 @@ mod tests {
         assert_eq!(ids_of(993, list), [7, 9]);
         assert!(ids_of(1, list).is_empty());
         assert!(ids_of(993, "").is_empty());
-    }
-
-    #[test]
-    fn what_a_process_reads_of_its_zygote_is_no_growth() {
-        let before = Memory {
-            mapped_bytes: 160 << 20,
-            resident_bytes: 30 << 20,
-            peak_bytes: 30 << 20,
-            shared_bytes: Some(10 << 20),
-            anonymous_bytes: None,
-            private_bytes: None,
-            threads: None,
-        };
-        let after = Memory { peak_bytes: 75 << 20, shared_bytes: Some(25 << 20), ..before };
-        assert_eq!(after.growth(before, 60 << 20), 30 << 20);
-        // Only 12 MB of what it shares are the zygote's; the rest is a file of its own.
-        assert_eq!(after.growth(before, 12 << 20), 43 << 20);
-        assert_eq!(after.growth(before, 0), 45 << 20);
-        assert_eq!(before.growth(after, 0), 0);
     }
 
     #[test]

@@ -2,14 +2,16 @@
 //!
 //! A fork copies the page tables of anonymous memory, and of every mapping that a process has ever written to. For a private
 //! mapping of a file that the process has not written to since, there is nothing to copy, and the first write of a worker
-//! to a page is cheaper too: together, a sixth of the CPU time of a request with pandas. So, once its imports are done, the
-//! zygote writes its memory to a file in memory, seals the file, and maps it in place. From then on it runs the loop only,
-//! which writes to few pages.
+//! to a page is cheaper too: together, a tenth of the CPU time of a request with pandas. So, once its imports are done, the
+//! zygote writes its memory to files in memory, seals the files, and maps them in place. From then on it runs the loop
+//! only, which writes to few pages.
 //!
-//! Three kinds of memory move: what malloc(3) has from brk(2), the arenas of Python, for which this crate is the
-//! [allocator](https://docs.python.org/3/c-api/memory.html#customize-pymalloc-arena-allocator), and the variables of the
-//! program and its libraries. Other memory stays: an allocator may grow it with mremap(2) or clear it with
-//! MADV_DONTNEED, and neither has the same effect on a mapped file.
+//! Three kinds of memory move: what malloc(3) has from brk(2) since the harness started; the arenas that Python has made
+//! since then, for which this crate is the
+//! [allocator](https://docs.python.org/3/c-api/memory.html#customize-pymalloc-arena-allocator); and the variables of the
+//! program and its libraries. They keep the protection that they have when they are made, so a library that changes the
+//! protection of a part of its own variables or of the heap cannot be preloaded. Other memory stays: an allocator may grow
+//! it with mremap(2) or clear it with MADV_DONTNEED, and neither has the same effect on a mapped file.
 
 /// The size of the arenas that are known, bytes: those of Python 3.10 and newer on computers with 64 bits.
 pub const ARENA_BYTES: usize = 1 << 20;
@@ -62,8 +64,12 @@ impl Arenas {
     }
 }
 
-/// The most regions that move. Those of Python and pandas are 300.
+/// The most regions that move. Those of Python and pandas are 350.
 const MOST_REGIONS: usize = 2048;
+/// The largest region, bytes. Larger memory is several regions.
+const MOST_REGION_BYTES: usize = 1 << 20;
+/// How much is in one file, bytes. Until a file is mapped, its memory is in use twice.
+const FILE_BYTES: usize = 32 << 20;
 /// The largest variables of a library that move, bytes. Larger ones are mostly tables that are still zero, and would need
 /// memory then.
 const MOST_VARIABLE_BYTES: usize = 4 << 20;
@@ -85,6 +91,7 @@ pub struct Regions {
     number: usize,
     places: [Region; MOST_REGIONS],
     page_bytes: usize,
+    stays: usize,
 }
 
 /// A program header of an ELF file with 64 bits: `Elf64_Phdr` of elf.h.
@@ -119,24 +126,32 @@ pub const PF_X: u32 = 1;
 pub const PF_W: u32 = 2;
 
 impl Regions {
-    /// No region. `page_bytes` is the size of a page.
-    pub fn new(page_bytes: usize) -> Regions {
+    /// No region. `page_bytes` is the size of a page, and `stays` is an address in the library whose variables stay.
+    pub fn new(page_bytes: usize, stays: usize) -> Regions {
         let none = Region { start: 0, bytes: 0, is_writable: false };
-        Regions { number: 0, places: [none; MOST_REGIONS], page_bytes }
+        Regions { number: 0, places: [none; MOST_REGIONS], page_bytes, stays }
     }
 
-    /// Every region.
-    pub fn iter(&self) -> impl Iterator<Item = Region> {
-        self.places.iter().take(self.number).copied()
+    /// The regions that go into one file, if as many as `before` are already in others. None if there are no more.
+    pub fn for_one_file(&self, before: usize) -> &[Region] {
+        let all = self.places.get(before..self.number).unwrap_or_default();
+        let mut bytes = 0;
+        let fits = all.iter().take_while(|region| {
+            bytes += region.bytes;
+            bytes <= FILE_BYTES
+        });
+        all.get(..fits.count()).unwrap_or_default()
     }
 
-    /// Adds the whole pages between two addresses, if there are any and there is a place for them.
+    /// Adds the memory between two addresses, as far as there are places for it.
     pub fn add(&mut self, start: usize, end: usize, is_writable: bool) {
-        let bytes = end.saturating_sub(start);
-        let place = self.places.get_mut(self.number).filter(|_| bytes > 0);
-        if let Some(place) = place {
-            *place = Region { start, bytes, is_writable };
+        let mut next = start;
+        while next < end {
+            let Some(place) = self.places.get_mut(self.number) else { return };
+            let bytes = MOST_REGION_BYTES.min(end - next);
+            *place = Region { start: next, bytes, is_writable };
             self.number += 1;
+            next += bytes;
         }
     }
 
@@ -147,6 +162,13 @@ impl Regions {
 
     /// Adds the variables of a program or library that is loaded at an address.
     pub fn add_variables(&mut self, address: usize, headers: &[ProgramHeader]) {
+        let contains = |header: &ProgramHeader| {
+            let start = address.wrapping_add(header.address);
+            header.kind == PT_LOAD && (start..start + header.bytes).contains(&self.stays)
+        };
+        if headers.iter().any(contains) {
+            return;
+        }
         let protected = headers.iter().find(|header| header.kind == PT_GNU_RELRO);
         // The linker protects whole pages only.
         let protected = protected.map(|header| {
@@ -214,11 +236,11 @@ mod tests {
     }
 
     fn variables(headers: &[ProgramHeader]) -> Vec<(usize, usize, bool)> {
-        let mut regions = Regions::new(4096);
+        let mut regions = Regions::new(4096, ADDRESS + 0x30000);
         regions.add_variables(ADDRESS, headers);
+        let regions = regions.places.iter().take(regions.number);
         regions
-            .iter()
-            .map(|Region { start, bytes, is_writable }| (start - ADDRESS, bytes, is_writable))
+            .map(|Region { start, bytes, is_writable }| (start - ADDRESS, *bytes, *is_writable))
             .collect()
     }
 
@@ -249,20 +271,41 @@ mod tests {
     #[test]
     fn unusual_variables_stay() {
         let executable = header(PT_LOAD, PF_W | PF_X, 0xa000, 0x4000);
-        let large = header(PT_LOAD, PF_W, 0xa000, MOST_VARIABLE_BYTES + 1);
+        let large = header(PT_LOAD, PF_W, 0x40000, MOST_VARIABLE_BYTES + 1);
         let data = header(PT_LOAD, PF_W, 0xa000, 0x4000);
         let in_the_middle = header(PT_GNU_RELRO, 0, 0xb000, 0x1000);
         assert_eq!(variables(&[executable, large]), []);
+        // Those of the C library. Its loader may be in the middle of something.
+        let code = header(PT_LOAD, PF_X, 0x30000, 0x9000);
+        assert_eq!(variables(&[data, code]), []);
         assert_eq!(variables(&[data, in_the_middle]), []);
     }
 
     #[test]
     fn the_heap_moves_in_whole_pages() {
-        let mut regions = Regions::new(65536);
+        let mut regions = Regions::new(65536, 0);
         regions.add_heap(0x10001, 0x4ffff);
         regions.add_heap(0x10001, 0x1ffff);
         let moved = [Region { start: 0x20000, bytes: 0x20000, is_writable: true }];
-        assert!(regions.iter().eq(moved));
+        assert_eq!(regions.for_one_file(0), moved);
+    }
+
+    #[test]
+    fn large_memory_is_many_regions_and_several_files() {
+        const MB: usize = 1 << 20;
+        let mut regions = Regions::new(4096, 0);
+        regions.add_heap(MB, 34 * MB + 4096);
+        regions.add(50 * MB, 82 * MB, true);
+        let sizes = |before| -> Vec<_> {
+            let regions = regions.for_one_file(before).iter();
+            regions.map(|region| (region.start / MB, region.bytes)).collect()
+        };
+        let file = |start: usize, regions| (start..start + regions).map(|start| (start, MB));
+        assert_eq!(sizes(0), file(1, 32).collect::<Vec<_>>());
+        let second: Vec<_> = file(33, 1).chain([(34, 4096)]).chain(file(50, 30)).collect();
+        assert_eq!(sizes(32), second);
+        assert_eq!(sizes(64), file(80, 2).collect::<Vec<_>>());
+        assert_eq!(sizes(66), []);
     }
 
     #[test]

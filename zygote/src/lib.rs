@@ -14,7 +14,7 @@
 //! | [`messages`] | what supervisor, zygote and worker send each other |
 //! | [`serve`] | the loop |
 //! | [`children`] | the workers that are not reaped yet |
-//! | [`heap`] | the memory that holds Python objects, and why it moves into a file |
+//! | [`heap`] | the memory that moves into files once a zygote has imported its modules |
 //! | [`lockdown`] | the steps of a lockdown and their order |
 //! | [`numbers`] | numbers from the kernel's headers |
 //! | [`sys`] | system calls, and all `unsafe` code |

@@ -6,7 +6,7 @@ use core::ffi::CStr;
 
 use crate::messages::{EncodedLimit, Failure, Limit, Policy, Start, Step};
 use crate::numbers::{CLONE_NEWNS, CLONE_NEWUSER, ESRCH};
-use crate::sys::{self, Errno};
+use crate::sys::{self, Errno, Output};
 
 /// The channel to the supervisor, in a worker.
 pub const CHANNEL: i32 = 3;
@@ -23,6 +23,8 @@ pub struct Descriptors {
     pub stdout: i32,
     /// The standard error.
     pub stderr: i32,
+    /// The file for the memory of its output.
+    pub output: i32,
     /// The Landlock ruleset, if there is one.
     pub ruleset: Option<i32>,
 }
@@ -36,6 +38,8 @@ pub struct Lockdown<'a, 'b> {
     pub start: Start<'a>,
     /// Its descriptors.
     pub descriptors: Descriptors,
+    /// Where the memory for its output is mapped.
+    pub output: &'a Output,
     /// The process id of the zygote, in its pid namespace.
     pub zygote: i32,
 }
@@ -57,7 +61,12 @@ impl Lockdown<'_, '_> {
     /// Returns whether the worker takes this step.
     fn has(&self, step: Step) -> bool {
         match step {
-            Step::Start | Step::Descriptors | Step::Session | Step::Limits | Step::Scratch => true,
+            Step::Start
+            | Step::Output
+            | Step::Descriptors
+            | Step::Session
+            | Step::Limits
+            | Step::Scratch => true,
             Step::Mount => self.start.mount.is_some(),
             Step::UserNamespace => self.policy.user_namespace,
             Step::Uid => self.start.uid.is_some(),
@@ -74,6 +83,8 @@ impl Lockdown<'_, '_> {
         match step {
             // Was read before.
             Step::Start => Ok(()),
+            // Before the descriptors, since the worker must not keep this one.
+            Step::Output => sys::map_output(self.output, self.descriptors.output),
             // First, so that every other descriptor of the zygote is closed before anything else happens.
             Step::Descriptors => place(self.descriptors),
             // Its own process group: killpg() in the script must not reach the zygote.
@@ -125,7 +136,7 @@ impl Lockdown<'_, '_> {
 
 /// Gives /dev/null, stdout, stderr, channel and ruleset the numbers 0 to 4, and closes everything else.
 fn place(descriptors: Descriptors) -> Result<(), Errno> {
-    let Descriptors { stdout, stderr, channel, ruleset } = descriptors;
+    let Descriptors { stdout, stderr, channel, ruleset, .. } = descriptors;
     // First to high numbers, where they do not overwrite each other.
     let [stdout, stderr, channel] =
         [sys::duplicate_high(stdout)?, sys::duplicate_high(stderr)?, sys::duplicate_high(channel)?];

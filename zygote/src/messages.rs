@@ -19,11 +19,15 @@ pub const FORK_ALONE: u8 = b'A';
 /// exist in a worker.
 pub const FORK_THROUGH_PYTHON: u8 = b'P';
 
+/// The size of the memory in which a worker keeps what it has printed and not written yet, bytes. It is a file that the
+/// supervisor makes and attaches to the order. All that is printed comes first, and the rest is zero.
+pub const OUTPUT_BYTES: usize = 64 * 1024;
+
 /// An order of the supervisor to a zygote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Fork the worker with this number, which is never used twice. Attached are its channel, stdout, stderr and, if
-    /// there is one, its Landlock ruleset. How it starts is the first frame on its channel, [`Start`].
+    /// Fork the worker with this number, which is never used twice. Attached are its channel, stdout, stderr, the memory
+    /// for its output and, if there is one, its Landlock ruleset. How it starts is the first frame on its channel, [`Start`].
     Fork(u64),
     /// Wait for this worker, which was killed, and report its end.
     Reap(u64),
@@ -33,7 +37,7 @@ impl Order {
     /// Size of an order, bytes.
     pub const BYTES: usize = 9;
     /// The most descriptors that are attached to an order.
-    pub const MAX_DESCRIPTORS: usize = 4;
+    pub const MAX_DESCRIPTORS: usize = 5;
 
     /// The order as it is sent.
     pub fn encode(self) -> [u8; Order::BYTES] {
@@ -68,12 +72,11 @@ pub struct Report {
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// This many bytes of the memory of the zygote are in a file now. The rest stays where it is, for the reason that is
-    /// this errno. Workers start as well without.
+    /// The zygote has moved memory into files. Forks are cheaper from now on.
     HeapMoved {
-        /// What moved.
+        /// How much, bytes.
         bytes: u64,
-        /// Zero if everything did.
+        /// Why it did not move all that it could; zero if it did.
         errno: i32,
     },
     /// It could not be forked, for the reason that is this errno.
@@ -303,6 +306,8 @@ impl Failure {
 pub enum Step {
     /// Reading [`Start`].
     Start,
+    /// Mapping the memory for its output.
+    Output,
     /// Giving the descriptors their numbers.
     Descriptors,
     /// setsid(2).
@@ -333,8 +338,9 @@ pub enum Step {
 
 impl Step {
     /// Every step, in the order in which a worker takes them.
-    pub const ALL: [Step; 14] = [
+    pub const ALL: [Step; 15] = [
         Step::Start,
+        Step::Output,
         Step::Descriptors,
         Step::Session,
         Step::Mount,
@@ -354,6 +360,7 @@ impl Step {
     pub fn name(self) -> &'static str {
         match self {
             Step::Start => "start",
+            Step::Output => "output",
             Step::Descriptors => "descriptors",
             Step::Session => "session",
             Step::Mount => "mount",

@@ -4,7 +4,7 @@ use crate::children::{Child, Children};
 use crate::lockdown::{CHANNEL, Descriptors, Lockdown};
 use crate::messages::{Event, Exit, Failure, Order, Policy, Report, Start, Step, frame};
 use crate::numbers::{EAGAIN, ECONNRESET, EPIPE, EPROTO};
-use crate::sys::{self, Errno, Ready};
+use crate::sys::{self, Errno, Output, Ready};
 
 /// The control socket to the supervisor, in a zygote.
 const CONTROL: i32 = 3;
@@ -65,10 +65,11 @@ pub enum End {
 pub fn serve(
     memory: &mut Memory,
     policy: &mut Policy<'_>,
+    output: &Output,
     fork: Fork,
     quiet_ms: i32,
 ) -> Result<End, Errno> {
-    match carry_out_orders(memory, policy, fork, quiet_ms) {
+    match carry_out_orders(memory, policy, output, fork, quiet_ms) {
         // It left without receiving a report, or while one was being sent.
         Err(ECONNRESET | EPIPE) => Ok(End::Gone),
         result => result,
@@ -78,6 +79,7 @@ pub fn serve(
 fn carry_out_orders(
     memory: &mut Memory,
     policy: &mut Policy<'_>,
+    output: &Output,
     fork: Fork,
     quiet_ms: i32,
 ) -> Result<End, Errno> {
@@ -110,7 +112,9 @@ fn carry_out_orders(
                 Order::Reap(worker) => report(worker, Event::Reaped(Exit::default()))?,
                 Order::Fork(worker) => {
                     let attached = attached(&descriptors).ok_or(EPROTO)?;
-                    if let Some(warm_up) = fork_worker(memory, policy, fork, worker, attached)? {
+                    if let Some(warm_up) =
+                        fork_worker(memory, policy, output, fork, worker, attached)?
+                    {
                         return Ok(End::Worker { warm_up });
                     }
                     descriptors.iter().flatten().for_each(|descriptor| sys::close(*descriptor));
@@ -123,8 +127,8 @@ fn carry_out_orders(
 /// Names the descriptors that were attached to an order.
 fn attached(descriptors: &[Option<i32>; Order::MAX_DESCRIPTORS]) -> Option<Descriptors> {
     match *descriptors {
-        [Some(channel), Some(stdout), Some(stderr), ruleset] => {
-            Some(Descriptors { channel, stdout, stderr, ruleset })
+        [Some(channel), Some(stdout), Some(stderr), Some(output), ruleset] => {
+            Some(Descriptors { channel, stdout, stderr, output, ruleset })
         }
         _ => None,
     }
@@ -134,6 +138,7 @@ fn attached(descriptors: &[Option<i32>; Order::MAX_DESCRIPTORS]) -> Option<Descr
 fn fork_worker(
     memory: &mut Memory,
     policy: &mut Policy<'_>,
+    output: &Output,
     fork: Fork,
     worker: u64,
     descriptors: Descriptors,
@@ -147,7 +152,7 @@ fn fork_worker(
     }
     let child = sys::fork(fork);
     if child == Ok(0) {
-        let warm_up = lock_down(&mut memory.start, policy, descriptors, zygote);
+        let warm_up = lock_down(&mut memory.start, policy, output, descriptors, zygote);
         if let Some(hooks) = fork.hooks {
             (hooks.after_in_child)();
         }
@@ -167,6 +172,7 @@ fn fork_worker(
 fn lock_down(
     bytes: &mut [u8; Start::MAX_BYTES],
     policy: &mut Policy<'_>,
+    output: &Output,
     descriptors: Descriptors,
     zygote: i32,
 ) -> bool {
@@ -175,11 +181,13 @@ fn lock_down(
     let Some(start) = read_start(channel, bytes) else {
         fail(channel, Failure { step: Step::Start, errno: EPROTO.0 })
     };
-    let mut lockdown = Lockdown { policy, start, descriptors, zygote };
+    let mut lockdown = Lockdown { policy, start, descriptors, output, zygote };
     match lockdown.carry_out() {
         Ok(()) => start.warm_up,
         // It has its place then, or still its old number if that is what failed.
-        Err(failure @ Failure { step: Step::Descriptors, .. }) => fail(channel, failure),
+        Err(failure @ Failure { step: Step::Output | Step::Descriptors, .. }) => {
+            fail(channel, failure)
+        }
         Err(failure) => fail(CHANNEL, failure),
     }
 }

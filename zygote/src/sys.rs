@@ -8,7 +8,7 @@ use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 
 use crate::heap::{ARENA_BYTES, Arenas, ProgramHeader, Region, Regions};
-use crate::messages::{Exit, Instruction, Order, Policy};
+use crate::messages::{Exit, Instruction, OUTPUT_BYTES, Order, Policy};
 use crate::numbers::*;
 use crate::serve::{End, Fork, Hooks, Memory, report_heap, serve};
 
@@ -28,8 +28,9 @@ pub struct Errno(pub i32);
 /// # Safety
 /// `memory` points to as many bytes as a [`Memory`] has, aligned like one and all zero at first; `policy` to
 /// `policy_bytes` bytes. Nothing else uses either during the call. `fork` is fork(3), `errno` is __errno_location(3), and
-/// the three after it are all null or the functions of the C API of Python that [`Hooks`] names. `heap` is null, or
-/// describes the memory of this process. No other thread runs.
+/// the three after it are all null or the functions of the C API of Python that [`Hooks`] names. `output` points to
+/// [`OUTPUT_BYTES`] of private memory in whole pages, to which there is no reference. `heap` is null, or describes the
+/// memory of this process. No other thread runs.
 #[cfg_attr(freestanding, unsafe(no_mangle))]
 pub unsafe extern "C" fn mainbox_zygote(
     memory: *mut Memory,
@@ -40,6 +41,7 @@ pub unsafe extern "C" fn mainbox_zygote(
     before: Option<extern "C" fn()>,
     after_in_parent: Option<extern "C" fn()>,
     after_in_child: Option<extern "C" fn()>,
+    output: *mut u8,
     heap: *const Heap,
     quiet_ms: c_int,
 ) -> c_int {
@@ -60,12 +62,14 @@ pub unsafe extern "C" fn mainbox_zygote(
     // SAFETY: by the contract of the entry, it is null or describes this process.
     if let Some(heap) = unsafe { heap.as_ref() } {
         // SAFETY: by the contract of the entry, no other thread runs.
-        let moved = unsafe { move_heap(heap) };
-        if let Err(Errno(errno)) = moved.and_then(|(bytes, result)| report_heap(bytes, result)) {
-            return -errno;
+        match unsafe { move_heap(heap) } {
+            // Cannot be reported only if the supervisor is gone, which the loop finds out.
+            Ok((bytes, result)) => drop(report_heap(bytes, result)),
+            Err(Errno(errno)) => return -errno,
         }
     }
-    match serve(memory, &mut policy, Fork { fork, errno, hooks }, quiet_ms) {
+    let output = Output(output);
+    match serve(memory, &mut policy, &output, Fork { fork, errno, hooks }, quiet_ms) {
         Ok(End::Quiet) => 0,
         Ok(End::Worker { warm_up: false }) => 1,
         Ok(End::Worker { warm_up: true }) => 2,
@@ -82,6 +86,18 @@ pub(crate) fn fork(fork: Fork) -> Result<i32, Errno> {
         -1 => Err(Errno(unsafe { *(fork.errno)() })),
         pid => Ok(pid),
     }
+}
+
+/// Where the memory for the output of a worker is. Only the entry makes one.
+#[derive(Debug)]
+pub struct Output(*mut u8);
+
+/// Maps the memory for the output of a worker: the beginning of a file, which it shares with whoever has it open.
+pub(crate) fn map_output(output: &Output, file: i32) -> Result<(), Errno> {
+    let (access, kind) = (PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED);
+    // SAFETY: by the contract of the entry, this is memory of the process that nothing holds a reference to.
+    unsafe { call(number::MMAP, [output.0 as usize, OUTPUT_BYTES, access, kind, file as usize, 0]) }
+        .map(drop)
 }
 
 /// Allocates an arena for Python, and notes its address. An allocator of arenas, as for PyObject_SetArenaAllocator.
@@ -116,7 +132,7 @@ pub unsafe extern "C" fn mainbox_free_arena(arenas: *mut Arenas, arena: *mut c_v
 #[repr(C)]
 pub struct Heap {
     /// dl_iterate_phdr(3) of the C library.
-    dl_iterate_phdr: extern "C" fn(Visit, *mut c_void) -> c_int,
+    dl_iterate_phdr: unsafe extern "C" fn(Visit, *mut c_void) -> c_int,
     /// What [`mainbox_allocate_arena`] notes arenas in.
     arenas: *mut Arenas,
     /// What sbrk(2) returned at some time before. What the program had on its heap then stays there.
@@ -126,7 +142,7 @@ pub struct Heap {
 }
 
 /// What dl_iterate_phdr(3) calls for each object.
-type Visit = extern "C" fn(*const Object, usize, *mut c_void) -> c_int;
+type Visit = unsafe extern "C" fn(*const Object, usize, *mut c_void) -> c_int;
 
 /// A program or a library: the beginning of struct dl_phdr_info of link.h.
 #[repr(C)]
@@ -138,21 +154,25 @@ pub struct Object {
 }
 
 /// Adds the variables of an object to [`Regions`].
-extern "C" fn add_variables(object: *const Object, _: usize, regions: *mut c_void) -> c_int {
-    // SAFETY: dl_iterate_phdr(3) calls this with a description of an object that is loaded, and with the pointer that
-    // `move_heap` passes on, which is to `Regions` that nothing else uses meanwhile.
+///
+/// # Safety
+/// `object` describes a loaded object, and `regions` points to [`Regions`] that nothing else uses.
+unsafe extern "C" fn add_variables(object: *const Object, _: usize, regions: *mut c_void) -> c_int {
+    // SAFETY: the caller promises both.
     let (object, regions) = unsafe { (&*object, &mut *regions.cast::<Regions>()) };
-    // SAFETY: the headers are a part of the object.
-    let headers = unsafe { core::slice::from_raw_parts(object.headers, object.number.into()) };
-    regions.add_variables(object.address, headers);
+    if !object.headers.is_null() {
+        // SAFETY: the headers are a part of the object.
+        let headers = unsafe { core::slice::from_raw_parts(object.headers, object.number.into()) };
+        regions.add_variables(object.address, headers);
+    }
     0
 }
 
-/// Moves memory into a sealed file that is mapped in its place. Returns the number of bytes. If a region cannot be moved,
-/// it and those that follow stay where they are.
+/// Moves memory into sealed files that are mapped in its place. Returns how much it has moved, bytes, and why it has not
+/// moved the rest.
 ///
 /// # Errors
-/// When there can be no file that is sealed.
+/// When a file cannot be mapped. The memory may be gone then, and the process must end.
 ///
 /// # Safety
 /// `heap` describes this process. No other thread runs.
@@ -160,53 +180,69 @@ unsafe fn move_heap(heap: &Heap) -> Result<(usize, Result<(), Errno>), Errno> {
     // SAFETY: the caller promises it.
     let arenas = unsafe { &mut *heap.arenas };
     arenas.close();
-    let mut regions = Regions::new(heap.page_bytes);
+    let mut regions = Regions::new(heap.page_bytes, heap.dl_iterate_phdr as usize);
     regions.add_heap(heap.start, with_numbers(number::BRK, [0])?);
     core::iter::successors(arenas.next_above(0), |last| arenas.next_above(*last))
         .for_each(|arena| regions.add(arena, arena + ARENA_BYTES, true));
-    (heap.dl_iterate_phdr)(add_variables, (&raw mut regions).cast());
+    // SAFETY: this is dl_iterate_phdr(3) by the contract of the entry.
+    unsafe { (heap.dl_iterate_phdr)(add_variables, (&raw mut regions).cast()) };
+    let (mut moved, mut number) = (0, 0);
+    loop {
+        let regions = regions.for_one_file(number);
+        if regions.is_empty() {
+            return Ok((moved, Ok(())));
+        }
+        // SAFETY: the regions are parts of the heap, arenas and variables, which are memory of this process.
+        let file = match unsafe { sealed_copy(regions) } {
+            Ok(file) => file,
+            Err(error) => return Ok((moved, Err(error))),
+        };
+        let mut offset = 0;
+        for region in regions {
+            // SAFETY: the regions are private memory, no part of the stack, and the file holds what is in them.
+            unsafe { map_copy(file, offset, *region) }?;
+            offset += region.bytes;
+        }
+        close(file);
+        moved += offset;
+        number += regions.len();
+    }
+}
+
+/// Makes a file with the content of some memory, which nothing can change.
+///
+/// # Safety
+/// The regions are memory of this process.
+unsafe fn sealed_copy(regions: &[Region]) -> Result<i32, Errno> {
     let name = c"mainbox-heap".as_ptr() as usize;
     let flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
     // SAFETY: the name ends with a NUL and is static.
-    let file = unsafe { call(number::MEMFD_CREATE, [name, flags, 0, 0, 0, 0]) }?;
-    let mut moved = 0;
-    let result = regions.iter().try_for_each(|region| {
-        // In pieces, so that little memory is in use twice.
-        (0..region.bytes).step_by(PIECE_BYTES).try_for_each(|at| {
-            let bytes = PIECE_BYTES.min(region.bytes - at);
-            let piece = Region { start: region.start + at, bytes, ..region };
-            // SAFETY: it is a part of the heap, of an arena or of the variables of a library, which are private memory.
-            unsafe { move_piece(file, moved, piece) }?;
-            moved += bytes;
-            Ok(())
-        })
+    let file = unsafe { call(number::MEMFD_CREATE, [name, flags, 0, 0, 0, 0]) }? as i32;
+    let written = regions.iter().try_for_each(|region| {
+        let (mut start, end) = (region.start, region.start + region.bytes);
+        while start < end {
+            // SAFETY: the call reads what is left of the region, which exists by promise of the caller.
+            match unsafe { call(number::WRITE, [file as usize, start, end - start, 0, 0, 0]) }? {
+                0 => return Err(EINVAL),
+                bytes => start += bytes,
+            }
+        }
+        Ok(())
     });
-    let sealed = with_numbers(number::FCNTL, [file, F_ADD_SEALS, SEALS]);
-    close(file as i32);
-    sealed.map(|_| (moved, result))
+    let sealed =
+        written.and_then(|()| with_numbers(number::FCNTL, [file as usize, F_ADD_SEALS, SEALS]));
+    sealed.map(|_| file).inspect_err(|_| close(file))
 }
 
-/// How much is copied at once, bytes.
-const PIECE_BYTES: usize = 1 << 20;
-
-/// Appends memory to a file that has `offset` bytes, and maps it in its place.
+/// Maps a part of a file in place of a region.
 ///
 /// # Safety
-/// The piece is private memory of this process, no part of the stack, and no other thread runs.
-unsafe fn move_piece(file: usize, offset: usize, piece: Region) -> Result<(), Errno> {
-    let Region { start, bytes, is_writable } = piece;
-    let mut written = 0;
-    while written < bytes {
-        let rest = [file, start + written, bytes - written, offset + written, 0, 0];
-        // SAFETY: the call reads that many bytes, which exist by promise of the caller.
-        match unsafe { call(number::PWRITE64, rest) } {
-            Ok(0) => return Err(EINVAL),
-            Ok(more) => written += more,
-            Err(error) => return Err(error),
-        }
-    }
+/// The region is private memory of this process and no part of the stack. The file holds its content at `offset`. No other
+/// thread runs.
+unsafe fn map_copy(file: i32, offset: usize, region: Region) -> Result<(), Errno> {
+    let Region { start, bytes, is_writable } = region;
     let access = if is_writable { PROT_READ | PROT_WRITE } else { PROT_READ };
-    let rest = [start, bytes, access, MAP_PRIVATE | MAP_FIXED, file, offset];
+    let rest = [start, bytes, access, MAP_PRIVATE | MAP_FIXED, file as usize, offset];
     // SAFETY: the memory has the same content afterwards, since nothing has written to it since the copy.
     unsafe { call(number::MMAP, rest) }.map(drop)
 }
@@ -245,7 +281,7 @@ fn with_numbers<const ARGUMENTS: usize>(
 ) -> Result<usize, Errno> {
     let mut all = [0; 6];
     all.iter_mut().zip(arguments).for_each(|(place, argument)| *place = argument);
-    // SAFETY: the callers below use this for calls without pointers only, which change no memory of this process.
+    // SAFETY: the callers below use this for calls without pointers only, which change no memory that the process has.
     unsafe { call(number, all) }
 }
 
@@ -634,4 +670,4 @@ mod for_the_compiler {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -71,12 +71,17 @@ impl Pool {
         self.warn_about(&info);
         self.forked_once.store(false, Ordering::Release);
         let current = Current { zygote: Arc::clone(&zygote), info, scratch_generation };
-        self.current.send_replace(Some(current));
+        self.current.send_replace(Some(current.clone()));
         // The self-test waits for the first worker.
         self.refill(true);
+        // Workers that were forked before the move have memory of their own that the others share.
+        let replaced = async {
+            zygote.has_moved().await;
+            self.replace_spares(current).await;
+        };
         tokio::select! {
             () = zygote.gone() => {}
-            () = self.prove() => zygote.gone().await,
+            _ = async { tokio::join!(self.prove(), replaced) } => zygote.gone().await,
         }
         // The next zygote is proved anew.
         self.set_proof(Proof::Pending);

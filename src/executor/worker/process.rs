@@ -46,8 +46,8 @@ pub(in crate::executor) struct Process {
 pub(super) struct Cost {
     /// CPU time.
     pub(super) cpu: Option<Duration>,
-    /// Memory.
-    pub(super) memory: Option<Memory>,
+    /// The largest resident set, bytes.
+    pub(super) peak_bytes: Option<u64>,
 }
 
 impl Process {
@@ -67,7 +67,10 @@ impl Process {
 
     /// Measured from outside, so a script cannot report less than it used.
     pub(super) fn cost(&self) -> Cost {
-        Cost { cpu: self.cpu_time(), memory: self.pid().and_then(procfs::memory) }
+        Cost {
+            cpu: self.cpu_time(),
+            peak_bytes: self.pid().and_then(procfs::memory).map(|memory| memory.peak_bytes),
+        }
     }
 
     /// Waits until the script passes a limit that the supervisor watches.

@@ -40,7 +40,7 @@ async fn a_worker_is_known_by_the_process_that_said_that_it_is_ready() {
 
 #[tokio::test]
 async fn a_failed_lock_down_names_its_step() {
-    let failed = Fork::Shell("printf 'E\\005\\000\\000\\000\\013\\001\\000\\000\\000' >&0");
+    let failed = Fork::Shell("printf 'E\\005\\000\\000\\000\\014\\001\\000\\000\\000' >&0");
     assert_eq!(
         start_error(failed).await,
         "step no_new_privs of its start failed: Operation not permitted (os error 1)"

@@ -6,7 +6,8 @@ use nix::unistd::{ForkResult, fork, pipe};
 use super::*;
 use crate::messages::Instruction;
 
-const DESCRIPTORS: Descriptors = Descriptors { channel: 10, stdout: 11, stderr: 12, ruleset: None };
+const DESCRIPTORS: Descriptors =
+    Descriptors { channel: 10, stdout: 11, stderr: 12, output: 13, ruleset: None };
 const START: Start<'_> = Start {
     uid: None,
     warm_up: false,
@@ -29,16 +30,19 @@ fn the_steps_have_a_fixed_order() {
     let mut filter = [[0; 8]];
     let policy = &mut Policy { prctl: true, user_namespace: true, ..policy(&mut filter) };
     let start = Start { uid: Some(61000), mount: Some(c"size=1m"), has_ruleset: true, ..START };
-    let descriptors = Descriptors { ruleset: Some(13), ..DESCRIPTORS };
-    let lockdown = Lockdown { policy, start, descriptors, zygote: 1 };
+    let (output, _) = &sys::tests::output();
+    let descriptors = Descriptors { ruleset: Some(14), ..DESCRIPTORS };
+    let lockdown = Lockdown { policy, start, descriptors, output, zygote: 1 };
     assert_eq!(steps(&lockdown), Step::ALL);
 }
 
 #[test]
 fn steps_that_the_host_lacks_are_left_out() {
     let policy = &mut policy(&mut []);
-    let lockdown = Lockdown { policy, start: START, descriptors: DESCRIPTORS, zygote: 1 };
-    let always = [Step::Start, Step::Descriptors, Step::Session, Step::Limits, Step::Scratch];
+    let (output, _) = &sys::tests::output();
+    let lockdown = Lockdown { policy, start: START, descriptors: DESCRIPTORS, output, zygote: 1 };
+    let always =
+        [Step::Start, Step::Output, Step::Descriptors, Step::Session, Step::Limits, Step::Scratch];
     assert_eq!(steps(&lockdown), always);
 }
 
@@ -67,8 +71,10 @@ fn failure_of(policy: &mut Policy<'_>, start: Start<'_>, ruleset: Option<i32>) -
         ForkResult::Child => {
             let copies = [theirs_number; 3].map(|number| sys::duplicate_high(number).unwrap());
             let [channel, stdout, stderr] = copies;
-            let descriptors = Descriptors { channel, stdout, stderr, ruleset };
-            if let Err(failure) = (Lockdown { policy, start, descriptors, zygote }).carry_out() {
+            let (memory, output) = sys::tests::output();
+            let descriptors = Descriptors { channel, stdout, stderr, output, ruleset };
+            let mut lockdown = Lockdown { policy, start, descriptors, output: &memory, zygote };
+            if let Err(failure) = lockdown.carry_out() {
                 // The place of the channel, or its first number if that is where it failed.
                 let channel = if failure.step == Step::Descriptors { channel } else { CHANNEL };
                 let _ = libc_write(channel, &failure.encode());

@@ -83,7 +83,7 @@ fn every_step_is_read_as_it_was_sent() {
         let failure = Failure { step, errno: 13 };
         assert_eq!(Failure::decode(&failure.encode()), Some(failure));
     }
-    assert_eq!(Failure::decode(&[14, 13, 0, 0, 0]), None);
+    assert_eq!(Failure::decode(&[15, 13, 0, 0, 0]), None);
     assert_eq!(Order::decode(b"X12345678"), None);
     assert_eq!(Report::decode(&[0; Report::BYTES]), None);
 }

@@ -3,6 +3,31 @@ use std::vec::Vec;
 
 use super::*;
 
+/// Memory for the output of a worker, and a file that can be mapped there.
+pub(crate) fn output() -> (Output, i32) {
+    let (access, kind) = (PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+    let memory = with_numbers(number::MMAP, [0, OUTPUT_BYTES, access, kind, usize::MAX, 0]);
+    let name = c"output".as_ptr() as usize;
+    // SAFETY: the name ends with a NUL and is static.
+    let file = unsafe { call(number::MEMFD_CREATE, [name, MFD_CLOEXEC, 0, 0, 0, 0]) };
+    (Output(memory.unwrap() as *mut u8), file.unwrap() as i32)
+}
+
+#[test]
+fn output_is_mapped_where_its_memory_was() {
+    let (memory, descriptor) = output();
+    // SAFETY: it has just been made, and nothing else closes it.
+    let file = unsafe { <std::fs::File as std::os::fd::FromRawFd>::from_raw_fd(descriptor) };
+    file.set_len(OUTPUT_BYTES as u64).unwrap();
+    map_output(&memory, descriptor).unwrap();
+    // SAFETY: the memory is mapped, and nothing else uses it.
+    unsafe { memory.0.add(OUTPUT_BYTES - 1).write(7) };
+    let mut last = [0];
+    std::os::unix::fs::FileExt::read_at(&file, &mut last, OUTPUT_BYTES as u64 - 1).unwrap();
+    assert_eq!(last, [7]);
+    assert_eq!(map_output(&memory, -1), Err(Errno(9)));
+}
+
 #[test]
 fn the_numbers_are_those_of_the_kernel() {
     let ours = [
@@ -11,7 +36,7 @@ fn the_numbers_are_those_of_the_kernel() {
         (number::MMAP, libc::SYS_mmap),
         (number::MUNMAP, libc::SYS_munmap),
         (number::BRK, libc::SYS_brk),
-        (number::PWRITE64, libc::SYS_pwrite64),
+        (number::WRITE, libc::SYS_write),
         (number::MEMFD_CREATE, libc::SYS_memfd_create),
         (number::RT_SIGPROCMASK, libc::SYS_rt_sigprocmask),
         (number::GETPID, libc::SYS_getpid),
@@ -67,15 +92,11 @@ fn moved_memory_keeps_its_content_and_nothing_changes_the_file() {
     // SAFETY: these are the bytes of the arena, and nothing else uses them.
     let bytes = || unsafe { core::slice::from_raw_parts_mut(arena as *mut u8, ARENA_BYTES) };
     bytes().fill(7);
-    // SAFETY: the name ends with a NUL.
-    let file = unsafe {
-        let name = c"test".as_ptr() as usize;
-        call(number::MEMFD_CREATE, [name, MFD_CLOEXEC | MFD_ALLOW_SEALING, 0, 0, 0, 0]).unwrap()
-    };
-    let piece = Region { start: arena, bytes: ARENA_BYTES, is_writable: true };
-    // SAFETY: the piece is the arena, which only this test uses.
-    unsafe { move_piece(file, 0, piece) }.unwrap();
-    with_numbers(number::FCNTL, [file, F_ADD_SEALS, SEALS]).unwrap();
+    let region = Region { start: arena, bytes: ARENA_BYTES, is_writable: true };
+    // SAFETY: the region is the arena, which only this test uses.
+    let file = unsafe { sealed_copy(&[region, region]) }.unwrap();
+    // SAFETY: as above.
+    unsafe { map_copy(file, ARENA_BYTES, region) }.unwrap();
     assert!(bytes().iter().all(|byte| *byte == 7));
 
     bytes().fill(8);
@@ -83,11 +104,11 @@ fn moved_memory_keeps_its_content_and_nothing_changes_the_file() {
     let removed = unsafe { call(libc::SYS_madvise as usize, [arena, 4096, MADV_REMOVE, 0, 0, 0]) };
     assert_eq!(removed, Err(EACCES));
     let mut first = [0];
-    let read = [file, first.as_mut_ptr() as usize, 1, 0, 0, 0];
+    let read = [file as usize, first.as_mut_ptr() as usize, 1, 0, 0, 0];
     // SAFETY: the call writes one byte to `first`.
     assert_eq!(unsafe { call(libc::SYS_pread64 as usize, read) }, Ok(1));
     assert_eq!(first, [7]);
-    close(file as i32);
+    close(file);
     // SAFETY: nothing uses the arena any more.
     unsafe { mainbox_free_arena(&raw mut *arenas, arena as *mut c_void, ARENA_BYTES) };
     assert_eq!(arenas.next_above(0), None);

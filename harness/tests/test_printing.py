@@ -1,0 +1,162 @@
+import contextlib
+import io
+import mmap
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from mainbox_harness import printing
+from mainbox_harness.printing import Stdout
+
+SIZE = 4096
+
+
+class Pipe:
+    """Takes the place of descriptor 1."""
+
+    def __init__(self) -> None:
+        self.kept = os.dup(1)
+        self.reader, writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        os.dup2(writer, 1)
+        os.close(writer)
+
+    def read(self) -> bytes:
+        """Returns what was written since the last time."""
+        try:
+            return os.read(self.reader, 1 << 20)
+        except BlockingIOError:
+            return b""
+
+    def close(self) -> None:
+        """Gives the descriptor back."""
+        os.dup2(self.kept, 1)
+        os.close(self.kept)
+        os.close(self.reader)
+
+
+@contextlib.contextmanager
+def piped() -> Iterator[Pipe]:
+    """No fixture, since pytest changes the descriptor between a fixture and its test."""
+    pipe = Pipe()
+    try:
+        yield pipe
+    finally:
+        pipe.close()
+
+
+def stdout() -> tuple[Stdout, mmap.mmap]:
+    memory = mmap.mmap(-1, SIZE)
+    return Stdout(memory), memory
+
+
+def kept(memory: mmap.mmap) -> bytes:
+    return memory[:].rstrip(b"\0")
+
+
+def test_lines_are_kept_until_someone_flushes() -> None:
+    with piped() as pipe:
+        raw, memory = stdout()
+        stream = io.TextIOWrapper(raw, encoding="utf-8", write_through=True)
+        print("a", "ü", file=stream)
+        assert (kept(memory), pipe.read()) == ("a ü\n".encode(), b"")
+        stream.flush()
+        assert (kept(memory), pipe.read()) == (b"", "a ü\n".encode())
+        stream.flush()
+        assert pipe.read() == b""
+
+
+def test_what_has_no_room_is_written_in_order() -> None:
+    with piped() as pipe:
+        raw, memory = stdout()
+        assert raw.write(b"a" * (SIZE - 2)) == SIZE - 2
+        assert raw.write(b"bcd") == 3
+        assert raw.write(b"e") == 1
+        assert (pipe.read(), kept(memory)) == (b"a" * (SIZE - 2) + b"bcd", b"e")
+        assert raw.write(b"f" * 9000) == 9000
+        assert (pipe.read(), kept(memory)) == (b"e" + b"f" * 9000, b"")
+
+
+def test_whoever_asks_for_the_descriptor_finds_everything_there() -> None:
+    with piped() as pipe:
+        raw, memory = stdout()
+        raw.write(b"first ")
+        os.write(raw.fileno(), b"second ")
+        raw.write(b"third")
+        assert (pipe.read(), kept(memory)) == (b"first second third", b"")
+
+
+def test_functions_of_os_keep_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    with piped() as pipe:
+        for name in printing.WRITERS:
+            monkeypatch.setattr(os, name, getattr(os, name))
+        raw, _ = stdout()
+        raw.order_writers()
+        raw.write(b"1 ")
+        os.write(1, b"2 ")
+        raw.write(b"3 ")
+        os.writev(1, [b"4 ", b"5 "])
+        raw.write(b"6 ")
+        assert pipe.read() == b"1 2 3 4 5 "
+        # As scripts do that capture what they print.
+        reader, writer = os.pipe()
+        before = os.dup(1)
+        os.dup2(writer, fd2=1)
+        raw.write(b"captured")
+        os.dup2(before, 1)
+        raw.write(b"7")
+        raw.finish()
+        assert (pipe.read(), os.read(reader, 99)) == (b"6 7", b"captured")
+        for descriptor in (reader, writer, before):
+            os.close(descriptor)
+
+
+def test_nothing_that_threads_print_is_lost() -> None:
+    with piped() as pipe:
+        raw, memory = stdout()
+        lines = [b"%d %d\n" % (thread, line) for thread in range(4) for line in range(300)]
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            parts = [lines[start : start + 300] for start in range(0, 1200, 300)]
+            threads = [threading.Thread(target=lambda part=part: [raw.write(line) for line in part]) for part in parts]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            sys.setswitchinterval(interval)
+        written = pipe.read() + kept(memory)
+        assert sorted(written.splitlines(keepends=True)) == sorted(lines)
+
+
+def test_a_descriptor_that_is_closed_loses_no_more_than_was_kept() -> None:
+    with piped() as pipe:
+        raw, memory = stdout()
+        raw.write(b"lost")
+        copy = os.dup(1)
+        os.close(1)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            raw.flush()
+        raw.write(b"lost")
+        raw.finish()
+        os.dup2(copy, 1)
+        os.close(copy)
+        raw.write(b"later")
+        assert (pipe.read(), kept(memory)) == (b"", b"later")
+
+
+def test_other_arguments_may_be_anything() -> None:
+    class Odd:
+        def __eq__(self, other: object) -> bool:
+            raise AssertionError
+
+        __hash__ = None  # type: ignore[assignment]
+
+    raw, _ = stdout()
+    given: list[Any] = []
+    raw.ordered(lambda *arguments: given.extend(arguments))(2, Odd())
+    assert given[0] == 2
