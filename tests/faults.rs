@@ -37,13 +37,15 @@ const CANNOT_START: &str = "internal: Workers cannot be started; the log of the 
 const KILLED: &str = "memory_limit: The script needed more memory than its limit of 256 MB";
 const TIMEOUT: &str = "timeout: The script ran longer than its limit of 4 seconds";
 
-/// Starts a server that runs eight scripts at the same time, if that is possible here.
+/// Starts a server that runs eight scripts at the same time, if that is possible here. Its spares are those that it keeps.
 fn started(settings: &[(&str, &str)]) -> Option<Server> {
     if one_at_a_time() {
         not_run("workers are not separated here, so one script runs at a time");
         return None;
     }
-    Some(Server::start(settings))
+    let server = Server::start(&[settings, &[("MAINBOX_LOG", "debug")]].concat());
+    server.log_line("the spares share the moved memory", 1);
+    Some(server)
 }
 
 /// Sends 16 requests and calls `fault` while half of them run. Counts the responses: correct results as `right`, errors

@@ -194,6 +194,42 @@ fn the_debug_log_shows_what_a_worker_wrote_to_stderr_before_it_was_ready() {
 }
 
 #[test]
+fn the_compiled_harness_is_kept_for_the_next_start() {
+    let home = std::env::temp_dir().join(format!("mainbox-test-home-{}", std::process::id()));
+    fs::create_dir(&home).unwrap();
+    let directory = home.join("mainbox");
+    // Waits for what the last start has written.
+    let start = |expected: &dyn Fn(&[u8]) -> bool| {
+        let server = Server::start(&[("XDG_CACHE_HOME", home.to_str().unwrap())]);
+        assert_eq!(server.run("def main(): return 1").json()["result"], 1);
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            let files = fs::read_dir(&directory).into_iter().flatten().flatten();
+            let files: Vec<_> = files.map(|file| file.path()).collect();
+            if let [file] = &files[..]
+                && expected(&fs::read(file).unwrap())
+            {
+                return file.clone();
+            }
+            assert!(std::time::Instant::now() < end, "{files:?}");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    };
+    let file = start(&|code| code.len() > 100_000);
+    let written = |file: &Path| file.metadata().unwrap().modified().unwrap();
+    let first = written(&file);
+    start(&|code| code.len() > 100_000);
+    assert_eq!(written(&file), first, "the second start compiled again");
+    // Anything else is compiled anew and replaced.
+    let code = fs::read(&file).unwrap();
+    for wrong in [&b""[..], b"nonsense", &code[..code.len() / 2], &[&[0; 8], &code[8..]].concat()] {
+        fs::write(&file, wrong).unwrap();
+        assert_eq!(start(&|code| code.len() > 100_000 && code != wrong), file);
+    }
+    fs::remove_dir_all(&home).unwrap();
+}
+
+#[test]
 fn a_zygote_moves_its_memory_once_and_its_spares_are_replaced() {
     let server = Server::start(&[("MAINBOX_LOG", "debug")]);
     let message = "the zygote has moved its memory";

@@ -20,14 +20,19 @@ if sys.version_info < (3, 11):
     sys.exit(f"mainbox needs CPython 3.11 or newer; MAINBOX_PYTHON is {sys.version.split()[0]}")
 
 PACKAGE = "mainbox_harness"
+# Of the bytecode of this Python. importlib.util has the number too, but is slow to import.
+bootstrap: Any = sys.modules["_frozen_importlib_external"]
+MAGIC_NUMBER: bytes = bootstrap.MAGIC_NUMBER
 CONTROL = 3
 
 
 class HarnessFinder:
     """Finds and loads the modules of the package."""
 
-    def __init__(self, sources: dict[str, str], archive: str | None) -> None:
-        self.compiled = from_archive(archive, sources)
+    def __init__(self, sources: dict[str, str], archive: str | None, cached: str | None) -> None:
+        self.version = MAGIC_NUMBER + binascii.crc32(repr(sources).encode()).to_bytes(4, "little")
+        self.compiled = from_archive(archive, sources) or from_cache(cached or "", self.version)
+        self.known = len(self.compiled)
         self.sources = sources | {PACKAGE: ""}
 
     def find_spec(
@@ -45,8 +50,13 @@ class HarnessFinder:
     def exec_module(self, module: ModuleType) -> None:
         """Runs the code of a module."""
         name = module.__name__
-        code = self.compiled.get(name) or compile(self.sources[name], f"<{name}>", "exec")
-        exec(code, module.__dict__)
+        if name not in self.compiled:
+            self.compiled[name] = compile(self.sources[name], f"<{name}>", "exec")
+        exec(self.compiled[name], module.__dict__)
+
+    def new_cache(self) -> bytes:
+        """Returns the code for the next start; nothing if that is what it was given."""
+        return b"" if len(self.compiled) == self.known else self.version + marshal.dumps(self.compiled)
 
 
 def from_archive(path: str | None, sources: dict[str, str]) -> dict[str, CodeType]:
@@ -56,12 +66,10 @@ def from_archive(path: str | None, sources: dict[str, str]) -> dict[str, CodeTyp
     """
     if path is None:
         return {}
-    # importlib.util has the number too, but is slow to import.
-    bootstrap: Any = sys.modules["_frozen_importlib_external"]
     try:
         with open(path, "rb") as file:
             magic, length = file.read(4), int.from_bytes(file.read(8), "little")
-            if magic != bootstrap.MAGIC_NUMBER:
+            if magic != MAGIC_NUMBER:
                 return {}
             _, (checksum, offset, size) = marshal.loads(file.read(length))
             if checksum != binascii.crc32(repr(sources).encode()):
@@ -69,6 +77,15 @@ def from_archive(path: str | None, sources: dict[str, str]) -> dict[str, CodeTyp
             file.seek(offset, os.SEEK_CUR)
             return marshal.loads(file.read(size))
     except Exception:  # whatever the file contains, the sources are there
+        return {}
+
+
+def from_cache(cached: str, version: bytes) -> dict[str, CodeType]:
+    """Returns the code that the supervisor has kept; nothing if it is of another version."""
+    try:
+        data = binascii.a2b_base64(cached)
+        return marshal.loads(memoryview(data)[len(version) :]) if data.startswith(version) else {}
+    except Exception:  # the file may have been cut off
         return {}
 
 
@@ -87,9 +104,12 @@ def main() -> None:
     """Loads the harness, removes its traces and serves."""
     gc.disable()  # imported objects stay alive, so collecting garbage among them only costs time
     boot = json.loads(read(int.from_bytes(read(4), "little")))
-    finder = HarnessFinder(dict(boot["harness"]), boot["harness_archive"])
+    finder = HarnessFinder(dict(boot["harness"]), boot["harness_archive"], boot["harness_cache"])
     sys.meta_path.insert(0, finder)
     zygote = importlib.import_module(f"{PACKAGE}.zygote").Zygote(boot)
+    if boot["harness_cache"] is not None and (cache := finder.new_cache()):
+        code = binascii.b2a_base64(cache, newline=False).decode()
+        sys.modules[f"{PACKAGE}.control"].send(CONTROL, {"report": "compiled", "code": code})
     # Scripts must not find the harness among the modules.
     sys.meta_path.remove(finder)
     for name in finder.sources:

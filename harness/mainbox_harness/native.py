@@ -5,6 +5,7 @@ Its source is the package `zygote/`. It holds no address, so it runs wherever it
 
 from __future__ import annotations
 
+import binascii
 import ctypes
 import fcntl
 import mmap
@@ -29,9 +30,9 @@ class Native:
 
     def __init__(self, parts: dict[str, Any]) -> None:
         """Maps the code. `parts` is `protocol::Native` of the supervisor."""
-        start = map_code(bytes.fromhex(parts["code"]), parts["memfd_create"])
+        start = map_code(binascii.a2b_base64(parts["code"]), parts["memfd_create"])
         self.memory = ctypes.create_string_buffer(parts["memory_bytes"])
-        policy = bytes.fromhex(parts["policy"])
+        policy = binascii.a2b_base64(parts["policy"])
         self.policy = (ctypes.c_char * len(policy)).from_buffer_copy(policy)
         # With the GIL: no other thread of Python may run during a fork.
         self.code = ctypes.PYFUNCTYPE(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import ctypes
+import fcntl
 import io
 import os
 from functools import partial, wraps
@@ -19,20 +21,45 @@ if TYPE_CHECKING:
     from mmap import mmap
 
 STDOUT = 1
-# The functions of `os` that write to a descriptor or copy it.
-WRITERS = ("write", "writev", "dup", "dup2")
+# The functions that write to a descriptor, copy it or close it.
+WRITERS: list[tuple[Any, str]] = [
+    (os, "write"), (os, "writev"), (os, "dup"), (os, "dup2"), (os, "close"), (fcntl, "fcntl"),
+]  # fmt: skip
 write = os.write
 
 
+class Header(ctypes.Structure):
+    """What the supervisor must know to tell what it has received already: `kept_output.rs`. It follows the text."""
+
+    _fields_ = [("leaving", ctypes.c_uint64), ("before", ctypes.c_uint64)]
+    leaving: int
+    """The number of bytes of the text that are being written to the descriptor."""
+    before: int
+    """The number of bytes that were written before them."""
+
+
 class Stdout(io.FileIO):
-    """Descriptor 1, with a buffer in `memory`. The rest of the memory is always zero: the supervisor finds the end by that."""
+    """Descriptor 1, with a buffer in `memory`, in front of a header. The rest of the memory is always zero.
+
+    A signal handler that prints, or raises, can run between any two calls, also while the buffer is emptied. So whatever
+    `empty` has done is in attributes at once, and it continues there when it is called again.
+    """
 
     def __init__(self, memory: mmap) -> None:
         super().__init__(STDOUT, "w", closefd=False)
         self.memory = memory
+        self.view = memoryview(memory)
+        self.zeros = memoryview(bytes(len(memory)))  # made now, since memory may have run out later
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        self.header = Header.from_address(start + len(memory))
         self.keep = memory.write
+        self.reopens = self.is_used = True
         self.lock = _thread.RLock()
         self.close_memory: Any = (memory.tell, partial(memory.seek, 0, os.SEEK_END))
+        self.end: int | None = None
+        """How much is being written; None while there is room to keep something."""
+        self.written = 0
+        """How much of that is written."""
 
     def write(self, data: Any) -> int:
         """Keeps bytes, or writes what is kept and them."""
@@ -45,11 +72,13 @@ class Stdout(io.FileIO):
         """Writes bytes, and what is kept before them."""
         with self.lock:
             self.empty()
-            return super().write(data) or 0
+            count = super().write(data) or 0
+            self.header.before += count
+            return count
 
     def flush(self) -> None:
         """Writes what is kept."""
-        if self.memory.tell():
+        if self.is_used and self.memory.tell():
             with self.lock:
                 self.empty()
 
@@ -58,28 +87,52 @@ class Stdout(io.FileIO):
         self.keep_nothing()
         return super().fileno()
 
+    def close(self) -> None:
+        """Closes the stream, but not the descriptor."""
+        self.keep_nothing()
+        super().close()
+
     def keep_nothing(self) -> None:
-        """From now on, writes at once. For someone who follows the output live."""
-        self.flush()
-        self.keep = super().write
+        """From now on, writes at once."""
+        with self.lock:
+            self.reopens = False
+            try:
+                self.empty()
+            finally:
+                self.keep = super().write
 
     def empty(self) -> None:
-        """Writes what is kept. Called with the lock."""
-        # Between the two calls, no other thread may keep anything, so Python code must not run between them. After them,
-        # there is no room, and other threads wait for the lock.
-        length, _ = map(call, self.close_memory)
-        try:
-            rest = memoryview(self.memory)[:length]
-            while rest:
-                rest = rest[write(STDOUT, rest) :]
-        finally:
-            self.memory[:length] = bytes(length)
-            self.memory.seek(0)
+        """Writes what is kept. Called with the lock.
+
+        Python runs signal handlers after calls and at the ends of loops. They may come here too. `map` makes its calls only
+        when its values are assigned, so nothing runs between what is read before, the call, and the assignment.
+        """
+        if self.end is None and self.is_used:
+            # Then there is no room, and other threads wait for the lock.
+            self.end, _ = map(call, self.close_memory)
+        rest: list[Any] = [b""]
+        while self.end is not None:
+            later: Any = map(write, (STDOUT,), rest)
+            if (end := self.end) is None or self.written == end:
+                break
+            self.header.leaving = end
+            rest[0] = self.view[self.written : end]
+            (count,) = later
+            self.written += count
+        if (end := self.end) is not None:
+            self.view[:end] = self.zeros[:end]
+            self.header.leaving = 0
+            self.header.before += end
+            self.end, self.written = None, 0
+            if self.reopens:
+                self.memory.seek(0)
+            else:
+                self.is_used = False
 
     def order_writers(self) -> None:
-        """Has the functions of `os` write what is kept before they use the descriptor themselves."""
-        for name in WRITERS:
-            setattr(os, name, self.ordered(getattr(os, name)))
+        """Has other functions write what is kept before they use the descriptor themselves."""
+        for module, name in WRITERS:
+            setattr(module, name, self.ordered(getattr(module, name)))
 
     def ordered(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Returns a function that first writes what is kept if it is given descriptor 1."""
@@ -94,6 +147,6 @@ class Stdout(io.FileIO):
         return ordered
 
     def finish(self) -> None:
-        """Writes what is kept at the end of a script, which may have closed the descriptor."""
-        with contextlib.suppress(OSError):
-            self.flush()
+        """Writes what is kept at the end of a script, which may have closed the descriptor or the memory."""
+        with contextlib.suppress(OSError, ValueError):
+            self.keep_nothing()

@@ -2,6 +2,7 @@ import contextlib
 import io
 import mmap
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 from mainbox_harness import printing
 from mainbox_harness.printing import Stdout
 
-SIZE = 4096
+SIZE = 4096 - 16
 
 
 class Pipe:
@@ -49,7 +50,7 @@ def piped() -> Iterator[Pipe]:
 
 
 def stdout() -> tuple[Stdout, mmap.mmap]:
-    memory = mmap.mmap(-1, SIZE)
+    memory = mmap.mmap(-1, SIZE)  # the header is in the rest of the page
     return Stdout(memory), memory
 
 
@@ -91,8 +92,8 @@ def test_whoever_asks_for_the_descriptor_finds_everything_there() -> None:
 
 def test_functions_of_os_keep_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
     with piped() as pipe:
-        for name in printing.WRITERS:
-            monkeypatch.setattr(os, name, getattr(os, name))
+        for module, name in printing.WRITERS:
+            monkeypatch.setattr(module, name, getattr(module, name))
         raw, _ = stdout()
         raw.order_writers()
         raw.write(b"1 ")
@@ -133,20 +134,98 @@ def test_nothing_that_threads_print_is_lost() -> None:
         assert sorted(written.splitlines(keepends=True)) == sorted(lines)
 
 
-def test_a_descriptor_that_is_closed_loses_no_more_than_was_kept() -> None:
+def test_nothing_is_lost_when_the_descriptor_is_closed_and_opened_again() -> None:
     with piped() as pipe:
         raw, memory = stdout()
-        raw.write(b"lost")
+        raw.write(b"before ")
         copy = os.dup(1)
         os.close(1)
         with pytest.raises(OSError, match="Bad file descriptor"):
             raw.flush()
-        raw.write(b"lost")
-        raw.finish()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            raw.write(b"refused")
         os.dup2(copy, 1)
         os.close(copy)
-        raw.write(b"later")
-        assert (pipe.read(), kept(memory)) == (b"", b"later")
+        raw.write(b"after")
+        assert (pipe.read(), kept(memory)) == (b"before after", b"")
+        raw.write(b" kept")
+        assert kept(memory) == b" kept"
+
+
+class Raised(Exception):
+    """Raised by a signal handler."""
+
+
+def test_a_signal_handler_may_print_or_raise_at_any_time() -> None:
+    with piped() as pipe:
+        raw, _ = stdout()
+        lines: list[bytes] = []
+        received: list[bytes] = []
+        number = raised = 0
+        may_raise = True
+
+        def handle(*_: object) -> None:
+            nonlocal raised
+            lines.append(b"handler %d\n" % len(lines))
+            raw.write(lines[-1])
+            if len(lines) % 2 and may_raise:
+                raised += 1
+                raise Raised
+
+        def print_and_read() -> None:
+            nonlocal number, may_raise
+            while number < 30000:
+                number += 1
+                raw.write(b"%d\n" % number)
+                if number % 100 == 0:
+                    may_raise = False
+                    received.append(pipe.read())
+                    may_raise = number < 30000
+
+        before = signal.signal(signal.SIGALRM, handle)
+        signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+        while number < 30000:
+            with contextlib.suppress(Raised):
+                print_and_read()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        raw.flush()
+        received.append(pipe.read())
+        text = b"".join(received)
+        found = text.splitlines(keepends=True)
+        assert b"\0" not in text
+        assert len(set(found)) == len(found), "something was printed twice"
+        # The handler prints in a call that is interrupted, before what that call prints. What it prints itself is whole.
+        assert raised > 10
+        assert 30000 - len([line for line in found if not line.startswith(b"handler")]) <= raised
+        assert [line for line in found if line.startswith(b"handler")] == lines
+
+
+def test_the_header_tells_what_leaves_the_memory() -> None:
+    with piped():
+        raw, _ = stdout()
+        raw.write(b"1234")
+        assert (raw.header.leaving, raw.header.before) == (0, 0)
+        seen = []
+        observed = printing.write
+        printing.write = lambda *arguments: seen.append(raw.header.leaving) or observed(*arguments)
+        try:
+            raw.flush()
+        finally:
+            printing.write = observed
+        assert (seen, raw.header.leaving, raw.header.before) == ([4], 0, 4)
+        raw.write(b"x" * 5000)
+        assert raw.header.before == 5004
+
+
+def test_a_stream_that_is_closed_refuses_more() -> None:
+    with piped() as pipe:
+        raw, _ = stdout()
+        raw.write(b"kept")
+        raw.close()
+        with pytest.raises(ValueError, match="closed file"):
+            raw.write(b"more")
+        assert pipe.read() == b"kept"
 
 
 def test_other_arguments_may_be_anything() -> None:

@@ -12,7 +12,7 @@ from mainbox_harness.process_state import find_numpy, find_random, make_streams
 def test_streams_know_what_workers_have_and_the_descriptors_are_as_before() -> None:
     before = [os.fstat(descriptor) for descriptor in range(3)]
     count = len(os.listdir("/proc/self/fd"))
-    raw, (stdin, stdout, stderr) = make_streams(mmap.mmap(-1, 4096))
+    raw, (stdin, stdout, stderr) = make_streams(mmap.mmap(-1, 4080))
     assert [os.fstat(descriptor) for descriptor in range(3)] == before
     assert len(os.listdir("/proc/self/fd")) == count
     assert [stream.fileno() for stream in (stdin, stdout, stderr)] == [0, 1, 2]

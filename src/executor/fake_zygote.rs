@@ -51,7 +51,7 @@ pub(super) fn start(fork: Fork) -> Arc<Zygote> {
     let mut process = Command::new("sleep");
     let process = process.arg("60").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let pid = Pid::from_raw(process.id() as i32);
-    let zygote = Zygote::connect(ours, pid).unwrap();
+    let zygote = Zygote::connect(ours, pid, None).unwrap();
     std::thread::spawn(move || carry_out_orders(&theirs, fork, process));
     Arc::new(zygote)
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use mainbox_zygote::messages::OUTPUT_BYTES;
+use mainbox_zygote::messages::{OUTPUT_BYTES, OUTPUT_HEADER_BYTES};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -35,14 +35,22 @@ impl KeptOutput {
         self.0.as_fd().try_clone_to_owned()
     }
 
-    /// What is left there. The worker may write anything at any time, so this is no more than bytes.
-    pub(super) fn rest(&self) -> Vec<u8> {
-        let mut bytes = vec![0; OUTPUT_BYTES];
+    /// What is left there, if `received` bytes have come through the pipe. The worker may write anything at any time, so
+    /// the text is no more than bytes, and the header decides only how much of it is left out.
+    pub(super) fn rest(&self, received: u64) -> Vec<u8> {
+        let mut text = vec![0; OUTPUT_BYTES];
         // Fails for no file in memory.
-        let length = self.0.read_at(&mut bytes, 0).unwrap_or(0);
-        let end = bytes[..length].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        bytes.truncate(end);
-        bytes
+        let length = self.0.read_at(&mut text, 0).unwrap_or(0);
+        text.truncate(length);
+        let header = text.split_off(length.saturating_sub(OUTPUT_HEADER_BYTES));
+        let (numbers, _) = header.as_chunks::<8>();
+        let [leaving, before] =
+            [0, 1].map(|at| numbers.get(at).copied().map_or(0, u64::from_le_bytes));
+        let end = text.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        text.truncate(end);
+        // A worker that died while it wrote the text has not removed it yet.
+        let arrived = received.saturating_sub(before).min(leaving).min(end as u64) as usize;
+        text.split_off(arrived)
     }
 }
 
@@ -53,9 +61,30 @@ mod tests {
     #[test]
     fn what_is_kept_ends_with_its_last_character() {
         let kept = KeptOutput::new().unwrap();
-        assert_eq!(kept.rest(), b"");
+        assert_eq!(kept.rest(0), b"");
         kept.0.write_at(b"a\0b\n\0", 0).unwrap();
-        assert_eq!(kept.rest(), b"a\0b\n");
+        assert_eq!(kept.rest(0), b"a\0b\n");
+        assert_eq!(kept.rest(9), b"a\0b\n");
+    }
+
+    #[test]
+    fn what_has_arrived_is_left_out() {
+        let kept = KeptOutput::new().unwrap();
+        kept.0.write_at(b"abcdef", 0).unwrap();
+        let header = |leaving: u64, before: u64| {
+            let header = [leaving.to_le_bytes(), before.to_le_bytes()].concat();
+            kept.0.write_at(&header, (OUTPUT_BYTES - OUTPUT_HEADER_BYTES) as u64).unwrap();
+        };
+        header(6, 100);
+        assert_eq!(kept.rest(100), b"abcdef");
+        assert_eq!(kept.rest(104), b"ef");
+        assert_eq!(kept.rest(106), b"");
+        assert_eq!(kept.rest(0), b"abcdef");
+        // A worker may claim anything.
+        header(u64::MAX, 0);
+        assert_eq!(kept.rest(u64::MAX), b"");
+        header(u64::MAX, u64::MAX);
+        assert_eq!(kept.rest(7), b"abcdef");
     }
 
     #[test]

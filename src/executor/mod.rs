@@ -5,6 +5,7 @@
 //! the script (`worker.rs`, `exchange.rs`). Nothing that a worker sends is trusted (`outcome.rs`).
 
 mod admission;
+mod code_cache;
 mod essential;
 mod exchange;
 #[cfg(test)]

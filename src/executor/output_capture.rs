@@ -1,8 +1,10 @@
 //! Captures what a script prints.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::net::unix::pipe;
+use tokio::time::{Instant, timeout_at};
 
 use super::live_output::{LiveOutput, Stream};
 
@@ -22,6 +24,7 @@ pub struct OutputCapture {
     captured: Captured,
     limit: usize,
     live: Option<(LiveOutput, Stream)>,
+    received: u64,
     closed: bool,
 }
 
@@ -35,7 +38,14 @@ impl OutputCapture {
         limit: usize,
         live: Option<(LiveOutput, Stream)>,
     ) -> OutputCapture {
-        OutputCapture { pipe, captured: Captured::default(), limit, live, closed: false }
+        OutputCapture {
+            pipe,
+            captured: Captured::default(),
+            limit,
+            live,
+            received: 0,
+            closed: false,
+        }
     }
 
     /// Waits for output and takes it. Never returns once the stream has ended.
@@ -49,6 +59,17 @@ impl OutputCapture {
             }
         }
         std::future::pending().await
+    }
+
+    /// Takes what comes until the worker has closed its end, or for `most`.
+    pub async fn drain(&mut self, most: Duration) {
+        let end = Instant::now() + most;
+        while !self.closed && timeout_at(end, self.pump()).await.is_ok() {}
+    }
+
+    /// How much has come, bytes.
+    pub fn received(&self) -> u64 {
+        self.received
     }
 
     /// Takes what is in the pipe, and then `rest`. The number of reads is bounded, since a script may still be writing.
@@ -70,6 +91,7 @@ impl OutputCapture {
                 false
             }
             Ok(length) => {
+                self.received += length as u64;
                 self.take(&chunk[..length]);
                 true
             }

@@ -300,18 +300,31 @@ impl Pool {
         }
     }
 
-    /// Replaces every spare that exists now, one after the other, by a worker that is forked now.
-    async fn replace_spares(self: &Arc<Self>, current: Current) {
+    /// Replaces every spare by a new one, one after the other, once the zygote has moved its memory. Older ones keep a copy
+    /// of what newer ones share. Runs to its end, since a start that is cancelled would still be counted.
+    async fn replace_spares(self: Arc<Self>, current: Current) {
+        tokio::select! {
+            () = current.zygote.gone() => return,
+            () = current.zygote.has_moved() => {}
+        }
         let first = self.next_worker.load(Ordering::Relaxed);
         let is_old = |spare: &Worker| spare.number() < first;
-        while self.spares().iter().any(is_old) && !self.retired.load(Ordering::Acquire) {
+        while self.spares().iter().any(is_old)
+            && !current.zygote.is_gone()
+            && !self.retired.load(Ordering::Acquire)
+        {
             self.starting.fetch_add(1, Ordering::Relaxed);
-            Arc::clone(self).start_spare(current.clone(), false).await;
+            Arc::clone(&self).start_spare(current.clone(), false).await;
             let mut spares = self.spares();
-            if let Some(index) = spares.iter().position(is_old) {
+            // The new one is not there if it could not be started, or has been taken.
+            if spares.back().is_some_and(|spare| !is_old(spare))
+                && let Some(index) = spares.iter().position(is_old)
+            {
                 spares.remove(index);
             }
         }
+        tracing::debug!("the spares share the moved memory");
+        self.refill(false);
     }
 
     async fn start_spare(self: Arc<Self>, current: Current, has_waiters: bool) {

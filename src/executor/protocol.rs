@@ -11,8 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use mainbox_zygote::heap::Arenas;
-use mainbox_zygote::messages::{OUTPUT_BYTES, Start};
+use mainbox_zygote::messages::{OUTPUT_BYTES, OUTPUT_HEADER_BYTES, Start};
 use mainbox_zygote::serve::Memory;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,9 @@ pub struct Boot<'a> {
     pub harness: &'a [(&'static str, &'static str)],
     /// The bytecode archive that may hold their code.
     pub harness_archive: Option<&'a Path>,
+    /// Their code as [`Progress::Compiled`] had it at an earlier start, in base64; empty if there is none yet. Absent if
+    /// it is not kept.
+    pub harness_cache: Option<String>,
     /// The modules to import.
     pub preload: &'a [String],
     /// The bytecode archive to import them from.
@@ -45,7 +50,7 @@ pub struct Boot<'a> {
 /// The machine code of the loop and of the lockdown: the package `zygote/`.
 #[derive(Serialize)]
 pub struct Native {
-    /// The code, in hexadecimal.
+    /// The code, in base64.
     code: String,
     /// The offsets of the functions in it that Python calls: that of the loop, and those that allocate and free arenas.
     entry: usize,
@@ -53,12 +58,12 @@ pub struct Native {
     free_arena: usize,
     /// How much memory the loop and the table of arenas need.
     memory_bytes: usize,
-    /// How much memory for the output of a worker there is.
+    /// How much memory for the output of a worker there is, in front of its header.
     output_bytes: usize,
     arenas_bytes: usize,
     /// The number of memfd_create(2), which some builds of Python do not have as a function.
     memfd_create: i64,
-    /// [`Policy`](mainbox_zygote::messages::Policy), in hexadecimal.
+    /// [`Policy`](mainbox_zygote::messages::Policy), in base64.
     policy: String,
 }
 
@@ -68,25 +73,21 @@ impl Native {
         let mut policy = Vec::new();
         sandbox.policy(&mut sandbox.filter()).encode(&mut policy);
         Native {
-            code: hexadecimal(include_bytes!(concat!(env!("OUT_DIR"), "/zygote.code"))),
+            code: BASE64_STANDARD.encode(include_bytes!(concat!(env!("OUT_DIR"), "/zygote.code"))),
             entry: offset(env!("OFFSET_OF_mainbox_zygote")),
             allocate_arena: offset(env!("OFFSET_OF_mainbox_allocate_arena")),
             free_arena: offset(env!("OFFSET_OF_mainbox_free_arena")),
             memory_bytes: size_of::<Memory>(),
-            output_bytes: OUTPUT_BYTES,
+            output_bytes: OUTPUT_BYTES - OUTPUT_HEADER_BYTES,
             arenas_bytes: size_of::<Arenas>(),
             memfd_create: libc::SYS_memfd_create,
-            policy: hexadecimal(&policy),
+            policy: BASE64_STANDARD.encode(&policy),
         }
     }
 }
 
 fn offset(number: &str) -> usize {
     number.parse().expect("BUG: the build script writes a number")
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The frame with the start of a worker.
@@ -101,6 +102,11 @@ pub fn start_frame(start: &Start<'_>) -> Vec<u8> {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
 pub enum Progress {
+    /// It had to compile modules of the harness.
+    Compiled {
+        /// The code of all of them for the next start, in base64.
+        code: String,
+    },
     /// It begins to import a module of the preload.
     Importing {
         /// The name of the module.

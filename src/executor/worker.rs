@@ -244,12 +244,14 @@ impl Worker {
             // On the last try, the request itself may be what ended the worker.
             ExchangeEnd::NotStarted | ExchangeEnd::Closed => self.process.explain_end(job).await,
         };
-        // A worker that answers has written all that it kept. Any other is killed first, so that it does not write now.
+        // A worker that answers has written all that it kept.
         let kept = if has_answered {
             Vec::new()
         } else {
+            // It must not write any more. Its pipe closes when it is gone.
             self.process.kill();
-            self.kept.rest()
+            stdout.drain(CAUSE_GRACE).await;
+            self.kept.rest(stdout.received())
         };
         let cpu = exit
             .map(|exit| Duration::from_micros(exit.cpu_us))

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use mainbox_zygote::messages::{Event, Exit, FORK_ALONE, FORK_THROUGH_PYTHON, Order, Report};
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -15,6 +17,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::code_cache::CodeCache;
 use super::essential::spawn_essential;
 use super::exchange::run_options;
 use super::frames::{FrameError, message, receive_bytes, receive_message};
@@ -55,6 +58,7 @@ struct Shared {
     awaited: Mutex<Awaited>,
     state: watch::Sender<ZygoteState>,
     has_moved: watch::Sender<bool>,
+    cache: Option<Arc<CodeCache>>,
 }
 
 #[derive(Default)]
@@ -95,7 +99,10 @@ impl Zygote {
         let program = program(python).map_err(ZygoteError::Control)?;
         let pid = sys::spawn(&program, theirs.as_fd(), sandbox.plan())?;
         drop(theirs);
-        let zygote = Zygote::connect(ours, pid).map_err(ZygoteError::Control)?;
+        let cache = CodeCache::of(python, config, sandbox);
+        // Fails the first time.
+        let cached = cache.as_ref().map(|cache| cache.read().unwrap_or_default());
+        let zygote = Zygote::connect(ours, pid, cache).map_err(ZygoteError::Control)?;
         let lockdown = &sandbox.lockdown();
         let archive = config.archive.as_deref().filter(|_| !preload.is_empty());
         let usual_options = &run_options(&Job::of_script("", config), config);
@@ -103,6 +110,7 @@ impl Zygote {
         let boot = Boot {
             harness: MODULES,
             harness_archive: config.archive.as_deref(),
+            harness_cache: cached.map(|code| BASE64_STANDARD.encode(code)),
             preload,
             archive,
             lockdown,
@@ -114,8 +122,12 @@ impl Zygote {
         Ok(zygote)
     }
 
-    /// The zygote with process id `pid` at the other end of `control`.
-    pub(super) fn connect(control: StdUnixStream, pid: Pid) -> io::Result<Zygote> {
+    /// The zygote with process id `pid` at the other end of `control`. What it compiles is kept in `cache`.
+    pub(super) fn connect(
+        control: StdUnixStream,
+        pid: Pid,
+        cache: Option<CodeCache>,
+    ) -> io::Result<Zygote> {
         control.set_nonblocking(true)?;
         let control = Arc::new(UnixStream::from_std(control)?);
         let process = Arc::new(ProcessHandle::of(pid));
@@ -123,6 +135,7 @@ impl Zygote {
             awaited: Mutex::default(),
             state: watch::Sender::new(ZygoteState::Starting(None)),
             has_moved: watch::Sender::new(false),
+            cache: cache.map(Arc::new),
         });
         let (outbox, orders) = mpsc::unbounded_channel();
         spawn_essential(send_orders(Arc::clone(&control), orders, Arc::clone(&process)));
@@ -336,6 +349,10 @@ impl Shared {
     ) -> Result<bool, ReportError> {
         let text = receive_message(control, MAX_PROGRESS_BYTES).await?;
         let state = match serde_json::from_slice(&text)? {
+            Progress::Compiled { code } => {
+                self.keep(code);
+                return Ok(true);
+            }
             Progress::Importing { module } => ZygoteState::Starting(Some(module)),
             Progress::Ready(info) => {
                 // Only the kernel knows of the threads of libraries that are not written in Python.
@@ -352,6 +369,17 @@ impl Shared {
         let imports = matches!(state, ZygoteState::Starting(_));
         self.state.send_replace(state);
         Ok(imports)
+    }
+
+    /// Keeps the compiled harness for the next start, in the background.
+    fn keep(&self, code: String) {
+        let Some(cache) = self.cache.clone() else { return };
+        tokio::task::spawn_blocking(move || {
+            let code = BASE64_STANDARD.decode(code).map_err(io::Error::other);
+            if let Err(error) = code.and_then(|code| cache.write(&code)) {
+                tracing::debug!(%error, "the compiled harness is not kept for the next start");
+            }
+        });
     }
 
     async fn receive_report(&self, control: &UnixStream) -> Result<(), ReportError> {

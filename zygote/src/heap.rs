@@ -126,7 +126,8 @@ pub const PF_X: u32 = 1;
 pub const PF_W: u32 = 2;
 
 impl Regions {
-    /// No region. `page_bytes` is the size of a page, and `stays` is an address in the library whose variables stay.
+    /// No region. `page_bytes` is the size of a page. `stays` is an address in the library whose variables stay: the C
+    /// library, which is also the loader with musl, and then does not protect its own variables.
     pub fn new(page_bytes: usize, stays: usize) -> Regions {
         let none = Region { start: 0, bytes: 0, is_writable: false };
         Regions { number: 0, places: [none; MOST_REGIONS], page_bytes, stays }
@@ -275,7 +276,7 @@ mod tests {
         let data = header(PT_LOAD, PF_W, 0xa000, 0x4000);
         let in_the_middle = header(PT_GNU_RELRO, 0, 0xb000, 0x1000);
         assert_eq!(variables(&[executable, large]), []);
-        // Those of the C library. Its loader may be in the middle of something.
+        // Those of the C library.
         let code = header(PT_LOAD, PF_X, 0x30000, 0x9000);
         assert_eq!(variables(&[data, code]), []);
         assert_eq!(variables(&[data, in_the_middle]), []);

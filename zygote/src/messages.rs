@@ -20,8 +20,12 @@ pub const FORK_ALONE: u8 = b'A';
 pub const FORK_THROUGH_PYTHON: u8 = b'P';
 
 /// The size of the memory in which a worker keeps what it has printed and not written yet, bytes. It is a file that the
-/// supervisor makes and attaches to the order. All that is printed comes first, and the rest is zero.
+/// supervisor makes and attaches to the order. All that is printed comes first, and the rest is zero, except for a header
+/// at the end.
 pub const OUTPUT_BYTES: usize = 64 * 1024;
+/// The size of that header, bytes: two numbers of 8 bytes. They are how much of the text is being written to the pipe, and
+/// how much was written before.
+pub const OUTPUT_HEADER_BYTES: usize = 16;
 
 /// An order of the supervisor to a zygote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Current, FAILURES_IN_A_ROW, Pool, RETRY_INTERVAL};
+use crate::executor::essential::spawn_essential;
 use crate::executor::protocol::ZygoteInfo;
 use crate::executor::self_test::{self, Finding, Proof};
 use crate::executor::zygote::{Zygote, ZygoteError, ZygoteState};
@@ -74,14 +75,12 @@ impl Pool {
         self.current.send_replace(Some(current.clone()));
         // The self-test waits for the first worker.
         self.refill(true);
-        // Workers that were forked before the move have memory of their own that the others share.
-        let replaced = async {
-            zygote.has_moved().await;
-            self.replace_spares(current).await;
-        };
+        if !self.sandbox.one_at_a_time() {
+            spawn_essential(Arc::clone(self).replace_spares(current));
+        }
         tokio::select! {
             () = zygote.gone() => {}
-            _ = async { tokio::join!(self.prove(), replaced) } => zygote.gone().await,
+            () = self.prove() => zygote.gone().await,
         }
         // The next zygote is proved anew.
         self.set_proof(Proof::Pending);

@@ -15,7 +15,7 @@ fn silent_zygote() -> (Zygote, StdUnixStream, Child) {
     setsockopt(&ours, sockopt::SndBuf, &0).unwrap();
     let process = Command::new("sleep").arg("60").spawn().unwrap();
     let pid = Pid::from_raw(process.id() as i32);
-    (Zygote::connect(ours, pid).unwrap(), theirs, process)
+    (Zygote::connect(ours, pid, None).unwrap(), theirs, process)
 }
 
 #[tokio::test]

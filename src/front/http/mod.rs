@@ -25,7 +25,7 @@ use crate::handler::Handler;
 /// The largest number of connections, where the descriptor limit allows them. Further connections wait in the kernel
 /// until one ends; an idle one is closed to make room.
 pub const MAX_CONNECTIONS: usize = 1000;
-/// Descriptors that connections must leave for workers (four each), the runtime and the zygotes.
+/// Descriptors that connections must leave for workers (five each), the runtime and the zygotes.
 const RESERVED_DESCRIPTORS: u64 = 256;
 /// How long requests in flight may take once a shutdown has begun. Cloud Run kills the process after 10 seconds:
 /// <https://cloud.google.com/run/docs/container-contract#instance-shutdown>.
