@@ -24,13 +24,14 @@ PACKAGE = "mainbox_harness"
 bootstrap: Any = sys.modules["_frozen_importlib_external"]
 MAGIC_NUMBER: bytes = bootstrap.MAGIC_NUMBER
 CONTROL = 3
+CHECKSUM_BYTES = 4
 
 
 class HarnessFinder:
     """Finds and loads the modules of the package."""
 
     def __init__(self, sources: dict[str, str], archive: str | None, cached: str | None) -> None:
-        self.version = MAGIC_NUMBER + binascii.crc32(repr(sources).encode()).to_bytes(4, "little")
+        self.version = MAGIC_NUMBER + checksum_of(repr(sources).encode())
         self.compiled = from_archive(archive, sources) or from_cache(cached or "", self.version)
         self.known = len(self.compiled)
         self.sources = sources | {PACKAGE: ""}
@@ -56,7 +57,10 @@ class HarnessFinder:
 
     def new_cache(self) -> bytes:
         """Returns the code for the next start; nothing if that is what it was given."""
-        return b"" if len(self.compiled) == self.known else self.version + marshal.dumps(self.compiled)
+        if len(self.compiled) == self.known:
+            return b""
+        code = marshal.dumps(self.compiled)
+        return self.version + checksum_of(code) + code
 
 
 def from_archive(path: str | None, sources: dict[str, str]) -> dict[str, CodeType]:
@@ -82,11 +86,16 @@ def from_archive(path: str | None, sources: dict[str, str]) -> dict[str, CodeTyp
 
 def from_cache(cached: str, version: bytes) -> dict[str, CodeType]:
     """Returns the code that the supervisor has kept; nothing if it is of another version."""
-    try:
-        data = binascii.a2b_base64(cached)
-        return marshal.loads(memoryview(data)[len(version) :]) if data.startswith(version) else {}
-    except Exception:  # the file may have been cut off
-        return {}
+    data = binascii.a2b_base64(cached)
+    start = len(version) + CHECKSUM_BYTES
+    code = data[start:]
+    # The file may have been cut off.
+    return marshal.loads(code) if data[:start] == version + checksum_of(code) else {}
+
+
+def checksum_of(data: bytes) -> bytes:
+    """Returns a checksum that tells different versions apart, and finds damage. It does not protect from an attacker."""
+    return binascii.crc32(data).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def read(length: int) -> bytes:

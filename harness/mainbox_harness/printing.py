@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from mmap import mmap
 
 STDOUT = 1
-# The functions that write to a descriptor, copy it or close it.
-WRITERS: list[tuple[Any, str]] = [
-    (os, "write"), (os, "writev"), (os, "dup"), (os, "dup2"), (os, "close"), (fcntl, "fcntl"),
-]  # fmt: skip
+# Functions that write to a descriptor and return how much, and others that copy or close it.
+WRITERS: list[tuple[Any, str]] = [(os, "write"), (os, "writev")]
+OTHERS: list[tuple[Any, str]] = [(os, "dup"), (os, "dup2"), (os, "close"), (fcntl, "fcntl")]
 write = os.write
 
 
@@ -41,8 +40,8 @@ class Header(ctypes.Structure):
 class Stdout(io.FileIO):
     """Descriptor 1, with a buffer in `memory`, in front of a header. The rest of the memory is always zero.
 
-    A signal handler that prints, or raises, can run between any two calls, also while the buffer is emptied. So whatever
-    `empty` has done is in attributes at once, and it continues there when it is called again.
+    A signal handler can print or raise while the buffer is emptied. What it prints waits until that is done. If it raises,
+    the attributes tell how much is written, and the next one who empties the buffer continues there.
     """
 
     def __init__(self, memory: mmap) -> None:
@@ -60,6 +59,10 @@ class Stdout(io.FileIO):
         """How much is being written; None while there is room to keep something."""
         self.written = 0
         """How much of that is written."""
+        self.is_busy = False
+        """Whether the buffer is being emptied."""
+        self.waiting: list[bytes] = []
+        """What signal handlers have printed meanwhile."""
 
     def write(self, data: Any) -> int:
         """Keeps bytes, or writes what is kept and them."""
@@ -71,6 +74,9 @@ class Stdout(io.FileIO):
     def write_through(self, data: Any) -> int:
         """Writes bytes, and what is kept before them."""
         with self.lock:
+            if self.is_busy:
+                self.waiting.append(bytes(data))
+                return len(self.waiting[-1])
             self.empty()
             count = super().write(data) or 0
             self.header.before += count
@@ -102,24 +108,31 @@ class Stdout(io.FileIO):
                 self.keep = super().write
 
     def empty(self) -> None:
-        """Writes what is kept. Called with the lock.
+        """Writes what is kept. Called with the lock."""
+        if self.is_busy:
+            return
+        self.is_busy = True
+        try:
+            self.leave()
+        finally:
+            self.is_busy = False
+        while self.waiting:
+            self.write(self.waiting.pop(0))
 
-        Python runs signal handlers after calls and at the ends of loops. They may come here too. `map` makes its calls only
-        when its values are assigned, so nothing runs between what is read before, the call, and the assignment.
+    def leave(self) -> None:
+        """Writes what is kept, from where an exception has interrupted it.
+
+        Python runs signal handlers after calls and at the ends of loops. `map` makes its calls when its values are assigned,
+        so no handler can raise between a call and the assignment of what it returned.
         """
         if self.end is None and self.is_used:
             # Then there is no room, and other threads wait for the lock.
             self.end, _ = map(call, self.close_memory)
-        rest: list[Any] = [b""]
-        while self.end is not None:
-            later: Any = map(write, (STDOUT,), rest)
-            if (end := self.end) is None or self.written == end:
-                break
+        while (end := self.end) is not None and self.written < end:
             self.header.leaving = end
-            rest[0] = self.view[self.written : end]
-            (count,) = later
+            (count,) = map(write, (STDOUT,), (self.view[self.written : end],))
             self.written += count
-        if (end := self.end) is not None:
+        if end is not None:
             self.view[:end] = self.zeros[:end]
             self.header.leaving = 0
             self.header.before += end
@@ -131,18 +144,25 @@ class Stdout(io.FileIO):
 
     def order_writers(self) -> None:
         """Has other functions write what is kept before they use the descriptor themselves."""
-        for module, name in WRITERS:
-            setattr(module, name, self.ordered(getattr(module, name)))
+        for module, name in (*WRITERS, *OTHERS):
+            setattr(module, name, self.ordered(getattr(module, name), counts=(module, name) in WRITERS))
 
-    def ordered(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns a function that first writes what is kept if it is given descriptor 1."""
+    def ordered(self, function: Callable[..., Any], *, counts: bool) -> Callable[..., Any]:
+        """Returns a function that first writes what is kept if it is given descriptor 1.
+
+        `counts` says that it returns the number of bytes that it has written to its first argument.
+        """
 
         @wraps(function)
         def ordered(*arguments: Any, **named: Any) -> Any:
             # Other arguments may be anything, such as an array, which has no single answer to a comparison.
-            if any(type(argument) is int and argument == STDOUT for argument in (*arguments, *named.values())):
-                self.flush()
-            return function(*arguments, **named)
+            if not any(type(argument) is int and argument == STDOUT for argument in (*arguments, *named.values())):
+                return function(*arguments, **named)
+            self.flush()
+            result = function(*arguments, **named)
+            if counts:
+                self.header.before += result
+            return result
 
         return ordered
 

@@ -5,17 +5,18 @@
 //! the code before it imports any package.
 
 use std::fs::{DirBuilder, File};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open, openat, renameat};
 use nix::sys::stat::Mode;
-use nix::unistd::geteuid;
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use crate::config::Config;
+use crate::config::choices::Tier;
 use crate::python::interpreter::Python;
 use crate::sandbox::Sandbox;
 
@@ -37,7 +38,9 @@ impl CodeCache {
     /// archive replaces it.
     pub(super) fn of(python: &Python, config: &Config, sandbox: &Sandbox) -> Option<CodeCache> {
         let home = directory(|name| std::env::var_os(name).map(PathBuf::from))?;
-        let is_safe = sandbox.tier.is_some() && sandbox.confines_files();
+        // In the tier `rlimits`, a script cannot open files, but rename them.
+        let is_safe =
+            sandbox.confines_files() && sandbox.tier.is_some_and(|tier| tier != Tier::Rlimits);
         (is_safe && config.archive.is_none()).then(|| CodeCache::new(home, &python.program))
     }
 
@@ -71,16 +74,19 @@ impl CodeCache {
         create(&self.home)?;
         create(&self.home.join(DIRECTORY))?;
         let directory = self.open()?;
-        let new = format!("{}-{}", self.name, std::process::id());
-        let flags = OFlag::O_WRONLY
-            | OFlag::O_CREAT
-            | OFlag::O_TRUNC
-            | OFlag::O_NOFOLLOW
-            | OFlag::O_CLOEXEC;
+        // Containers may share the directory and have the same process ids.
+        let new = format!("{}-{:016x}", self.name, RandomState::new().hash_one(0));
+        let new = new.as_str();
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        let mut file = File::from(openat(&directory, new.as_str(), flags, mode)?);
-        file.write_all(code)?;
-        Ok(renameat(&directory, new.as_str(), &directory, self.name.as_str())?)
+        let mut file = File::from(openat(&directory, new, flags, mode)?);
+        let written = file
+            .write_all(code)
+            .and_then(|()| Ok(renameat(&directory, new, &directory, self.name.as_str())?));
+        written.inspect_err(|_| {
+            // Fails only if it is gone.
+            let _ = unlinkat(&directory, new, UnlinkatFlags::NoRemoveDir);
+        })
     }
 
     /// Opens the directory.
@@ -113,11 +119,12 @@ fn is_own(file: impl AsFd) -> io::Result<bool> {
 
 /// Creates a directory if it does not exist. Root leaves none in the directory of another user.
 fn create(directory: &Path) -> io::Result<()> {
-    if directory.exists() {
+    if directory.symlink_metadata().is_ok() {
         return Ok(());
     }
-    let parent = directory.parent().ok_or(io::ErrorKind::NotFound)?;
-    if parent.metadata()?.uid() != geteuid().as_raw() {
+    let parent = directory.parent().ok_or(io::ErrorKind::NotFound)?.symlink_metadata()?;
+    let is_closed = parent.is_dir() && parent.permissions().mode() & OTHERS_WRITE == 0;
+    if !is_closed || parent.uid() != geteuid().as_raw() {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     DirBuilder::new().mode(0o700).create(directory)

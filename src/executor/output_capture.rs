@@ -64,12 +64,14 @@ impl OutputCapture {
     /// Takes what comes until the worker has closed its end, or for `most`.
     pub async fn drain(&mut self, most: Duration) {
         let end = Instant::now() + most;
-        while !self.closed && timeout_at(end, self.pump()).await.is_ok() {}
+        while !self.closed && matches!(timeout_at(end, self.pipe.readable()).await, Ok(Ok(()))) {
+            self.read_once();
+        }
     }
 
-    /// How much has come, bytes.
-    pub fn received(&self) -> u64 {
-        self.received
+    /// How many bytes have come, and what is kept of them.
+    pub fn received(&self) -> (u64, &[u8]) {
+        (self.received, &self.captured.bytes)
     }
 
     /// Takes what is in the pipe, and then `rest`. The number of reads is bounded, since a script may still be writing.

@@ -323,6 +323,8 @@ impl Pool {
                 spares.remove(index);
             }
         }
+        let most = self.wanted_spares();
+        self.spares().truncate(most);
         tracing::debug!("the spares share the moved memory");
         self.refill(false);
     }

@@ -251,7 +251,8 @@ impl Worker {
             // It must not write any more. Its pipe closes when it is gone.
             self.process.kill();
             stdout.drain(CAUSE_GRACE).await;
-            self.kept.rest(stdout.received())
+            let (received, tail) = stdout.received();
+            self.kept.rest(received, tail)
         };
         let cpu = exit
             .map(|exit| Duration::from_micros(exit.cpu_us))

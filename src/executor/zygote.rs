@@ -58,7 +58,7 @@ struct Shared {
     awaited: Mutex<Awaited>,
     state: watch::Sender<ZygoteState>,
     has_moved: watch::Sender<bool>,
-    cache: Option<Arc<CodeCache>>,
+    cache: Mutex<Option<CodeCache>>,
 }
 
 #[derive(Default)]
@@ -135,7 +135,7 @@ impl Zygote {
             awaited: Mutex::default(),
             state: watch::Sender::new(ZygoteState::Starting(None)),
             has_moved: watch::Sender::new(false),
-            cache: cache.map(Arc::new),
+            cache: Mutex::new(cache),
         });
         let (outbox, orders) = mpsc::unbounded_channel();
         spawn_essential(send_orders(Arc::clone(&control), orders, Arc::clone(&process)));
@@ -349,8 +349,12 @@ impl Shared {
     ) -> Result<bool, ReportError> {
         let text = receive_message(control, MAX_PROGRESS_BYTES).await?;
         let state = match serde_json::from_slice(&text)? {
+            // Only before it has imported anything. A package may write to the socket, too.
             Progress::Compiled { code } => {
-                self.keep(code);
+                match &*self.state.borrow() {
+                    ZygoteState::Starting(None) => self.keep(code),
+                    _ => tracing::warn!("code that came too late is not kept"),
+                }
                 return Ok(true);
             }
             Progress::Importing { module } => ZygoteState::Starting(Some(module)),
@@ -373,7 +377,9 @@ impl Shared {
 
     /// Keeps the compiled harness for the next start, in the background.
     fn keep(&self, code: String) {
-        let Some(cache) = self.cache.clone() else { return };
+        // Once.
+        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(cache) = cache else { return };
         tokio::task::spawn_blocking(move || {
             let code = BASE64_STANDARD.decode(code).map_err(io::Error::other);
             if let Err(error) = code.and_then(|code| cache.write(&code)) {
