@@ -30,6 +30,16 @@ const CONNECTIONS: usize = 8;
 const LOAD: Duration = Duration::from_secs(3);
 
 const TRIVIAL: &str = "def main(): return 1";
+const FLOATS: &str = indoc! {r#"
+    import random
+    def main(): return [random.random() for _ in range(200_000)]
+"#};
+const FLOATS_IN_PYTHON: &str = "json.dumps([random.random() for _ in range(200_000)])";
+const LINES: &str = indoc! {r#"
+    def main():
+        for number in range(500_000): print(number)
+"#};
+const LINES_IN_PYTHON: &str = "for number in range(500_000): print(number)";
 const NUMPY: &str = indoc! {r#"
     import numpy as np
     def main(): return [np.mean([1, 2, 3, 4, 5]), np.std([1, 2, 3, 4, 5])]
@@ -214,6 +224,14 @@ fn measure(world: &str) -> Run {
                 pipe,
             ));
         }
+    }
+    for (name, script, yardstick, statement) in [
+        ("result of 200,000 floats", FLOATS, "json.dumps() of them", FLOATS_IN_PYTHON),
+        ("500,000 printed lines", LINES, "the same in python3", LINES_IN_PYTHON),
+    ] {
+        let mut client = server.client();
+        let took = milliseconds(median((0..ROUNDS).map(|_| client.run(script))));
+        rows.push(Row::new(name, took, "ms", yardstick, yardstick::milliseconds_of(statement)));
     }
     let (world, isolation) = (world.to_owned(), server.isolation());
     Run { world, isolation, cpus: cpus(), rows, latencies, peers: vec![] }

@@ -68,6 +68,19 @@ pub fn forks_a_second(module: &str) -> f64 {
     rates.sum()
 }
 
+/// How long a statement takes in an interpreter, milliseconds. Its output goes to a pipe.
+pub fn milliseconds_of(statement: &str) -> f64 {
+    let script = formatdoc! {r#"
+        import json, random, sys, time
+        began = time.perf_counter()
+        {statement}
+        sys.stdout.flush()
+        print((time.perf_counter() - began) * 1000, file=sys.stderr)
+    "#};
+    let output = python().args(["-c", &script]).output().unwrap();
+    String::from_utf8(output.stderr).unwrap().trim().parse().unwrap()
+}
+
 /// Proportional set size of one interpreter that has imported pandas, bytes.
 pub fn memory_with_pandas() -> u64 {
     let mut process = python()
