@@ -56,10 +56,11 @@ pub struct Native {
     entry: usize,
     allocate_arena: usize,
     free_arena: usize,
-    /// How much memory the loop and the table of arenas need.
+    /// How much memory the loop needs.
     memory_bytes: usize,
     /// How much memory for the output of a worker there is, in front of its header.
     output_bytes: usize,
+    /// How much memory the table of arenas needs.
     arenas_bytes: usize,
     /// The number of memfd_create(2), which some builds of Python do not have as a function.
     memfd_create: i64,
