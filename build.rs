@@ -6,6 +6,15 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// What is called from outside in the code of `zygote/`.
+const FUNCTIONS: [&str; 5] = [
+    "mainbox_zygote",
+    "mainbox_allocate_arena",
+    "mainbox_free_arena",
+    "mainbox_json_numbers",
+    "mainbox_json_string",
+];
+
 fn main() {
     convert_openapi();
     compile_zygote();
@@ -48,7 +57,7 @@ fn compile_zygote() {
     let file = std::fs::read(linked).expect("the linker has written its output");
     let code = segment(&file).expect("zygote.elf has read-only code and nothing else");
     std::fs::write(output("zygote.code"), code).expect("OUT_DIR can be written");
-    for name in ["mainbox_zygote", "mainbox_allocate_arena", "mainbox_free_arena"] {
+    for name in FUNCTIONS {
         let offset = symbol(&file, name).unwrap_or_else(|| panic!("zygote.elf exports {name}"));
         println!("cargo::rustc-env=OFFSET_OF_{name}={offset}");
     }

@@ -4,7 +4,8 @@
 mod common;
 
 use common::server;
-use indoc::formatdoc;
+use indoc::{formatdoc, indoc};
+use proptest::prelude::*;
 use serde_json::json;
 
 const IMPORTS: &str = "
@@ -336,4 +337,77 @@ fn a_three_megabyte_list_is_complete() {
     let response = server().run("def main(): return ['x' * 97] * 30_000");
     assert_eq!(response.status, 200);
     assert_eq!(response.json()["result"], json!(vec!["x".repeat(97); 30_000]));
+}
+
+/// What a worker encodes in machine code, and a list too short for it, each with the name `value`.
+const LONG_VALUES: [&str; 9] = [
+    "[number() for _ in range(8500)]",
+    "{'a': [number() for _ in range(1000)], 'b': [1, [number() for _ in range(2000)], 'x'], 'c': 'd'}",
+    "[None if random.random() < 0.1 else number() for _ in range(1000)]",
+    "[number() for _ in range(999)]",
+    "[random.choice([1, True, 'a', 0.5]) for _ in range(1000)]",
+    "''.join(chr(random.randrange(128)) for _ in range(100_001))",
+    "''.join(chr(random.choice([10, 34, 92, 233, 0x20ac, 0x1f600])) for _ in range(100_001))",
+    "{'a': 'x' * 100_000, 'b': ['y\\n' * 50_000, 1.5], 'c': ('z' * 99_999,)}",
+    "['\\n' * 32_768 * 4, '\\x1f' * 100_000]",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn long_results_have_the_same_bytes_as_from_python(seed: u64) {
+        for value in LONG_VALUES {
+            let response = server().run(&formatdoc! {"
+                import json, math, random, struct
+
+                def number():
+                    # A value of any bits, one with few digits, or one that may be halfway between two short numbers.
+                    match random.randrange(3):
+                        case 0:
+                            value = struct.unpack('d', random.randbytes(8))[0]
+                        case 1:
+                            value = random.randrange(-10**6, 10**6) / 10 ** random.randrange(25)
+                        case _:
+                            value = random.randrange(2**53) / 2 ** random.randrange(60)
+                    return value if math.isfinite(value) else 0.0
+
+                def main():
+                    random.seed({seed})
+                    value = {value}
+                    print(json.dumps(value, ensure_ascii=False, separators=(',', ':')), end='')
+                    return value
+            "});
+            let expected = response.json()["stdout"].as_str().unwrap().to_owned();
+            let start = format!("{{\"result\":{expected},\"stdout\":");
+            prop_assert!(expected.len() > 1000 && response.body.starts_with(&start), "{value} with the seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn long_results_with_values_that_json_has_not_take_their_documented_forms() {
+    let script = indoc! {"
+        import numpy as np
+
+        class Text(str):
+            pass
+
+        def main():
+            lone = '\\ud800' + 'x' * 100_000
+            many = np.array([0.5, np.nan, np.inf] * 1000)
+            return [many, {tuple([0.5] * 1000): 1}, lone, Text('y' * 100_000), {'z' * 100_000: 'z' * 100_000}]
+    "};
+    let expected = [
+        format!("[{}]", ["0.5,null,null"; 1000].join(",")),
+        format!("{{\"[{}]\":1}}", ["0.5"; 1000].join(",")),
+        format!("\"\u{fffd}{}\"", "x".repeat(100_000)),
+        format!("\"{}\"", "y".repeat(100_000)),
+        format!("{{\"{z}\":\"{z}\"}}", z = "z".repeat(100_000)),
+    ];
+    let body = server().run(script).body;
+    assert!(
+        body == format!("{{\"result\":[{}],\"stdout\":\"\"}}", expected.join(",")),
+        "{body:.300}"
+    );
 }

@@ -43,6 +43,8 @@ class Native:
             *[ctypes.c_void_p] * 7,
             ctypes.c_int,
         )(start + parts["entry"])
+        self.json = start + parts["json_numbers"], start + parts["json_string"]
+        """The addresses of the functions of `long_parts`."""
         # Private to this process. In a worker, memory that it shares with the supervisor is mapped in its place.
         self.output = mmap.mmap(-1, parts["output_bytes"], flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.arenas = note_arenas(start + parts["allocate_arena"], start + parts["free_arena"], parts["arenas_bytes"])

@@ -43,8 +43,8 @@ class Request(NamedTuple):
 class Answer(NamedTuple):
     """What a script returned."""
 
-    result: bytes
-    """The result of main as JSON."""
+    result: list[bytes]
+    """The result of main as JSON, in pieces."""
     outputs: list[tuple[bytes, bytes]]
     """Name and content of each file that comes back."""
 
@@ -86,9 +86,10 @@ def run(request: Request, options: dict[str, Any], work_dir: WorkDir | None, lat
         raise of_exception(error) from None
     except BaseException as error:
         raise of_exception(error) from None
-    if len(result) > options["max_result_bytes"]:
+    size = sum(map(len, result))
+    if size > options["max_result_bytes"]:
         raise ScriptFailure(
-            "result_too_large", f"The result has {len(result)} bytes; the limit is {options['max_result_bytes']}"
+            "result_too_large", f"The result has {size} bytes; the limit is {options['max_result_bytes']}"
         )
     return Answer(result, outputs)
 

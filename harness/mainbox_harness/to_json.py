@@ -1,6 +1,7 @@
 """Encodes results as JSON: one documented form for each type, strictly RFC 8259.
 
-Plain values are encoded in C: a list that contains only plain types is not converted item by item.
+Plain values are encoded in C: a list that contains only plain types is not converted item by item. What is long is encoded
+by `long_parts`.
 """
 
 import binascii
@@ -15,36 +16,42 @@ from typing import Any
 from . import library_forms
 from .failure import ScriptFailure
 from .json_reasons import NotJson, name_of, step
+from .long_parts import LONG_LIST, LONG_STRING, LongParts
 from .pictures import Pictures
 
 NoneType = type(None)
 PLAIN = frozenset({str, int, bool, NoneType})
 PLAIN_OR_FLOAT = PLAIN | {float}
+FLOAT_OR_NONE = frozenset({float, NoneType})
+# A list with more items is not searched for long strings.
+FEW_ITEMS = 100
 VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
 
 # Cycles are detected by Encoder, which can name the place.
 dumps = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")).encode
 
 
-def to_json(value: object, max_depth: int, max_bytes: int, pictures: Pictures | None = None) -> bytes:
-    """Returns `value` as JSON. Raises a ScriptFailure that names the path and the type of what has no JSON form.
+def to_json(value: object, max_depth: int, max_bytes: int, pictures: Pictures | None = None) -> list[bytes]:
+    """Returns `value` as JSON, in pieces. Raises a ScriptFailure that names the path and the type of what has no JSON form.
 
     Of an iterator, at most as many items are taken as could fit into `max_bytes`. Figures and images become files in
     `pictures`.
     """
     if type(value) is int:
-        return b"%d" % value  # needs no encoder, whose pages each worker would copy
+        return [b"%d" % value]  # needs no encoder, whose pages each worker would copy
+    encoder = Encoder(max_depth, max_bytes, pictures)
     try:
-        text = dumps(Encoder(max_depth, max_bytes, pictures).encode(value))
+        text = dumps(encoder.encode(value))
     except NotJson as error:
         raise ScriptFailure("not_json", f"{error.path()} {error.reason}") from None
     except RecursionError:
         raise ScriptFailure("not_json", "result is nested too deeply") from None
     try:
-        return text.encode()
+        encoded = text.encode()
     except UnicodeEncodeError:
         # UTF-8 has no surrogates: a pair becomes the character that it encodes, a lone one U+FFFD.
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+        encoded = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+    return encoder.long_parts.put_into(encoded) if encoder.long_parts else [encoded]
 
 
 class Encoder:
@@ -61,12 +68,16 @@ class Encoder:
         """An item of an array takes two bytes or more."""
         self.open: set[int] = set()
         """The ids of the containers around the current value."""
+        self.long_parts: LongParts | None = None
+        """The long parts so far, if there are any."""
+        self.is_in_key = False
+        """Whether the current value is a part of a key, where there are no long parts."""
 
     def encode(self, value: Any) -> object:
         """Converts any value."""
         kind = type(value)
         if kind in PLAIN:
-            return value
+            return self.string(value) if is_long(value) else value
         if kind is float:
             return value if math.isfinite(value) else None
         if kind is dict:
@@ -86,16 +97,12 @@ class Encoder:
         self.open.discard(id(value))
         return encoded
 
-    def items(self, items: Iterable[Any]) -> list[object]:
+    def items(self, items: Iterable[Any]) -> object:
         """Converts items to an array."""
         items = items if type(items) is list else list(items)
         kinds = set(map(type, items))
-        if kinds <= PLAIN:
-            return items
-        if kinds <= PLAIN_OR_FLOAT:
-            if all(map(math.isfinite, [item for item in items if type(item) is float])):
-                return items
-            return [None if type(item) is float and not math.isfinite(item) else item for item in items]
+        if kinds <= PLAIN_OR_FLOAT and not (str in kinds and len(items) <= FEW_ITEMS and any(map(is_long, items))):
+            return self.plain_items(items, kinds)
         encoded = []
         for index, item in enumerate(items):
             try:
@@ -104,6 +111,28 @@ class Encoder:
                 error.steps.append(f"[{index}]")
                 raise
         return encoded
+
+    def plain_items(self, items: list[Any], kinds: set[type]) -> object:
+        """Converts items of plain types to an array. `kinds` is which those are."""
+        if float not in kinds:
+            return items
+        if kinds <= FLOAT_OR_NONE and len(items) >= LONG_LIST and (parts := self.parts()):
+            return parts.add_floats(items, has_none=NoneType in kinds)
+        if all(map(math.isfinite, [item for item in items if type(item) is float])):
+            return items
+        return [None if type(item) is float and not math.isfinite(item) else item for item in items]
+
+    def string(self, text: str) -> str:
+        """Converts a long string."""
+        parts = self.parts()
+        return parts.add_string(text) if parts else text
+
+    def parts(self) -> LongParts | None:
+        """Returns where long parts go. None if they are encoded like all others."""
+        if self.is_in_key or LongParts.functions is None:
+            return None
+        self.long_parts = self.long_parts or LongParts(LongParts.functions)
+        return self.long_parts
 
     def members(self, members: dict[Any, Any]) -> dict[str, object]:
         """Converts keys and values to an object."""
@@ -117,7 +146,9 @@ class Encoder:
             try:
                 if name in encoded:
                     raise NotJson("stands for two different keys")
-                encoded[name] = value if type(value) in PLAIN else self.encode(value)
+                kind = type(value)
+                is_short = kind in PLAIN and (kind is not str or len(value) < LONG_STRING)
+                encoded[name] = value if is_short else self.encode(value)
             except NotJson as error:
                 error.steps.append(step(key))
                 raise
@@ -129,10 +160,13 @@ class Encoder:
             key = float(key)
         if issubclass(type(key), float):
             return float.__repr__(key)  # as keys, NaN and infinities have names
+        outside, self.is_in_key = self.is_in_key, True
         try:
             encoded = self.encode(key)
         except NotJson:
             encoded = NotImplemented
+        finally:
+            self.is_in_key = outside
         match encoded:
             case str():
                 return encoded
@@ -153,7 +187,7 @@ class Encoder:
         if issubclass(kind, enum.Enum):
             return self.encode(value.value)
         if issubclass(kind, str):
-            return str.__str__(value)
+            return self.encode(str.__str__(value))
         if issubclass(kind, int):
             return int.__int__(value)
         if issubclass(kind, float):
@@ -170,17 +204,17 @@ class Encoder:
         if issubclass(kind, (set, frozenset)):
             return self.container(value, self.unordered)
         if issubclass(kind, (bytes, bytearray, memoryview)):
-            return binascii.b2a_base64(bytes(value), newline=False).decode("ascii")
+            return self.encode(binascii.b2a_base64(bytes(value), newline=False).decode("ascii"))
         return library_forms.encode(self, value, kind)
 
-    def unordered(self, values: Iterable[Any]) -> list[object]:
+    def unordered(self, values: Iterable[Any]) -> object:
         """Converts a set to an array, sorted if its members can be compared."""
         values = list(values)
         with contextlib.suppress(TypeError):
             values.sort()
         return self.items(values)
 
-    def iterator(self, iterator: Any) -> list[object]:
+    def iterator(self, iterator: Any) -> object:
         """Converts what an iterator yields to an array. Infinite ones are refused when no more items could fit."""
         items = []
         for item in iterator:
@@ -190,3 +224,8 @@ class Encoder:
                 )
             items.append(item)
         return self.items(items)
+
+
+def is_long(value: object) -> bool:
+    """Whether a value is a string that is not encoded with the others."""
+    return type(value) is str and len(value) >= LONG_STRING

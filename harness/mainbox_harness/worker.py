@@ -162,7 +162,7 @@ def answer(
     except ScriptFailure as failure:
         return [(FAILURE, failure.to_json())]
     frames = [(FILE, NAME_LENGTH.pack(len(name)), name, content) for name, content in outputs]
-    return [*frames, (VALUE, result)]
+    return [*frames, (VALUE, *result)]
 
 
 def wait_to_be_killed() -> NoReturn:

@@ -18,6 +18,7 @@ from .fork_hooks import ForkHooks
 from .import_home import import_home
 from .lazy_imports import load_pending
 from .libc import become_non_dumpable
+from .long_parts import LongParts
 from .native import GONE, NEVER, QUIET, WARM_WORKER, Native
 from .patterns import Patterns
 from .pictures import PICTURES, Pictures, replace_show
@@ -67,6 +68,7 @@ class Zygote:
             limit_threads(lockdown["max_threads"])
         self.lockdown = lockdown
         self.native = Native(boot["native"])
+        LongParts.use(*self.native.json)
         # In threads of libraries too: one that takes this signal would keep it from the loop.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
 

@@ -85,7 +85,7 @@ def test_a_figure_in_the_result_is_the_name_of_its_file(place: Path) -> None:
     (place / "outputs" / "figure-1.png").touch()
     figure = pyplot().figure(7)
     pictures = Pictures(PATTERNS)
-    assert to_json({"a": figure, "b": [figure]}, 9, 99, pictures) == (
+    assert b"".join(to_json({"a": figure, "b": [figure]}, 9, 99, pictures)) == (
         b'{"a":{"file":"figure-2.png"},"b":[{"file":"figure-2.png"}]}'
     )
     pictures.add_open_figures()
@@ -101,7 +101,7 @@ def test_an_image_in_the_result_is_a_file(place: Path, monkeypatch: pytest.Monke
     module.Image = Image  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "PIL.Image", module)
     pictures = Pictures(PATTERNS)
-    assert to_json([Image()], 9, 99, pictures) == b'[{"file":"figure-1.png"}]'
+    assert to_json([Image()], 9, 99, pictures) == [b'[{"file":"figure-1.png"}]']
     assert pictures.files == [("figure-1.png", b"png")]
     assert place.is_dir()
 
@@ -116,7 +116,7 @@ def test_figures_that_match_no_pattern_are_closed_and_not_drawn() -> None:
     plt.show()
     assert plt.get_fignums() == []
     assert pictures.files == []
-    assert to_json(plt.figure(2), 9, 99, pictures) == b'{"file":"figure-1.png"}'
+    assert to_json(plt.figure(2), 9, 99, pictures) == [b'{"file":"figure-1.png"}']
     assert pictures.files == [("figure-1.png", b"png 2")]
 
 

@@ -22,7 +22,7 @@ def answer(source: str, *arguments: bytes) -> Answer:
 
 
 def result(source: str, *arguments: bytes) -> bytes:
-    return answer(source, *arguments).result
+    return b"".join(answer(source, *arguments).result)
 
 
 def failure(source: str, *arguments: bytes) -> ScriptFailure:
@@ -86,7 +86,7 @@ def test_files_are_written_before_and_collected_after(tmp_path: Path, monkeypatc
     )
     options = OPTIONS | {"outputs": {"max_bytes": 10, "max_files": 1, "max_name_bytes": 10, "max_parts": 1}}
     request = Request(source, [], [("in/a", memoryview(b"ab"))])
-    assert run(request, options, Directory(str(tmp_path)), None) == Answer(b"4", [(b"b", b"abab")])
+    assert run(request, options, Directory(str(tmp_path)), None) == Answer([b"4"], [(b"b", b"abab")])
 
 
 def test_the_warm_up_leaves_no_trace() -> None:

@@ -53,7 +53,7 @@ class Unprintable:
 
 
 def encoded(value: object, max_depth: int = 100) -> str:
-    return to_json(value, max_depth, max_bytes=1000).decode()
+    return b"".join(to_json(value, max_depth, max_bytes=1000)).decode()
 
 
 def error_of(value: object, max_depth: int = 100) -> str:

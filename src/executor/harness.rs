@@ -28,6 +28,7 @@ pub const MODULES: &[(&str, &str)] = &[
     module!("libc"),
     module!("library_forms"),
     module!("limits"),
+    module!("long_parts"),
     module!("memory_fs"),
     module!("memory_imports"),
     module!("native"),

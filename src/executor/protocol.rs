@@ -52,10 +52,13 @@ pub struct Boot<'a> {
 pub struct Native {
     /// The code, in base64.
     code: String,
-    /// The offsets of the functions in it that Python calls: that of the loop, and those that allocate and free arenas.
+    /// The offsets of the functions in it that Python calls: that of the loop, those that allocate and free arenas, and
+    /// those that make the JSON of long results.
     entry: usize,
     allocate_arena: usize,
     free_arena: usize,
+    json_numbers: usize,
+    json_string: usize,
     /// How much memory the loop needs.
     memory_bytes: usize,
     /// How much memory for the output of a worker there is, in front of its header.
@@ -78,6 +81,8 @@ impl Native {
             entry: offset(env!("OFFSET_OF_mainbox_zygote")),
             allocate_arena: offset(env!("OFFSET_OF_mainbox_allocate_arena")),
             free_arena: offset(env!("OFFSET_OF_mainbox_free_arena")),
+            json_numbers: offset(env!("OFFSET_OF_mainbox_json_numbers")),
+            json_string: offset(env!("OFFSET_OF_mainbox_json_string")),
             memory_bytes: size_of::<Memory>(),
             output_bytes: OUTPUT_BYTES - OUTPUT_HEADER_BYTES,
             arenas_bytes: size_of::<Arenas>(),

@@ -14,7 +14,9 @@
 //! | [`messages`] | what supervisor, zygote and worker send each other |
 //! | [`serve`] | the loop |
 //! | [`children`] | the workers that are not reaped yet |
+//! | [`decimal`] | the shortest decimal number for a double |
 //! | [`heap`] | the memory that moves into files once a zygote has imported its modules |
+//! | [`json`] | the JSON of long results |
 //! | [`lockdown`] | the steps of a lockdown and their order |
 //! | [`numbers`] | numbers from the kernel's headers |
 //! | [`sys`] | system calls, and all `unsafe` code |
@@ -25,7 +27,9 @@
 extern crate std;
 
 pub mod children;
+pub mod decimal;
 pub mod heap;
+pub mod json;
 pub mod lockdown;
 pub mod messages;
 pub mod numbers;

@@ -8,6 +8,7 @@ use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 
 use crate::heap::{ARENA_BYTES, Arenas, ProgramHeader, Region, Regions};
+use crate::json::{self, MOST_ESCAPED_BYTES, MOST_NUMBER_BYTES};
 use crate::messages::{Exit, Instruction, OUTPUT_BYTES, Order, Policy};
 use crate::numbers::*;
 use crate::serve::{End, Fork, Hooks, Memory, report_heap, serve};
@@ -126,6 +127,48 @@ pub unsafe extern "C" fn mainbox_free_arena(arenas: *mut Arenas, arena: *mut c_v
     unsafe { (*arenas).remove(arena as usize) };
     // SAFETY: the caller promises that it is an arena without a user. This cannot fail for a whole mapping.
     let _ = unsafe { call(number::MUNMAP, [arena as usize, bytes, 0, 0, 0, 0]) };
+}
+
+/// Writes the JSON of numbers, each with a comma after it, to a buffer. Returns how many bytes those are.
+///
+/// # Safety
+/// `numbers` points to `count` numbers, and `buffer` to [`MOST_NUMBER_BYTES`] for each, all of them initialized. Nothing
+/// else uses either during the call.
+#[cfg_attr(freestanding, unsafe(no_mangle))]
+pub unsafe extern "C" fn mainbox_json_numbers(
+    numbers: *const f64,
+    count: usize,
+    buffer: *mut u8,
+) -> usize {
+    // SAFETY: the caller promises it. Python aligns the content of bytes to eight bytes and more.
+    let (numbers, buffer) = unsafe {
+        (
+            core::slice::from_raw_parts(numbers, count),
+            core::slice::from_raw_parts_mut(buffer, count * MOST_NUMBER_BYTES),
+        )
+    };
+    json::numbers(numbers, buffer)
+}
+
+/// Writes the JSON of a part of a string, which is UTF-8, to a buffer. Returns how many bytes that is.
+///
+/// # Safety
+/// `text` points to `bytes` bytes, and `buffer` to [`MOST_ESCAPED_BYTES`] for each, all of them initialized. Nothing else
+/// uses either during the call.
+#[cfg_attr(freestanding, unsafe(no_mangle))]
+pub unsafe extern "C" fn mainbox_json_string(
+    text: *const u8,
+    bytes: usize,
+    buffer: *mut u8,
+) -> usize {
+    // SAFETY: the caller promises it.
+    let (text, buffer) = unsafe {
+        (
+            core::slice::from_raw_parts(text, bytes),
+            core::slice::from_raw_parts_mut(buffer, bytes * MOST_ESCAPED_BYTES),
+        )
+    };
+    json::string(text, buffer)
 }
 
 /// The memory that moves: see [`crate::heap`].
