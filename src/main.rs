@@ -11,7 +11,7 @@ use mainbox::cli::error::CommandError;
 use mainbox::cli::{self, UnsandboxedError};
 use mainbox::config::choices::Platform;
 use mainbox::config::{Config, ConfigError};
-use mainbox::executor::Executor;
+use mainbox::executor::{Executor, Needed};
 use mainbox::front::http::{self, ListenError};
 use mainbox::front::lambda::{self, LambdaError};
 use mainbox::handler::Handler;
@@ -131,7 +131,8 @@ fn start() -> Result<bool, StartError> {
         // Without a thread that waits for blocking work, tokio panics if it cannot create one, and a script that shares the
         // uid of the service may be using up its threads.
         tokio::task::spawn_blocking(|| ()).await.expect("BUG: nothing panics or is aborted");
-        let executor = Executor::start(Arc::new(config), Arc::new(sandbox), python);
+        let needed = arguments.command.as_ref().map_or(Needed::All, cli::needed_zygotes);
+        let executor = Executor::start(Arc::new(config), Arc::new(sandbox), python, needed);
         let handler = Handler::new(Arc::clone(&executor));
         let shutdown = http::shutdown_signal()?;
         match (arguments.command, listener) {

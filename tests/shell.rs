@@ -77,6 +77,27 @@ fn an_interrupted_run_leaves_nothing() {
 }
 
 #[test]
+fn run_starts_only_the_zygote_that_the_script_needs() {
+    for module in ["time", "pandas"] {
+        let path =
+            script("one", &format!("import {module}\ndef main(): __import__('time').sleep(9)"));
+        let mut process = mainbox(&[]).args(["run", &path]).stderr(Stdio::null()).spawn().unwrap();
+        let zygotes = || -> Vec<i32> {
+            children(process.id() as i32).into_iter().filter(|pid| is_python(*pid)).collect()
+        };
+        let started = Instant::now();
+        while !zygotes().iter().any(|zygote| !children(*zygote).is_empty()) {
+            assert!(started.elapsed() < Duration::from_secs(60), "no worker of {module} starts");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(zygotes().len(), 1, "{module}");
+        kill(Pid::from_raw(process.id() as i32), Signal::SIGTERM).unwrap();
+        process.wait().unwrap();
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
 fn run_reports_invalid_arguments() {
     let (code, _, error) = output(mainbox(QUICK).args(["run", "/nowhere.py"]));
     assert_eq!(code, Some(2));

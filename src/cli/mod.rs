@@ -22,8 +22,8 @@ use http_body_util::Full;
 use self::arguments::Command;
 use self::error::CommandError;
 use crate::config::Config;
-use crate::executor::Executor;
 use crate::executor::harness::MODULES;
+use crate::executor::{Executor, Needed};
 use crate::handler::{Handler, Trusted};
 use crate::python::bytecode_archive::{self, ArchiveError};
 use crate::python::interpreter::{Python, PythonError};
@@ -60,6 +60,11 @@ pub fn run_without_config(command: &Command) -> Result<bool, CommandError> {
     }
     .map_err(CommandError::Stdout)?;
     Ok(true)
+}
+
+/// Returns which zygotes a command needs. `mainbox run` has one script, which needs one of them.
+pub fn needed_zygotes(command: &Command) -> Needed {
+    if matches!(command, Command::Run(_)) { Needed::None } else { Needed::All }
 }
 
 /// Runs a command that needs no sandbox. Returns whether it succeeded, or `None` if `command` needs one.

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 
-/// Returns whether `script` needs only the standard library: it mentions no `preload` module anywhere, and its import
-/// statements name `standard` modules only. Wrong guesses are possible in both directions. A script that imports a package
-/// in another way imports it from disk.
-pub(super) fn is_standard(script: &str, standard: &BTreeSet<String>, preload: &[String]) -> bool {
-    let names_preload = preload.iter().any(|name| script.contains(package(name)));
-    !names_preload && imported(script).all(|name| standard.contains(name))
+/// Returns whether the import statements of `script` name `standard` modules only. Wrong guesses are possible in both
+/// directions. A script that imports a package in another way imports it from disk.
+pub(super) fn is_standard(script: &str, standard: &BTreeSet<String>) -> bool {
+    imported(script).all(|name| standard.contains(name))
+}
+
+/// Returns whether `script` mentions one of the modules anywhere.
+pub(super) fn names_any(script: &str, modules: &[String]) -> bool {
+    modules.iter().any(|name| script.contains(package(name)))
 }
 
 /// The packages in the import statements of `script`, found line by line without parsing.
@@ -37,7 +40,8 @@ mod tests {
 
     fn standard(script: &str) -> bool {
         let standard = ["os", "json", "math", "urllib"].map(String::from).into();
-        is_standard(script, &standard, &[String::from("numpy"), String::from("pandas.io")])
+        let preload = [String::from("numpy"), String::from("pandas.io")];
+        !names_any(script, &preload) && is_standard(script, &standard)
     }
 
     #[test]

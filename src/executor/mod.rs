@@ -58,6 +58,15 @@ const CONTAMINATED: &str =
 /// How long [`Executor::settle`] waits for a worker to be gone and the next one to be ready. It usually takes 20 ms.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Which zygotes are needed from the beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needed {
+    /// All of them, for scripts that are not known yet.
+    All,
+    /// None. Each is started for the first script that needs it.
+    None,
+}
+
 /// Runs scripts, each in a worker of its own.
 pub struct Executor {
     config: Arc<Config>,
@@ -74,8 +83,14 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Starts the zygotes. The first worker of each runs the self-test. Must be called within the tokio runtime.
-    pub fn start(config: Arc<Config>, sandbox: Arc<Sandbox>, python: Python) -> Arc<Executor> {
+    /// Starts the zygotes that are needed from the beginning. The first worker of each runs the self-test. Must be called
+    /// within the tokio runtime.
+    pub fn start(
+        config: Arc<Config>,
+        sandbox: Arc<Sandbox>,
+        python: Python,
+        needed: Needed,
+    ) -> Arc<Executor> {
         let slots = if sandbox.one_at_a_time() { 1 } else { config.concurrency };
         let metrics = Arc::new(Metrics::new(sandbox.tier_name()));
         // One spare for each script that can run. Where workers are not separated, this is one, so no spare exists
@@ -96,6 +111,9 @@ impl Executor {
         });
         spawn_essential(reaper::reap_children());
         for pool in executor.pools() {
+            if needed == Needed::All {
+                pool.want();
+            }
             spawn_essential(Arc::clone(pool).keep_zygote(python.clone()));
             spawn_essential(Arc::clone(pool).shrink_when_idle());
         }
@@ -108,17 +126,20 @@ impl Executor {
 
     /// The pool whose workers have the modules that `script` imports.
     async fn pool_for(&self, script: &str) -> &Arc<Pool> {
-        let Some(bare) = &self.bare else { return &self.preloaded };
-        // This wait is short: the bare zygote imports next to nothing.
-        let _ = bare.proved().await;
-        match bare.info() {
-            Some(info)
-                if import_scan::is_standard(script, &info.standard, &self.config.preload) =>
+        if let Some(bare) = &self.bare
+            && !import_scan::names_any(script, &self.config.preload)
+        {
+            bare.want();
+            // This wait is short: the bare zygote imports next to nothing.
+            let _ = bare.proved().await;
+            if let Some(info) = bare.info()
+                && import_scan::is_standard(script, &info.standard)
             {
-                bare
+                return bare;
             }
-            _ => &self.preloaded,
         }
+        self.preloaded.want();
+        &self.preloaded
     }
 
     /// Waits for a turn and a worker, and runs `job`.

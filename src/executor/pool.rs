@@ -58,6 +58,8 @@ pub(super) struct Pool {
     lost: watch::Sender<u32>,
     /// Whether no spare may be started.
     retired: AtomicBool,
+    /// Whether a zygote is needed yet.
+    wanted: watch::Sender<bool>,
     current: watch::Sender<Option<Current>>,
 }
 
@@ -96,8 +98,14 @@ impl Pool {
             last_error: Mutex::default(),
             lost: watch::Sender::new(0),
             retired: AtomicBool::new(false),
+            wanted: watch::Sender::new(false),
             current: watch::Sender::new(None),
         })
+    }
+
+    /// Starts the zygote unless it has been started.
+    pub(super) fn want(&self) {
+        self.wanted.send_replace(true);
     }
 
     /// What is known about the sandbox of the workers of the current zygote.

@@ -41,8 +41,9 @@ enum StartError {
 }
 
 impl Pool {
-    /// Keeps a zygote running for as long as the process lives.
+    /// Keeps a zygote running for as long as the process lives, once it is [wanted](Pool::want).
     pub(in crate::executor) async fn keep_zygote(self: Arc<Self>, python: Python) {
+        let _ = self.wanted.subscribe().wait_for(|wanted| *wanted).await;
         loop {
             match Zygote::start(&python, &self.preload, &self.config, &self.sandbox) {
                 Ok(zygote) => self.use_zygote(Arc::new(zygote)).await,
