@@ -98,6 +98,17 @@ fn run_starts_only_the_zygote_that_the_script_needs() {
 }
 
 #[test]
+fn run_preloads_only_the_modules_that_the_script_names() {
+    let main = "import sys\ndef main(): return ['mat' 'plotlib' in sys.modules, 'pan' 'das' in sys.modules]";
+    for (named, result) in [("pandas", "[false,true]"), ("matplotlib", "[true,false]")] {
+        let path = script("named", &format!("# {named}\n{main}"));
+        let expected = format!("{{\"result\":{result},\"stdout\":\"\"}}\n");
+        assert_eq!(output(mainbox(&[]).args(["run", &path])), (Some(0), expected, String::new()));
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
 fn run_reports_invalid_arguments() {
     let (code, _, error) = output(mainbox(QUICK).args(["run", "/nowhere.py"]));
     assert_eq!(code, Some(2));

@@ -8,9 +8,9 @@ pub(super) fn is_standard(script: &str, standard: &BTreeSet<String>) -> bool {
     imported(script).all(|name| standard.contains(name))
 }
 
-/// Returns whether `script` mentions one of the modules anywhere.
-pub(super) fn names_any(script: &str, modules: &[String]) -> bool {
-    modules.iter().any(|name| script.contains(package(name)))
+/// Returns whether `script` mentions the package of a module anywhere.
+pub(super) fn names(script: &str, module: &str) -> bool {
+    script.contains(package(module))
 }
 
 /// The packages in the import statements of `script`, found line by line without parsing.
@@ -40,8 +40,8 @@ mod tests {
 
     fn standard(script: &str) -> bool {
         let standard = ["os", "json", "math", "urllib"].map(String::from).into();
-        let preload = [String::from("numpy"), String::from("pandas.io")];
-        !names_any(script, &preload) && is_standard(script, &standard)
+        let names_any = ["numpy", "pandas.io"].iter().any(|module| names(script, module));
+        !names_any && is_standard(script, &standard)
     }
 
     #[test]

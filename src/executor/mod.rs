@@ -63,7 +63,7 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum Needed {
     /// All of them, for scripts that are not known yet.
     All,
-    /// None. Each is started for the first script that needs it.
+    /// None. Each is started for the first script that needs it, with the modules that this script names.
     None,
 }
 
@@ -112,7 +112,7 @@ impl Executor {
         spawn_essential(reaper::reap_children());
         for pool in executor.pools() {
             if needed == Needed::All {
-                pool.want();
+                pool.want(|_| true);
             }
             spawn_essential(Arc::clone(pool).keep_zygote(python.clone()));
             spawn_essential(Arc::clone(pool).shrink_when_idle());
@@ -127,9 +127,9 @@ impl Executor {
     /// The pool whose workers have the modules that `script` imports.
     async fn pool_for(&self, script: &str) -> &Arc<Pool> {
         if let Some(bare) = &self.bare
-            && !import_scan::names_any(script, &self.config.preload)
+            && !self.config.preload.iter().any(|module| import_scan::names(script, module))
         {
-            bare.want();
+            bare.want(|_| true);
             // This wait is short: the bare zygote imports next to nothing.
             let _ = bare.proved().await;
             if let Some(info) = bare.info()
@@ -138,7 +138,9 @@ impl Executor {
                 return bare;
             }
         }
-        self.preloaded.want();
+        // Where a script cannot open files, it may need modules that it does not name.
+        let opens_files = self.sandbox.opens_files();
+        self.preloaded.want(|module| !opens_files || import_scan::names(script, module));
         &self.preloaded
     }
 

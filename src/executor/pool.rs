@@ -58,8 +58,8 @@ pub(super) struct Pool {
     lost: watch::Sender<u32>,
     /// Whether no spare may be started.
     retired: AtomicBool,
-    /// Whether a zygote is needed yet.
-    wanted: watch::Sender<bool>,
+    /// What a zygote must import of `preload`; `None` until one is needed.
+    wanted: watch::Sender<Option<Vec<String>>>,
     current: watch::Sender<Option<Current>>,
 }
 
@@ -98,14 +98,20 @@ impl Pool {
             last_error: Mutex::default(),
             lost: watch::Sender::new(0),
             retired: AtomicBool::new(false),
-            wanted: watch::Sender::new(false),
+            wanted: watch::Sender::new(None),
             current: watch::Sender::new(None),
         })
     }
 
-    /// Starts the zygote unless it has been started.
-    pub(super) fn want(&self) {
-        self.wanted.send_replace(true);
+    /// Starts the zygote unless it has been started. It imports those modules of the preload for which `is_needed` is true.
+    pub(super) fn want(&self, is_needed: impl Fn(&str) -> bool) {
+        self.wanted.send_if_modified(|wanted| {
+            let is_new = wanted.is_none();
+            wanted.get_or_insert_with(|| {
+                self.preload.iter().filter(|module| is_needed(module)).cloned().collect()
+            });
+            is_new
+        });
     }
 
     /// What is known about the sandbox of the workers of the current zygote.

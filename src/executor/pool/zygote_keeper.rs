@@ -43,9 +43,14 @@ enum StartError {
 impl Pool {
     /// Keeps a zygote running for as long as the process lives, once it is [wanted](Pool::want).
     pub(in crate::executor) async fn keep_zygote(self: Arc<Self>, python: Python) {
-        let _ = self.wanted.subscribe().wait_for(|wanted| *wanted).await;
+        let mut wanted = self.wanted.subscribe();
+        let preload = match wanted.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(preload)) => preload.clone(),
+            // The pool lives as long as this runs.
+            _ => return,
+        };
         loop {
-            match Zygote::start(&python, &self.preload, &self.config, &self.sandbox) {
+            match Zygote::start(&python, &preload, &self.config, &self.sandbox) {
                 Ok(zygote) => self.use_zygote(Arc::new(zygote)).await,
                 Err(_) if self.scratch_was_gone() => {}
                 Err(error) => self.count_failure(StartError::from(error).to_string(), 1),
