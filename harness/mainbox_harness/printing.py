@@ -169,4 +169,6 @@ class Stdout(io.FileIO):
     def finish(self) -> None:
         """Writes what is kept at the end of a script, which may have closed the descriptor or the memory."""
         with contextlib.suppress(OSError, ValueError):
+            if self.is_used and self.memory.tell() == 0:
+                return  # nothing is, and each attribute that changes is a page that the worker copies
             self.keep_nothing()
