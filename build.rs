@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What is called from outside in the code of `zygote/`.
+/// The entry points of the code in `zygote/`.
 const FUNCTIONS: [&str; 5] = [
     "mainbox_zygote",
     "mainbox_allocate_arena",

@@ -78,7 +78,8 @@ fn an_interrupted_run_leaves_nothing() {
 
 #[test]
 fn run_starts_only_the_zygote_that_the_script_needs() {
-    for module in ["time", "pandas"] {
+    // `requests` is installed but not preloaded.
+    for module in ["time", "pandas", "requests"] {
         let path =
             script("one", &format!("import {module}\ndef main(): __import__('time').sleep(9)"));
         let mut process = mainbox(&[]).args(["run", &path]).stderr(Stdio::null()).spawn().unwrap();
@@ -106,6 +107,18 @@ fn run_preloads_only_the_modules_that_the_script_names() {
         assert_eq!(output(mainbox(&[]).args(["run", &path])), (Some(0), expected, String::new()));
         std::fs::remove_file(path).unwrap();
     }
+}
+
+#[test]
+fn run_preloads_what_a_module_beside_the_script_names() {
+    let folder = Folder::make("beside");
+    let helper = folder.path("helper.py");
+    std::fs::write(&helper, "import pandas").unwrap();
+    let path = script("beside", "import sys\ndef main(): return 'pan' 'das' in sys.modules");
+    let printed = output(mainbox(&[]).args(["run", &path, "--file", &helper]));
+    let expected = String::from("{\"result\":true,\"stdout\":\"\"}\n");
+    assert_eq!(printed, (Some(0), expected, String::new()));
+    std::fs::remove_file(path).unwrap();
 }
 
 #[test]

@@ -52,12 +52,14 @@ class Channel:
         if length <= COPIED_BYTES:
             parts = [b"".join(parts)]
         rest = [memoryview(part) for part in parts]
-        while rest:
-            sent = writev(self.descriptor, rest[:MOST_PARTS])
-            while rest and sent >= len(rest[0]):
-                sent -= len(rest.pop(0))
-            if rest:
-                rest[0] = rest[0][sent:]
+        first = 0
+        while first < len(rest):
+            sent = writev(self.descriptor, rest[first : first + MOST_PARTS])
+            while first < len(rest) and sent >= len(rest[first]):
+                sent -= len(rest[first])
+                first += 1
+            if first < len(rest):
+                rest[first] = rest[first][sent:]
 
 
 def read_into(descriptor: int, rest: memoryview) -> None:

@@ -1,16 +1,19 @@
-"""The JSON of what is long in a result: lists of floats, and strings. Machine code makes it from many at once.
+"""Encodes long lists of floats and long strings as JSON, in machine code.
 
-The bytes are the same as from `json`. Its source is `zygote/src/json.rs`.
+The source of that is `zygote/src/json.rs`. The output is byte for byte that of `json`.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
-import struct
+
+# Functions, since a script may replace those of the modules.
+from ctypes import create_string_buffer, string_at
+from os import urandom
+from struct import pack
 from typing import Any, ClassVar, NamedTuple
 
-# From how many on it is faster than `json`, with the memory that its first use takes.
+# Shorter lists and strings go to `json`: for them, the first use of the machine code costs more than it saves.
 LONG_LIST = 1000
 LONG_STRING = 100_000
 # How much is encoded at once, so that the buffer stays in the caches of the processor.
@@ -25,7 +28,10 @@ MISSING = float("nan")
 
 
 class Functions(NamedTuple):
-    """The machine code: from an address and a number of items, each writes JSON to a buffer and returns its length."""
+    """The machine code. Each writes JSON to a buffer and returns its length.
+
+    The arguments are an address, a number of items, and the address and the size of the buffer.
+    """
 
     numbers: Any
     string: Any
@@ -34,21 +40,21 @@ class Functions(NamedTuple):
 class LongParts:
     """The long parts of one result. Each is left out of the text that `json` makes: a mark is there instead."""
 
-    functions: ClassVar[Functions | None] = None
-    """Set in the zygote. Where there is no machine code, nothing is long."""
+    functions: ClassVar[Functions]
+    """Set in the zygote."""
 
-    def __init__(self, functions: Functions) -> None:
+    def __init__(self) -> None:
         """Makes a mark that no text contains by accident."""
-        self.code = functions
-        self.buffer = ctypes.create_string_buffer(BUFFER_BYTES)
-        self.mark = os.urandom(16).hex()
+        self.buffer = create_string_buffer(BUFFER_BYTES)
+        self.mark = urandom(16).hex()
         self.parts: list[list[bytes]] = []
         """Each in pieces, in the order of the text."""
 
     @classmethod
     def use(cls, numbers: int, string: int) -> None:
         """Sets the addresses of the machine code."""
-        kind = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p)
+        size = ctypes.c_size_t
+        kind = ctypes.PYFUNCTYPE(size, ctypes.c_char_p, size, ctypes.c_void_p, size)
         cls.functions = Functions(kind(numbers), kind(string))
 
     def add_floats(self, items: list[Any], *, has_none: bool) -> str:
@@ -58,8 +64,7 @@ class LongParts:
             some = items[start : start + FLOATS_AT_ONCE]
             if has_none:
                 some = [MISSING if item is None else item for item in some]
-            length = self.code.numbers(struct.pack(f"{len(some)}d", *some), len(some), self.buffer)
-            pieces.append(ctypes.string_at(self.buffer, length))
+            pieces.append(self.encoded(self.functions.numbers, pack(f"{len(some)}d", *some), len(some)))
         self.parts.append([b"[", *pieces[:-1], pieces[-1][:-1], b"]"])
         return self.mark
 
@@ -70,12 +75,15 @@ class LongParts:
         try:
             for start in range(0, len(text), step):
                 some = text[start : start + step].encode()
-                length = self.code.string(some, len(some), self.buffer)
-                pieces.append(ctypes.string_at(self.buffer, length))
+                pieces.append(self.encoded(self.functions.string, some, len(some)))
         except UnicodeEncodeError:
             return text
         self.parts.append([*pieces, b'"'])
         return self.mark
+
+    def encoded(self, function: Any, items: bytes, count: int) -> bytes:
+        """Returns what a function makes of items."""
+        return string_at(self.buffer, function(items, count, self.buffer, BUFFER_BYTES))
 
     def put_into(self, text: bytes) -> list[bytes]:
         """Replaces the marks. Returns the JSON in pieces."""

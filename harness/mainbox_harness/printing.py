@@ -169,6 +169,6 @@ class Stdout(io.FileIO):
     def finish(self) -> None:
         """Writes what is kept at the end of a script, which may have closed the descriptor or the memory."""
         with contextlib.suppress(OSError, ValueError):
-            if self.is_used and self.memory.tell() == 0:
-                return  # nothing is, and each attribute that changes is a page that the worker copies
+            if self.is_used and self.memory.tell() == 0 and not self.waiting:
+                return  # Nothing is kept. Changing an attribute would make the worker copy a page.
             self.keep_nothing()

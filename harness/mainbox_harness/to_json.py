@@ -23,7 +23,7 @@ NoneType = type(None)
 PLAIN = frozenset({str, int, bool, NoneType})
 PLAIN_OR_FLOAT = PLAIN | {float}
 FLOAT_OR_NONE = frozenset({float, NoneType})
-# A list with more items is not searched for long strings.
+# A list with more items is not searched for long strings, which takes longer than it saves. `json` encodes all of it.
 FEW_ITEMS = 100
 VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
 
@@ -99,7 +99,8 @@ class Encoder:
 
     def items(self, items: Iterable[Any]) -> object:
         """Converts items to an array."""
-        items = items if type(items) is list else list(items)
+        if type(items) is not list or len(items) >= LONG_LIST:
+            items = list(items)  # a copy, since a thread may change a list that is encoded in several steps
         kinds = set(map(type, items))
         if kinds <= PLAIN_OR_FLOAT and not (str in kinds and len(items) <= FEW_ITEMS and any(map(is_long, items))):
             return self.plain_items(items, kinds)
@@ -129,9 +130,9 @@ class Encoder:
 
     def parts(self) -> LongParts | None:
         """Returns where long parts go. None if they are encoded like all others."""
-        if self.is_in_key or LongParts.functions is None:
+        if self.is_in_key:
             return None
-        self.long_parts = self.long_parts or LongParts(LongParts.functions)
+        self.long_parts = self.long_parts or LongParts()
         return self.long_parts
 
     def members(self, members: dict[Any, Any]) -> dict[str, object]:

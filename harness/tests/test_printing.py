@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -261,6 +262,25 @@ def test_a_signal_handler_may_print_or_raise_at_any_time() -> None:
         assert raised > 10
         assert 30000 - len([line for line in found if not line.startswith(b"handler")]) <= raised
         assert sorted(line for line in found if line.startswith(b"handler")) == sorted(lines)
+
+
+def test_the_end_writes_what_a_signal_handler_printed_before_it_raised() -> None:
+    with piped() as pipe:
+        raw, _ = stdout()
+        raw.write(b"first\n")
+
+        def trace(frame: types.FrameType, event: str, _: object) -> Any:
+            if frame.f_code is Stdout.leave.__code__ and event == "return":
+                raw.write_through(b"from the handler\n")
+                raise Raised
+            return trace
+
+        sys.settrace(trace)
+        with contextlib.suppress(Raised):
+            raw.flush()
+        sys.settrace(None)
+        raw.finish()
+        assert pipe.read() == b"first\nfrom the handler\n"
 
 
 def test_the_header_tells_what_leaves_the_memory() -> None:

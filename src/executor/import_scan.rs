@@ -1,6 +1,16 @@
 //! Guesses from the import statements of a script which zygote it needs. A wrong guess costs time and nothing else.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+
+use super::job::Job;
+
+/// Returns the script of a job and the modules among its files.
+pub(super) fn sources(job: &Job) -> Vec<Cow<'_, str>> {
+    let modules = job.files.iter().filter(|(name, _)| name.ends_with(".py"));
+    let modules = modules.map(|(_, content)| String::from_utf8_lossy(content));
+    std::iter::once(Cow::from(&*job.script)).chain(modules).collect()
+}
 
 /// Returns whether the import statements of `script` name `standard` modules only. Wrong guesses are possible in both
 /// directions. A script that imports a package in another way imports it from disk.

@@ -78,6 +78,7 @@ pub struct Executor {
     preloaded: Arc<Pool>,
     admission: Admission,
     metrics: Arc<Metrics>,
+    needed: Needed,
     /// The CPUs of this process.
     cpus: usize,
 }
@@ -103,6 +104,7 @@ impl Executor {
         let executor = Arc::new(Executor {
             bare: has_two_pools.then(|| pool(vec![])),
             preloaded: pool(config.preload.clone()),
+            needed,
             admission: Admission::new(slots, config.queue, config.queue_timeout),
             metrics,
             config,
@@ -124,23 +126,28 @@ impl Executor {
         self.bare.iter().chain([&self.preloaded])
     }
 
-    /// The pool whose workers have the modules that `script` imports.
-    async fn pool_for(&self, script: &str) -> &Arc<Pool> {
+    /// The pool whose workers have the modules that a script and the modules among its files import.
+    async fn pool_for(&self, job: &Job) -> &Arc<Pool> {
+        let sources = import_scan::sources(job);
+        let names = |module: &str| sources.iter().any(|source| import_scan::names(source, module));
         if let Some(bare) = &self.bare
-            && !self.config.preload.iter().any(|module| import_scan::names(script, module))
+            && !self.config.preload.iter().any(|module| names(module))
         {
             bare.want(|_| true);
+            if self.needed == Needed::None {
+                return bare; // the other pool would preload nothing
+            }
             // This wait is short: the bare zygote imports next to nothing.
             let _ = bare.proved().await;
             if let Some(info) = bare.info()
-                && import_scan::is_standard(script, &info.standard)
+                && sources.iter().all(|source| import_scan::is_standard(source, &info.standard))
             {
                 return bare;
             }
         }
-        // Where a script cannot open files, it may need modules that it does not name.
+        // A script that cannot open files cannot import later, so it gets all modules.
         let opens_files = self.sandbox.opens_files();
-        self.preloaded.want(|module| !opens_files || import_scan::names(script, module));
+        self.preloaded.want(|module| !opens_files || names(module));
         &self.preloaded
     }
 
@@ -162,7 +169,7 @@ impl Executor {
         let arrived = Instant::now();
         let ready_pool = async {
             self.check_contamination()?;
-            let pool = self.pool_for(&job.script).await;
+            let pool = self.pool_for(job).await;
             pool.proved().await?;
             Ok(pool)
         };

@@ -1,8 +1,8 @@
 //! The shortest decimal number that stands for a double.
 //!
 //! The algorithm is Schubfach, from Raffaello Giulietti: *The Schubfach way to render doubles*, 2020. Of all decimal numbers
-//! that are read back as the double, it finds one with the fewest digits, and of those the nearest. So does Python. The
-//! standard library has another algorithm, whose code panics.
+//! that are read back as the double, it finds one with the fewest digits, and of those the nearest. So does Python.
+//! `core::fmt` cannot be used here: it contains calls to panic, and code with those cannot be mapped.
 
 /// A decimal number: `digits` times ten to the power of `exponent`. Both are zero for zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

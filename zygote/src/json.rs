@@ -18,7 +18,7 @@ struct Text<'a> {
 
 impl Text<'_> {
     fn add(&mut self, byte: u8) {
-        // The callers leave enough room. Code that checks so by panicking cannot be mapped.
+        // The callers leave enough room. Indexing would add a call to panic, and code with those cannot be mapped.
         if let Some(place) = self.buffer.get_mut(self.length) {
             *place = byte;
             self.length += 1;

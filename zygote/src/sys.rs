@@ -8,7 +8,7 @@ use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 
 use crate::heap::{ARENA_BYTES, Arenas, ProgramHeader, Region, Regions};
-use crate::json::{self, MOST_ESCAPED_BYTES, MOST_NUMBER_BYTES};
+use crate::json;
 use crate::messages::{Exit, Instruction, OUTPUT_BYTES, Order, Policy};
 use crate::numbers::*;
 use crate::serve::{End, Fork, Hooks, Memory, report_heap, serve};
@@ -132,43 +132,37 @@ pub unsafe extern "C" fn mainbox_free_arena(arenas: *mut Arenas, arena: *mut c_v
 /// Writes the JSON of numbers, each with a comma after it, to a buffer. Returns how many bytes those are.
 ///
 /// # Safety
-/// `numbers` points to `count` numbers, and `buffer` to [`MOST_NUMBER_BYTES`] for each, all of them initialized. Nothing
-/// else uses either during the call.
+/// `numbers` points to `count` numbers, and `buffer` to `buffer_bytes` initialized bytes. Nothing else uses either during
+/// the call.
 #[cfg_attr(freestanding, unsafe(no_mangle))]
 pub unsafe extern "C" fn mainbox_json_numbers(
     numbers: *const f64,
     count: usize,
     buffer: *mut u8,
+    buffer_bytes: usize,
 ) -> usize {
     // SAFETY: the caller promises it. Python aligns the content of bytes to eight bytes and more.
-    let (numbers, buffer) = unsafe {
-        (
-            core::slice::from_raw_parts(numbers, count),
-            core::slice::from_raw_parts_mut(buffer, count * MOST_NUMBER_BYTES),
-        )
-    };
-    json::numbers(numbers, buffer)
+    let numbers = unsafe { core::slice::from_raw_parts(numbers, count) };
+    // SAFETY: the caller promises it.
+    json::numbers(numbers, unsafe { core::slice::from_raw_parts_mut(buffer, buffer_bytes) })
 }
 
 /// Writes the JSON of a part of a string, which is UTF-8, to a buffer. Returns how many bytes that is.
 ///
 /// # Safety
-/// `text` points to `bytes` bytes, and `buffer` to [`MOST_ESCAPED_BYTES`] for each, all of them initialized. Nothing else
-/// uses either during the call.
+/// `text` points to `bytes` bytes, and `buffer` to `buffer_bytes` initialized bytes. Nothing else uses either during the
+/// call.
 #[cfg_attr(freestanding, unsafe(no_mangle))]
 pub unsafe extern "C" fn mainbox_json_string(
     text: *const u8,
     bytes: usize,
     buffer: *mut u8,
+    buffer_bytes: usize,
 ) -> usize {
     // SAFETY: the caller promises it.
-    let (text, buffer) = unsafe {
-        (
-            core::slice::from_raw_parts(text, bytes),
-            core::slice::from_raw_parts_mut(buffer, bytes * MOST_ESCAPED_BYTES),
-        )
-    };
-    json::string(text, buffer)
+    let text = unsafe { core::slice::from_raw_parts(text, bytes) };
+    // SAFETY: the caller promises it.
+    json::string(text, unsafe { core::slice::from_raw_parts_mut(buffer, buffer_bytes) })
 }
 
 /// The memory that moves: see [`crate::heap`].
