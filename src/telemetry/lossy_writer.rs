@@ -44,12 +44,14 @@ impl LossyWriter {
             for line in lines {
                 // Fails when the reader is gone; then there is nobody to tell.
                 let _ = out.write_all(&line).and_then(|()| out.flush());
-                let waiting = shared.waiting.fetch_sub(1, Ordering::AcqRel) - 1;
+                let is_last = shared.waiting.load(Ordering::Acquire) == 1;
                 let lost = shared.lost.load(Ordering::Relaxed);
-                if waiting == 0 && lost > reported {
+                if is_last && lost > reported {
                     report(lost - reported);
                     reported = lost;
                 }
+                // Only now, since the report may be a line that a flush has to wait for.
+                shared.waiting.fetch_sub(1, Ordering::AcqRel);
             }
         };
         std::thread::Builder::new().name(String::from("writer")).spawn(write)?;
@@ -91,7 +93,11 @@ mod tests {
         let (mut reader, pipe) = io::pipe().unwrap();
         let reports = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&reports);
-        let writer = LossyWriter::start(pipe, move |lost| kept.lock().unwrap().push(lost)).unwrap();
+        let report = move |lost| {
+            std::thread::sleep(Duration::from_millis(50));
+            kept.lock().unwrap().push(lost);
+        };
+        let writer = LossyWriter::start(pipe, report).unwrap();
         // More than the queue and a pipe of 64 KiB hold.
         let line = vec![b'x'; 1000];
         let sent = MAX_WAITING as u64 + 500;
@@ -102,9 +108,6 @@ mod tests {
         reader.read_exact(&mut vec![0; whole]).unwrap();
         writer.flush(Duration::from_secs(5));
         assert_eq!(writer.counters.waiting.load(Ordering::Acquire), 0);
-        while reports.lock().unwrap().is_empty() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
         assert_eq!(*reports.lock().unwrap(), [writer.lost()]);
     }
 
