@@ -44,6 +44,7 @@ pub const MSG_CTRUNC: u32 = 8;
 pub const SOL_SOCKET: u32 = 1;
 pub const SCM_RIGHTS: u32 = 1;
 pub const POLLIN: u16 = 1;
+pub const POLLNVAL: u16 = 0x20;
 pub const WNOHANG: usize = 1;
 /// MS_NOSUID, MS_NODEV and MS_NOEXEC: neither devices nor programs have a use in a directory of data.
 pub const DATA_ONLY: usize = 2 | 4 | 8;

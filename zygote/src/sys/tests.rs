@@ -29,6 +29,23 @@ fn output_is_mapped_where_its_memory_was() {
 }
 
 #[test]
+fn only_open_descriptors_are_closed_where_they_are_looked_at() {
+    // No other test opens as many.
+    let first = 700;
+    let duplicated = [first, first + 1, first + POLLED as i32 - 1];
+    let beyond = first + POLLED as i32;
+    for number in duplicated.into_iter().chain([beyond]) {
+        duplicate(0, number).unwrap();
+    }
+    let is_open = |number: i32| with_numbers(number::FCNTL, [number as usize, 1, 0]).is_ok();
+    assert!(duplicated.into_iter().all(is_open));
+    close_next(first);
+    assert_eq!(duplicated.map(is_open), [false; 3]);
+    assert!(is_open(beyond));
+    close(beyond);
+}
+
+#[test]
 fn the_numbers_are_those_of_the_kernel() {
     let ours = [
         (number::READ, libc::SYS_read),
