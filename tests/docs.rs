@@ -292,6 +292,23 @@ fn the_lambda_function_outlives_its_longest_script_and_may_only_write_logs() {
 }
 
 #[test]
+fn a_pod_answers_its_requests_before_it_ends_and_has_memory_for_its_scripts() {
+    let deployment = document("deploy/kubernetes/base/deployment.yaml");
+    let value = |name: &str| -> u64 {
+        let after = deployment.split_once(name).unwrap().1;
+        let digits = after.trim_start().trim_start_matches("value:").trim_start_matches([' ', '"']);
+        digits.split(|letter: char| !letter.is_ascii_digit()).next().unwrap().parse().unwrap()
+    };
+    // The time in which the service answers what was sent is in docs/deploy.md.
+    assert!(document("docs/deploy.md").contains("for at most 8 seconds"));
+    assert!(value("terminationGracePeriodSeconds:") >= value(" seconds:") + 8 + 2);
+    let scripts = value("MAINBOX_CONCURRENCY\n");
+    assert!(value("memory:") * 1024 > scripts * (value("MAINBOX_MEMORY_MB\n") + 64) + 300);
+    assert!(value("sizeLimit:") >= scripts * 64 + 16);
+    assert!(value("cpu:") >= scripts);
+}
+
+#[test]
 fn the_cloud_run_service_outlives_its_scripts_and_has_memory_for_them() {
     let service = document("service.yaml");
     let value = |name: &str| -> u64 {
