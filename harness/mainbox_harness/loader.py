@@ -18,6 +18,12 @@ from typing import Any
 
 if sys.version_info < (3, 11):
     sys.exit(f"mainbox needs CPython 3.11 or newer; MAINBOX_PYTHON is {sys.version.split()[0]}")
+# Their garbage collector runs so rarely that scripts reach their memory limit: https://github.com/python/cpython/issues/142516.
+if (3, 14) <= sys.version_info < (3, 14, 5):
+    sys.exit(
+        "mainbox does not run on CPython 3.14.0 to 3.14.4, whose garbage collector lets memory grow; "
+        f"use 3.14.5 or newer, or 3.13; MAINBOX_PYTHON is {sys.version.split()[0]}"
+    )
 
 PACKAGE = "mainbox_harness"
 # Of the bytecode of this Python. importlib.util has the number too, but is slow to import.

@@ -198,7 +198,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "MAINBOX_PYTHON",
         value: "PROGRAM",
         default: DefaultValue::Is("python3"),
-        meaning: "the interpreter, CPython 3.11 or newer",
+        meaning: "the interpreter, CPython 3.11 or newer, but not 3.14.0 to 3.14.4",
         reader: Reader::Text("a path, or a name to look up on PATH", |config, value| {
             config.python = PathBuf::from(value);
             (!value.is_empty()).then_some(())
