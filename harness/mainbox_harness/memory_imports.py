@@ -190,7 +190,7 @@ def prepare(names: Collection[str], implied: Iterable[str], is_async: bool) -> N
     for name in implied:
         take_package_into_memory(name)
     if is_async or "asyncio" in names:
-        asyncio.set_event_loop_policy(OneLoopPolicy())
+        give_out_one_event_loop()
     # It lists directories, which fails from then on with an error other than ModuleNotFoundError.
     sys.meta_path.remove(PathFinder)
 
@@ -221,20 +221,15 @@ def import_named(names: Iterable[str]) -> None:
                 importlib.import_module(name)
 
 
-class OneLoopPolicy(asyncio.DefaultEventLoopPolicy):
-    """Gives out one event loop, whose descriptors are open already.
+def give_out_one_event_loop() -> None:
+    """Has asyncio use one event loop, whose descriptors are open already. Python 3.16 has no policies that could do it."""
+    loop = asyncio.new_event_loop()
+    loops = [loop]
 
-    Python 3.14 deprecates policies and 3.16 removes them. Their replacement, `loop_factory`, is an argument of
-    asyncio.run, which scripts call themselves.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loop: asyncio.AbstractEventLoop | None = super().new_event_loop()
-
-    def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        """Returns the loop the first time, and then raises an error."""
-        loop, self.loop = self.loop, None
-        if loop is None:
+    def new_event_loop() -> asyncio.AbstractEventLoop:
+        if not loops:
             raise RuntimeError("a second event loop is not available in this sandbox: it needs descriptors")
-        return loop
+        return loops.pop()
+
+    asyncio.new_event_loop = asyncio.events.new_event_loop = new_event_loop
+    asyncio.set_event_loop(loop)  # for asyncio.get_event_loop()

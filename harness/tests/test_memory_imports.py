@@ -29,6 +29,7 @@ async def main():
 print(extensions)
 print(shapes.square.SIDES, shapes.__path__, colors.red.CODE)
 print(datetime.datetime(2024, 7, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")).isoformat())
+print(asyncio.get_event_loop().is_running())
 print(asyncio.run(main()))
 for act in (lambda: zoneinfo.ZoneInfo("Nowhere/None"), lambda: __import__("nowhere"), asyncio.new_event_loop):
     try:
@@ -55,6 +56,7 @@ def test_modules_time_zones_and_an_event_loop_need_no_files(tmp_path: Path) -> N
         "['shapes.fast']",
         f"4 ['{package}'] f00",
         "2024-07-01T00:00:00+02:00",
+        "False",
         "7",
         "ZoneInfoNotFoundError 'No time zone found with key Nowhere/None'",
         "ModuleNotFoundError No module named 'nowhere'",
