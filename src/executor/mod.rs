@@ -128,11 +128,14 @@ impl Executor {
 
     /// The pool whose workers have the modules that a script and the modules among its files import.
     async fn pool_for(&self, job: &Job) -> &Arc<Pool> {
+        let Some(bare) = &self.bare else {
+            // A script that cannot open files cannot import later, so it gets all modules.
+            self.preloaded.want(|_| true);
+            return &self.preloaded;
+        };
         let sources = import_scan::sources(job);
         let names = |module: &str| sources.iter().any(|source| import_scan::names(source, module));
-        if let Some(bare) = &self.bare
-            && !self.config.preload.iter().any(|module| names(module))
-        {
+        if !self.config.preload.iter().any(|module| names(module)) {
             bare.want(|_| true);
             if self.needed == Needed::None {
                 return bare; // the other pool would preload nothing
@@ -145,9 +148,7 @@ impl Executor {
                 return bare;
             }
         }
-        // A script that cannot open files cannot import later, so it gets all modules.
-        let opens_files = self.sandbox.opens_files();
-        self.preloaded.want(|module| !opens_files || names(module));
+        self.preloaded.want(names);
         &self.preloaded
     }
 
