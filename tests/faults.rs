@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::{
     Server, children, declared_tier, is_root, not_run, one_at_a_time, output, python, read_to_end,
-    status,
+    settled_children, status,
 };
 use indoc::indoc;
 use nix::sys::signal::{Signal, kill};
@@ -89,17 +89,7 @@ fn counted(rows: &[(&str, usize)]) -> BTreeMap<String, usize> {
 /// Returns the spares as soon as all have started and the worker of the self-test has ended.
 fn spares(server: &Server) -> Vec<i32> {
     server.wait_for_metric(&format!("mainbox_spares{{zygote=\"bare\"}} {RUNNING}"));
-    let started = Instant::now();
-    let mut before = vec![];
-    loop {
-        let spares = children(zygote(server));
-        if spares.len() == RUNNING && spares == before {
-            return spares;
-        }
-        assert!(started.elapsed() < HEALTHY_AGAIN, "{spares:?}");
-        before = spares;
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    settled_children(zygote(server), RUNNING)
 }
 
 fn zygote(server: &Server) -> i32 {

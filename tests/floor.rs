@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{
     Server, binary, children, declared_tier, is_root, mainbox, not_run, output, python,
-    scratch_roots, status,
+    scratch_roots, settled_children, status,
 };
 use indoc::{formatdoc, indoc};
 use mainbox::sandbox::sys;
@@ -184,7 +184,7 @@ fn inherits_nothing(server: &Server) {
     // It blocks all signals that can be blocked, but its workers block none.
     let cannot_be_blocked = (1 << (libc::SIGKILL - 1)) | (1 << (libc::SIGSTOP - 1));
     assert_eq!(signals(zygote, "SigBlk"), !cannot_be_blocked);
-    for worker in children(zygote) {
+    for worker in settled_children(zygote, 1) {
         assert_eq!(
             (signals(worker, "SigBlk"), signals(worker, "SigIgn")),
             (0, signals(zygote, "SigIgn"))

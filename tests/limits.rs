@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Answer, Server, children, lacks, not_run, status};
+use common::{Answer, Server, children, lacks, not_run, settled_children, status};
 use indoc::indoc;
 use serde_json::json;
 
@@ -525,7 +525,7 @@ fn the_workers_of_two_services_have_different_uids() {
     let uids = || -> Vec<u32> {
         let server = Server::start(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_CONCURRENCY", "2")]);
         server.wait_for_metric("mainbox_spares{zygote=\"bare\"} 2");
-        let workers = children(children(server.pid())[0]);
+        let workers = settled_children(children(server.pid())[0], 2);
         let uid = |worker| status(worker, "Uid").split_whitespace().next().unwrap().parse();
         workers.into_iter().map(|worker| uid(worker).unwrap()).collect()
     };

@@ -689,6 +689,22 @@ pub fn children(process: i32) -> Vec<i32> {
         .collect()
 }
 
+/// Returns the children of a zygote once there are so many and they stay the same: those that are being started, replaced or
+/// reaped are not what a test means by workers.
+pub fn settled_children(zygote: i32, count: usize) -> Vec<i32> {
+    let started = Instant::now();
+    let mut before = vec![];
+    loop {
+        let now = children(zygote);
+        if now.len() == count && now == before {
+            return now;
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "{now:?}");
+        before = now;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 /// Starts a server that the kernel ends with this process, because a static is never dropped. PR_SET_PDEATHSIG refers
 /// to the thread that starts the server, so that thread lives as long as the process.
 fn start_with_this_process(settings: &'static [(&str, &str)]) -> Server {
