@@ -14,6 +14,7 @@ use mainbox::config::{Config, ConfigError};
 use mainbox::executor::{Executor, Needed};
 use mainbox::front::http::{self, ListenError};
 use mainbox::front::lambda::{self, LambdaError};
+use mainbox::front::shutdown;
 use mainbox::handler::Handler;
 use mainbox::python::interpreter::{Python, PythonError};
 use mainbox::sandbox::probe::Probe;
@@ -118,6 +119,7 @@ fn start() -> Result<bool, StartError> {
     let python = Python::find(&config.python)?;
     let serves_http = arguments.command.is_none() && !serves_lambda;
     let listener = serves_http.then(|| http::listen(config.host, config.port)).transpose()?;
+    let ends_with_stdin = arguments.command.is_none() && config.end_with_stdin;
     let sandbox = Sandbox::establish(&config, Probe::of_host(&config, &python)?)?;
     if let Err(error) = sys::set_non_dumpable() {
         tracing::warn!(%error, "cannot become non-dumpable");
@@ -134,7 +136,7 @@ fn start() -> Result<bool, StartError> {
         let needed = arguments.command.as_ref().map_or(Needed::All, cli::needed_zygotes);
         let executor = Executor::start(Arc::new(config), Arc::new(sandbox), python, needed);
         let handler = Handler::new(Arc::clone(&executor));
-        let shutdown = http::shutdown_signal()?;
+        let shutdown = shutdown::requested(ends_with_stdin)?;
         match (arguments.command, listener) {
             (Some(command), _) => tokio::select! {
                 succeeded = cli::run(command, &executor, &handler) => Ok(succeeded?),

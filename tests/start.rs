@@ -316,3 +316,37 @@ fn the_default_interpreter_is_python3_on_path_and_not_one_of_the_current_directo
     assert!(found.exists(), "python3 on PATH did not run: {text}");
     assert!(!planted.exists(), "an interpreter of the current directory ran: {text}");
 }
+
+// The end of the service.
+
+#[test]
+fn the_service_ends_with_its_standard_input_if_it_shall() {
+    let (theirs, ours) = std::io::pipe().unwrap();
+    let mut command = mainbox(&[("MAINBOX_PRELOAD", ""), ("MAINBOX_END_WITH_STDIN", "on")]);
+    let mut server = Server::direct(command.stdin(theirs));
+    assert_eq!(server.run("def main(): return 1").json()["result"], 1);
+    // The command holds the end that the service reads, and not the other.
+    drop((command, ours));
+    assert_eq!(server.wait(), Some(0));
+}
+
+#[test]
+fn the_service_outlives_its_standard_input_by_default() {
+    let server = Server::start(&[("MAINBOX_PRELOAD", "")]);
+    assert_eq!(server.run("def main(): return 1").json()["result"], 1);
+}
+
+// A virtual environment.
+
+#[test]
+fn mainbox_in_a_virtual_environment_uses_its_interpreter_without_path() {
+    let environment = OwnPython::with(&[]);
+    let binary = Path::new(&environment.python).with_file_name("mainbox");
+    fs::copy(common::binary(), &binary).unwrap();
+    let script = script("executable", "import sys\ndef main(): return sys.executable");
+    let mut command = Command::new(&binary);
+    command.args(["run", &script]).env_clear().env("MAINBOX_PRELOAD", "");
+    let (code, text, error) = output(&mut command);
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{text}");
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["result"], environment.python);
+}

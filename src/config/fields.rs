@@ -36,6 +36,8 @@ pub struct Config {
     pub playground: bool,
     /// Whether agents get the endpoint `/mcp`.
     pub mcp: bool,
+    /// Whether the service ends when its standard input does.
+    pub end_with_stdin: bool,
     /// The modules that the preloaded zygote imports.
     pub preload: Vec<String>,
     /// The bytecode archive to import them from.
@@ -94,6 +96,7 @@ impl Config {
             hosts: vec![],
             playground: false,
             mcp: false,
+            end_with_stdin: false,
             preload: vec![],
             archive: None,
             timeout: Duration::ZERO,

@@ -199,10 +199,13 @@ pub const SETTINGS: &[Setting] = &[
         value: "PROGRAM",
         default: DefaultValue::Is("python3"),
         meaning: "the interpreter, CPython 3.11 or newer, but not 3.14.0 to 3.14.4",
-        reader: Reader::Text("a path, or a name to look up on PATH", |config, value| {
-            config.python = PathBuf::from(value);
-            (!value.is_empty()).then_some(())
-        }),
+        reader: Reader::Text(
+            "a path, or a name to look up beside mainbox in a virtual environment, then on PATH",
+            |config, value| {
+                config.python = PathBuf::from(value);
+                (!value.is_empty()).then_some(())
+            },
+        ),
     },
     Setting {
         name: "MAINBOX_PRELOAD",
@@ -378,6 +381,16 @@ pub const SETTINGS: &[Setting] = &[
                     ("RESPONSE_STREAM", InvokeMode::ResponseStream),
                 ],
             )?;
+            Some(())
+        }),
+    },
+    Setting {
+        name: "MAINBOX_END_WITH_STDIN",
+        value: "ON_OR_OFF",
+        default: DefaultValue::Is("off"),
+        meaning: "whether the service ends when its standard input does, for a program that starts it and keeps the other end of a pipe",
+        reader: Reader::Text("`on` or `off`", |config, value| {
+            config.end_with_stdin = choose(value, [("on", true), ("off", false)])?;
             Some(())
         }),
     },

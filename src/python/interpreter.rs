@@ -34,15 +34,17 @@ pub enum PythonError {
 }
 
 impl Python {
-    /// Finds the interpreter `wanted`: a path, or a name to look up on PATH. pyenv and other tools put launcher scripts on
-    /// PATH; a launcher is run once to learn the path of the real interpreter.
+    /// Finds the interpreter `wanted`: a path, or a name to look up beside mainbox, where that is installed in a virtual
+    /// environment, and then on PATH. pyenv and other tools put launcher scripts on PATH; a launcher is run once to learn the
+    /// path of the real interpreter.
     ///
     /// # Errors
     /// See [`PythonError`].
     pub fn find(wanted: &Path) -> Result<Python, PythonError> {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let found =
-            look_up(wanted, &path).ok_or_else(|| PythonError::NotFound(wanted.to_owned()))?;
+        let own = std::env::current_exe().ok().and_then(|program| own_environment(&program));
+        let found = look_up(wanted, own.as_deref(), &path)
+            .ok_or_else(|| PythonError::NotFound(wanted.to_owned()))?;
         let unusable = |source| PythonError::Unusable { path: found.clone(), source };
         let name = if is_program(&found).map_err(unusable)? {
             std::path::absolute(&found).map_err(unusable)?
@@ -55,14 +57,25 @@ impl Python {
     }
 }
 
-/// A `wanted` with a directory is a path; any other is looked up in the directories of `path`.
-fn look_up(wanted: &Path, path: &OsStr) -> Option<PathBuf> {
+/// Returns the directory of `program`, this binary, if it is in a virtual environment. An activated environment is on PATH,
+/// but `uvx mainbox` and `.venv/bin/mainbox` run without that.
+fn own_environment(program: &Path) -> Option<PathBuf> {
+    let bin = program.parent()?;
+    bin.parent()?.join("pyvenv.cfg").is_file().then(|| bin.to_owned())
+}
+
+/// A `wanted` with a directory is a path; any other is looked up in the directory `own` and in those of `path`.
+fn look_up(wanted: &Path, own: Option<&Path>, path: &OsStr) -> Option<PathBuf> {
     if wanted.components().count() > 1 {
         return wanted.is_file().then(|| wanted.to_owned());
     }
     // An empty or relative entry stands for the current directory, which may contain a program of a stranger.
     let directories = std::env::split_paths(path).filter(|directory| directory.is_absolute());
-    directories.map(|directory| directory.join(wanted)).find(|file| file.is_file())
+    own.map(Path::to_owned)
+        .into_iter()
+        .chain(directories)
+        .map(|directory| directory.join(wanted))
+        .find(|file| file.is_file())
 }
 
 /// Returns whether the file is an ELF program. The Lambda image makes the interpreter executable but not readable, so a
@@ -117,9 +130,26 @@ mod tests {
         let here = env!("CARGO_MANIFEST_DIR");
         let name = Path::new("Cargo.toml");
         for path in ["", ".", ":", "src/..", "/nowhere"] {
-            assert_eq!(look_up(name, path.as_ref()), None, "{path}");
+            assert_eq!(look_up(name, None, path.as_ref()), None, "{path}");
         }
-        assert_eq!(look_up(name, here.as_ref()), Some(Path::new(here).join(name)));
-        assert!(look_up(Path::new("src/lib.rs"), OsStr::new("")).is_some());
+        assert_eq!(look_up(name, None, here.as_ref()), Some(Path::new(here).join(name)));
+        assert!(look_up(Path::new("src/lib.rs"), None, OsStr::new("")).is_some());
+    }
+
+    #[test]
+    fn the_virtual_environment_of_mainbox_comes_before_path() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let sources = here.join("src");
+        let name = Path::new("Cargo.toml");
+        assert_eq!(look_up(name, Some(here), sources.as_os_str()), Some(here.join(name)));
+        assert_eq!(look_up(name, Some(&sources), here.as_os_str()), Some(here.join(name)));
+
+        let folder = std::env::temp_dir().join(format!("mainbox-venv-{}", std::process::id()));
+        let program = folder.join("bin/mainbox");
+        std::fs::create_dir_all(&folder).unwrap();
+        assert_eq!(own_environment(&program), None);
+        std::fs::write(folder.join("pyvenv.cfg"), "").unwrap();
+        assert_eq!(own_environment(&program), Some(folder.join("bin")));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

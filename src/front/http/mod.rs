@@ -15,7 +15,6 @@ use hyper_util::server::conn::auto;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use self::connection::{Service, Shared};
@@ -204,23 +203,6 @@ fn spawn<S: Service>(stream: TcpStream, place: OwnedSemaphorePermit, shared: &Ar
         let _place = place;
         connection::serve(stream, shared).await;
     });
-}
-
-/// Completes with the first SIGTERM or SIGINT, or with the SIGHUP that a closing terminal sends.
-///
-/// # Errors
-/// When the signals cannot be received.
-pub fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hang_up.recv() => {}
-        }
-    })
 }
 
 #[cfg(test)]
