@@ -33,7 +33,7 @@ IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
 WORLDS := host user rootless docker uid bare pod small old old-uid gvisor lambda
 
-.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-cpu peers bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) kubernetes aarch64 page mcp extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-cpu peers bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) kubernetes world-arm64 arm64-smoke aarch64 page mcp extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 help:                        ## List the targets
 	@awk 'match($$0, /^[a-z0-9-]+:/) && split($$0, parts, / *## /) > 1 { printf "  %-16s %s\n", substr($$0, 1, RLENGTH - 1), parts[2] }' $(firstword $(MAKEFILE_LIST))
@@ -101,6 +101,14 @@ kubernetes: .kubernetes/installed ## Validate deploy/kubernetes against the sche
 	$(PYTHON) -m venv --clear --without-pip .kubernetes
 	$(PYTHON) -m pip --python .kubernetes/bin/python3 install --quiet --disable-pip-version-check $(KUBERNETES_VALIDATE)
 	touch $@
+
+world-arm64:                 ## Run the suites on an emulated aarch64 machine, in two tiers; needs root and Debian or Ubuntu
+	tests/worlds/arm64-setup
+	tests/worlds/arm64
+
+arm64-smoke:                 ## Run a part of them: policies, pandas and ten offenders
+	tests/worlds/arm64-setup
+	tests/worlds/arm64 smoke
 
 aarch64:                     ## Check that the code compiles for aarch64
 	cargo check --locked --target aarch64-unknown-linux-musl

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use common::offender::Offender;
-use common::{Server, declared_tier, hostile_server, lacks};
+use common::{Server, declared_tier, hostile_server, lacks, patience};
 use indoc::indoc;
 use serde_json::{Value, json};
 
@@ -457,7 +457,7 @@ fn leftovers_in_public_directories_are_removed() {
                 return; // the layer that `doctor` reports as missing
             }
             assert!(!lacks("own uid"), "a request found the leftovers of the one before it");
-            assert!(started.elapsed() < Duration::from_secs(20), "never swept");
+            assert!(started.elapsed() < patience(Duration::from_secs(20)), "never swept");
         }
     }
 }

@@ -24,7 +24,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 use ureq::http::HeaderName;
 
-pub use world::{declared_tier, is_root, lacks, not_run, one_at_a_time};
+pub use world::{declared_tier, is_root, lacks, not_run, one_at_a_time, patience};
 
 /// How long a server may take to become healthy on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -123,7 +123,7 @@ impl Server {
     pub fn wait_until_healthy(&self) {
         let started = Instant::now();
         while self.get("/health").status != 200 {
-            assert!(started.elapsed() < START_TIMEOUT, "not healthy: {}", self.log());
+            assert!(started.elapsed() < patience(START_TIMEOUT), "not healthy: {}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -229,7 +229,7 @@ impl Server {
             }
         });
         receiver
-            .recv_timeout(START_TIMEOUT)
+            .recv_timeout(patience(START_TIMEOUT))
             .unwrap_or_else(|_| panic!("the server does not serve: {}", self.log()))
     }
 
@@ -274,7 +274,10 @@ impl Server {
             if let Some(line) = log.lines().filter(|line| line.contains(text)).nth(count - 1) {
                 return line.to_owned();
             }
-            assert!(started.elapsed() < Duration::from_secs(10), "no {count} x {text} in {log}");
+            assert!(
+                started.elapsed() < patience(Duration::from_secs(10)),
+                "no {count} x {text} in {log}"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -300,7 +303,7 @@ impl Server {
     /// Opens a connection whose reads have a timeout.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(("127.0.0.1", self.port())).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.set_read_timeout(Some(patience(Duration::from_secs(30)))).unwrap();
         stream
     }
 
@@ -313,7 +316,10 @@ impl Server {
             if metrics.lines().any(|found| found == line) {
                 return;
             }
-            assert!(started.elapsed() < Duration::from_secs(20), "never {line}: {metrics}");
+            assert!(
+                started.elapsed() < patience(Duration::from_secs(20)),
+                "never {line}: {metrics}"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -337,7 +343,7 @@ impl Server {
                 return;
             }
             assert!(
-                started.elapsed() < Duration::from_secs(20),
+                started.elapsed() < patience(Duration::from_secs(20)),
                 "never {count} running: {metrics}"
             );
             std::thread::sleep(Duration::from_millis(10));
@@ -427,7 +433,7 @@ pub fn load_until_refused(
     let client = || {
         let (mut answered, mut lost) = (0, 0);
         while let Ok(mut stream) = TcpStream::connect(address) {
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream.set_read_timeout(Some(patience(Duration::from_secs(20)))).unwrap();
             loop {
                 let mut answer = String::new();
                 let mut buffer = [0; 1024];
@@ -576,7 +582,7 @@ fn agent() -> ureq::Agent {
                 .allow_non_standard_methods(true)
                 // A server with many connections closes idle ones, and a closed one would fail the next request.
                 .max_idle_connections(0)
-                .timeout_global(Some(Duration::from_secs(120)))
+                .timeout_global(Some(patience(Duration::from_secs(120))))
                 .build()
                 .into()
         })
@@ -603,6 +609,9 @@ pub fn mainbox(settings: &[(&str, &str)]) -> Command {
     let mut command = bare_mainbox();
     // A server with less isolation than expected must not start.
     command.env("MAINBOX_FLOOR", declared_tier());
+    // A slower machine needs more time for the same script.
+    let limit = patience(Duration::from_secs(10)).as_secs().to_string();
+    command.env("MAINBOX_TIMEOUT_SECONDS", limit);
     command.env("PORT", "0").envs(settings.iter().copied()).stdin(Stdio::null());
     command
 }
@@ -699,7 +708,7 @@ pub fn settled_children(zygote: i32, count: usize) -> Vec<i32> {
         if now.len() == count && now == before {
             return now;
         }
-        assert!(started.elapsed() < Duration::from_secs(20), "{now:?}");
+        assert!(started.elapsed() < patience(Duration::from_secs(20)), "{now:?}");
         before = now;
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -725,7 +734,7 @@ fn start_with_this_process(settings: &'static [(&str, &str)]) -> Server {
             std::thread::park();
         }
     });
-    receiver.recv_timeout(START_TIMEOUT * 2).expect("the server of this file must start")
+    receiver.recv_timeout(patience(START_TIMEOUT * 2)).expect("the server of this file must start")
 }
 
 /// Reads everything until the other side closes.

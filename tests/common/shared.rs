@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use super::world::lock;
-use super::{Front, Log, START_TIMEOUT, Server, mainbox, serving_port};
+use super::{Front, Log, START_TIMEOUT, Server, mainbox, patience, serving_port};
 
 /// Arguments: the pid of the runner, the path of the log, the path of the pid file, the server's command.
 /// The server holds neither the pipes of nextest nor its process group, which nextest kills after a timeout.
@@ -77,7 +77,10 @@ fn attach(log: &Path, pid: &Path) -> Server {
                 log_pause_ms: Default::default(),
             };
         }
-        assert!(began.elapsed() < START_TIMEOUT, "the shared server does not serve: {text}");
+        assert!(
+            began.elapsed() < patience(START_TIMEOUT),
+            "the shared server does not serve: {text}"
+        );
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use super::{bare_mainbox, output};
 
@@ -91,6 +92,13 @@ impl World {
         let lacks = found.into_iter().filter(|(_, lacks)| *lacks);
         World { tier: tier.to_owned(), lacks: lacks.map(|(what, _)| what.to_owned()).collect() }
     }
+}
+
+/// Returns how long a test waits for what takes at most `time` on a machine of today. WORLD_TIME_FACTOR makes it longer on
+/// an emulated one, which changes nothing else that a test expects.
+pub fn patience(time: Duration) -> Duration {
+    let factor = std::env::var("WORLD_TIME_FACTOR");
+    time * factor.map_or(1, |factor| factor.parse().expect("WORLD_TIME_FACTOR is a whole number"))
 }
 
 pub fn is_root() -> bool {

@@ -2,7 +2,7 @@
 
 
 def offence():
-    return reaches_the_kernel(59, b"/nowhere", 0, 0)  # execve
+    return reaches_the_kernel(59 if os.uname().machine == "x86_64" else 221, b"/nowhere", 0, 0)  # execve
 
 
 def twin():

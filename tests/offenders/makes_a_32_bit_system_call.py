@@ -2,6 +2,10 @@
 
 
 def offence():
+    if os.uname().machine != "x86_64":
+        # On aarch64, a 64-bit program cannot make such a call. It can ask for the personality of 32-bit programs.
+        return call("personality", 8)  # PER_LINUX32
+
     import mmap
 
     page = mmap.mmap(-1, 4096)

@@ -1,11 +1,14 @@
 """Promise 8; tiers: namespaces, seccomp, landlock."""
 
 
+TGKILL = 234 if os.uname().machine == "x86_64" else 131
+
+
 def offence():
-    return call("syscall", 234, os.getppid(), os.getppid(), 0)  # tgkill
+    return call("syscall", TGKILL, os.getppid(), os.getppid(), 0)
 
 
 def twin():
     import threading
 
-    return call("syscall", 234, os.getpid(), threading.get_native_id(), 0)
+    return call("syscall", TGKILL, os.getpid(), threading.get_native_id(), 0)
