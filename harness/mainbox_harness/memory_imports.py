@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import io
 import marshal
+import mimetypes
 import os
 import sys
 import sysconfig
@@ -136,6 +137,7 @@ def take_into_memory(preloaded: Iterable[str]) -> None:
     sys.meta_path.insert(0, library)
     take_time_zones_into_memory()
     take_fonts_into_memory()
+    take_media_types_into_memory()
 
 
 def load(extensions: Iterable[str]) -> None:
@@ -179,6 +181,11 @@ def take_fonts_into_memory() -> None:
     if matplotlib is not None:
         for path in Path(matplotlib.get_data_path(), "fonts", "ttf").iterdir():
             LIBRARY_FILES[str(path)] = Node(path.read_bytes())
+
+
+def take_media_types_into_memory() -> None:
+    """Reads the media types of this system, such as those in /etc/mime.types, which `mimetypes` does at its first use."""
+    mimetypes.init()
 
 
 def prepare(names: Collection[str], implied: Iterable[str], is_async: bool) -> None:
