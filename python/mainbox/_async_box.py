@@ -1,0 +1,81 @@
+"""A place to run scripts, for code that awaits its answers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+from mainbox._box import ABSENT, ANSWER_SECONDS, INPUTS, Box, run_body
+from mainbox._connections import Call
+from mainbox._result import MainboxError, Options, Result, request_body
+
+T = TypeVar("T")
+
+# How many requests of a box are sent at once; more wait. A service has a queue of 64 by default.
+REQUESTS = 64
+
+
+class AsyncBox:
+    """`Box` with coroutines. Its requests wait in threads, at most 64 at once. A request that is cancelled ends its script."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        settings: Mapping[str, str] | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
+        """The arguments are those of `Box`."""
+        self._box = Box(url, api_key=api_key, settings=settings, answer_seconds=answer_seconds)
+        self._threads = ThreadPoolExecutor(REQUESTS, thread_name_prefix="mainbox")
+
+    async def run(self, script: str, input: object = ABSENT, **options: Unpack[Options]) -> Result:
+        """Runs a script once; see `Box.run`."""
+        body = run_body(script, input, options)
+        call = Call()
+        return await self._in_thread(lambda: self._box.send(body, call), call)
+
+    async def map(
+        self, script: str, inputs: Iterable[object], **options: Unpack[Options]
+    ) -> AsyncIterator[Result | MainboxError]:
+        """Runs a script once for each input; see `Box.map`."""
+        remaining = iter(inputs)
+        while part := list(islice(remaining, INPUTS)):
+            call = Call()
+            results = self._box.stream(request_body(script, options, inputs=part), len(part), call)
+            try:
+                for _ in part:
+                    result = await self._in_thread(partial(next, results, None), call)
+                    if result is not None:
+                        yield result
+            finally:
+                # Where the loop was left early, this ends what still runs.
+                await self._in_thread(results.close, call)
+
+    async def _in_thread(self, function: Callable[[], T], call: Call) -> T:
+        waiting = asyncio.get_running_loop().run_in_executor(self._threads, function)
+        try:
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            call.cancel()
+            # The thread ends at once with its connection, and what it raises then is of no interest.
+            await asyncio.wait([waiting])
+            waiting.exception()
+            raise
+
+    async def close(self) -> None:
+        """Closes the connections and ends the threads of this box."""
+        self._threads.shutdown(wait=False)
+        self._box.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,119 @@
+"""Keep-alive connections to one service, for any number of threads."""
+
+import http.client
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
+
+from mainbox._result import MainboxError
+
+
+class Connections:
+    """The connections to the service at `url`, such as `https://example.com/mainbox`."""
+
+    def __init__(self, url: str, api_key: str | None, answer_seconds: float) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"the URL of a service begins with http:// or https://: {url}")
+        self._secure = parts.scheme == "https"
+        self._host = parts.hostname
+        self._port = parts.port
+        self._path = parts.path.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._seconds = answer_seconds
+        self._idle: list[http.client.HTTPConnection] = []
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    def close(self) -> None:
+        """Closes the idle connections. Those in use are closed after their response."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    @contextmanager
+    def post(
+        self, path: str, body: bytes, headers: Mapping[str, str], call: "Call | None" = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Sends a request and yields its response. A connection whose response is read to its end is kept."""
+        call = call or Call()
+        connection, response = self._send(path, body, headers, call)
+        try:
+            yield response
+        except (OSError, http.client.HTTPException) as error:
+            raise unreachable(error) from error
+        finally:
+            call.forget()
+            if response.isclosed() and connection.sock is not None and self._process == os.getpid():
+                with self._lock:
+                    self._idle.append(connection)
+            else:
+                connection.close()
+
+    def _send(
+        self, path: str, body: bytes, headers: Mapping[str, str], call: "Call"
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        while True:
+            connection = self._take()
+            is_kept = connection.sock is not None
+            try:
+                if not is_kept:
+                    connection.connect()
+                call.watch(connection.sock)
+                connection.request("POST", self._path + path, body, {**self._headers, **headers})
+                return connection, connection.getresponse()
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                # A service closes kept connections at its own time. A script has no effect but its answer, so a request
+                # may be sent again.
+                if is_kept and isinstance(error, ConnectionError | http.client.BadStatusLine) and not call.is_cancelled:
+                    continue
+                raise unreachable(error) from error
+
+    def _take(self) -> http.client.HTTPConnection:
+        with self._lock:
+            if self._process != os.getpid():
+                # This is a fork of the process that made these connections.
+                self._idle, self._process = [], os.getpid()
+            if self._idle:
+                return self._idle.pop()
+        if self._secure:
+            context = ssl.create_default_context()
+            return http.client.HTTPSConnection(self._host, self._port, timeout=self._seconds, context=context)
+        return http.client.HTTPConnection(self._host, self._port, timeout=self._seconds)
+
+
+class Call:
+    """A request that another thread can cancel. The service ends a script whose client disconnects."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self.is_cancelled = False
+
+    def watch(self, connected: socket.socket) -> None:
+        with self._lock:
+            self._socket = connected
+            if self.is_cancelled:
+                raise ConnectionAbortedError("cancelled")
+
+    def forget(self) -> None:
+        with self._lock:
+            self._socket = None
+
+    def cancel(self) -> None:
+        with self._lock:
+            self.is_cancelled = True
+            if self._socket is not None:
+                # The service may have closed it before.
+                with suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def unreachable(error: Exception) -> MainboxError:
+    return MainboxError("unreachable", f"mainbox did not answer: {error or type(error).__name__}")

@@ -1,0 +1,254 @@
+"""`Box` runs scripts on this machine and at a URL."""
+
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import BARE
+from mainbox import Box, MainboxError, Result, binary
+from mainbox._service import Service, running
+
+
+def failure(box: Box, script: str, **options: float) -> MainboxError:
+    with pytest.raises(MainboxError) as caught:
+        box.run(script, **options)  # type: ignore[arg-type]
+    return caught.value
+
+
+def test_a_script_returns_its_value_and_what_it_printed(box: Box) -> None:
+    result = box.run("def main(x):\n    print('working')\n    return {'twice': x * 2}", 21)
+    assert result == Result(value={"twice": 42}, stdout="working\n", stderr="", files={}, truncated=())
+
+
+def test_an_input_of_none_is_an_input_and_no_input_is_none(box: Box) -> None:
+    script = "def main(*arguments): return len(arguments)"
+    assert box.run(script, None).value == 1
+    assert box.run(script).value == 0
+
+
+def test_files_go_in_and_come_back(box: Box, tmp_path: Path) -> None:
+    (tmp_path / "c").write_bytes(b"from a file")
+    script = """
+def main():
+    read = {name: open(name, "rb").read() for name in ("a.txt", "b.bin", "c")}
+    open("outputs/text", "w").write("ä")
+    open("outputs/bytes", "wb").write(bytes([255, 0]))
+    open("more.log", "w").write("more")
+    return [read["a.txt"].decode(), list(read["b.bin"]), read["c"].decode()]
+"""
+    files = {"a.txt": "text", "b.bin": b"\xff\x00", "c": tmp_path / "c"}
+    result = box.run(script, files=files, collect=["*.log"])
+    assert result.value == ["text", [255, 0], "from a file"]
+    assert result.files == {"text": "ä".encode(), "bytes": b"\xff\x00", "more.log": b"more"}
+
+
+def test_a_program_reads_its_standard_input_and_writes_to_standard_error(box: Box) -> None:
+    result = box.run("import sys\nprint(input())\nsys.stderr.write('no')", stdin="yes\n", entry="script")
+    assert result == Result(value=None, stdout="yes\n", stderr="no", files={}, truncated=())
+
+
+def test_a_script_that_raises_is_an_error_with_its_kind_and_output(box: Box) -> None:
+    error = failure(box, "def main():\n    print('before')\n    raise ValueError('no')")
+    assert (error.kind, error.status, error.stdout, error.line) == ("exception", 400, "before\n", 3)
+    assert str(error) == "ValueError: no (exception)"
+    assert pickle.loads(pickle.dumps(error)).__dict__ == error.__dict__
+    assert error.traceback is not None and error.traceback.endswith("ValueError: no\n")
+
+
+def test_limits_of_a_request_are_enforced(box: Box) -> None:
+    assert failure(box, "def main():\n    while True: pass", timeout_seconds=0.2).kind == "timeout"
+    assert failure(box, "def main(): return len(bytes(200 << 20))", memory_mb=50).kind == "memory_limit"
+
+
+def test_an_input_without_a_json_form_is_refused_before_it_is_sent(box: Box) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        box.run("def main(x): return x", float("nan"))
+
+
+def test_map_yields_results_and_errors_in_the_order_of_the_inputs(box: Box) -> None:
+    script = "import time\ndef main(x):\n    time.sleep(0.2 if x == 0 else 0)\n    return 12 // (x - 2)"
+    outcomes = list(box.map(script, range(4)))
+    found = [outcome.kind if isinstance(outcome, MainboxError) else outcome.value for outcome in outcomes]
+    assert found == [-6, -12, "exception", 12]
+
+
+def test_map_takes_any_number_of_inputs(box: Box) -> None:
+    def values() -> list[int]:
+        outcomes = box.map("def main(x): return x", iter(range(230)))
+        return [outcome.value for outcome in outcomes if isinstance(outcome, Result)]
+
+    assert values() == list(range(230))
+    assert list(box.map("def main(x): return x", [])) == []
+
+
+def test_map_raises_if_the_service_refuses_the_request(box: Box) -> None:
+    with pytest.raises(MainboxError) as caught:
+        list(box.map("", [1]))
+    assert (caught.value.kind, caught.value.status) == ("invalid_request", 400)
+
+
+def test_a_map_that_is_left_ends_what_still_runs(box: Box) -> None:
+    for _ in box.map("import time\ndef main(x): time.sleep(x)", [0, 9, 9, 9, 9]):
+        break
+    began = time.monotonic()
+    assert box.run("def main(): return 1").value == 1
+    assert time.monotonic() - began < 8
+
+
+def test_boxes_share_one_service_that_has_the_interpreter_and_a_key(box: Box) -> None:
+    script = "import sys\ndef main(): return sys.executable"
+    assert box.run(script).value == sys.executable
+    assert Box(settings=BARE).run(script).value == sys.executable
+    service = running(BARE)
+    assert service is running(dict(BARE))
+    assert failure(Box(service.url), script).kind == "unauthorized"
+    assert Box(service.url, api_key=service.key).run(script).value == sys.executable
+
+
+def test_many_threads_can_use_one_box(box: Box) -> None:
+    values = []
+    threads = [
+        threading.Thread(target=lambda n=n: values.append(box.run("def main(x): return x", n).value)) for n in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(values) == list(range(20))
+
+
+def test_a_box_works_after_its_service_was_killed_and_after_it_was_closed() -> None:
+    settings = {**BARE, "MAINBOX_CONCURRENCY": "1"}
+    box = Box(settings=settings)
+    assert box.run("def main(): return 1").value == 1
+    process = running(settings)._process
+    process.kill()
+    process.wait()
+    assert box.run("def main(): return 2").value == 2
+    box.close()
+    assert box.run("def main(): return 3").value == 3
+
+
+def test_a_kept_connection_that_the_service_closed_is_replaced(service: Service) -> None:
+    box = Box(service.url, api_key=service.key)
+    assert box.run("def main(): return 1").value == 1
+    (connection,) = box._connections()._idle
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    assert box.run("def main(): return 2").value == 2
+
+
+def test_a_fork_gets_a_service_of_its_own() -> None:
+    box = Box(settings=BARE)
+    assert box.run("def main(): return 1").value == 1
+    process = os.fork()
+    if process == 0:
+        same = box.run("def main(): return 2").value == 2
+        os._exit(0 if same else 1)
+    assert os.waitpid(process, 0)[1] == 0
+    assert box.run("def main(): return 3").value == 3
+
+
+@pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), 9)", "raise SystemExit(3)"])
+def test_the_service_ends_with_the_process_that_started_it(end: str) -> None:
+    program = f"""
+import os
+from mainbox import Box
+from mainbox._service import running
+Box(settings={BARE!r}).run("def main(): return 1")
+print(running({BARE!r})._process.pid, flush=True)
+{end}
+"""
+    output = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=False).stdout
+    began = time.monotonic()
+    while Path(f"/proc/{int(output)}").exists() and "Z" not in Path(f"/proc/{int(output)}/stat").read_text():
+        assert time.monotonic() - began < 10
+        time.sleep(0.05)
+
+
+def test_ctrl_c_ends_a_program_and_not_its_service_first() -> None:
+    program = f"""
+import time
+from mainbox import Box
+box = Box(settings={BARE!r})
+box.run("def main(): return 1")
+try:
+    print("started", flush=True)
+    time.sleep(20)
+except KeyboardInterrupt:
+    print(box.run("def main(): return 2").value)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate()[0] == "2\n"
+
+
+def test_a_service_that_cannot_start_says_why() -> None:
+    error = failure(Box(settings={"MAINBOX_MEMORY_MB": "lots"}), "def main(): return 1")
+    assert error.kind == "unreachable"
+    assert "MAINBOX_MEMORY_MB" in str(error), error
+
+
+def test_a_service_that_is_not_there_is_unreachable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    error = failure(Box(f"http://127.0.0.1:{port}"), "def main(): return 1")
+    assert (error.kind, error.status) == ("unreachable", 0)
+
+
+def answering(head: str, body: str) -> str:
+    """Returns the URL of a server that gives one answer and closes."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with server, server.accept()[0] as connection:
+            connection.recv(65536)
+            connection.sendall(f"{head}\r\n\r\n{body}".encode())
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("body", ["<html>", "[1]", "{}", '{"kind": 1}', '{"result": 1}'])
+def test_an_answer_that_is_not_of_mainbox_is_unreachable(body: str) -> None:
+    error = failure(Box(answering("HTTP/1.1 200 OK", body)), "def main(): return 1")
+    assert (error.kind, error.status) == ("unreachable", 200)
+
+
+def test_an_answer_that_ends_too_early_is_unreachable() -> None:
+    whole = answering("HTTP/1.1 200 OK\r\nContent-Length: 100", '{"result": 1')
+    assert failure(Box(whole), "def main(): return 1").kind == "unreachable"
+    item = json.dumps({"event": "item", "index": 0, "status": 200, "result": 1, "stdout": ""})
+    results = Box(answering("HTTP/1.1 200 OK", item + "\n")).map("def main(x): return x", [1, 2])
+    assert next(results).value == 1  # type: ignore[union-attr]
+    with pytest.raises(MainboxError) as caught:
+        next(results)
+    assert caught.value.kind == "unreachable"
+
+
+def test_arguments_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="api_key belongs to a url"):
+        Box(api_key="0123456789abcdef")
+    with pytest.raises(ValueError, match="either url or settings"):
+        Box("http://localhost", settings={})
+    with pytest.raises(ValueError, match="http://"):
+        Box("localhost:8080")
+
+
+def test_the_package_is_the_command_too() -> None:
+    told = subprocess.run([binary(), "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert told.startswith("mainbox ")
+    module = [sys.executable, "-m", "mainbox", "--version"]
+    assert subprocess.run(module, stdout=subprocess.PIPE, text=True, check=True).stdout == told
+    assert Path(binary()).parent == Path(sys.executable).parent
