@@ -54,7 +54,7 @@ class AsyncBox:
                         yield result
             finally:
                 # Where the loop was left early, this ends what still runs.
-                await self._in_thread(results.close, call)
+                call.cancel()
 
     async def _in_thread(self, function: Callable[[], T], call: Call) -> T:
         waiting = asyncio.get_running_loop().run_in_executor(self._threads, function)
@@ -62,9 +62,8 @@ class AsyncBox:
             return await asyncio.shield(waiting)
         except asyncio.CancelledError:
             call.cancel()
-            # The thread ends at once with its connection, and what it raises then is of no interest.
-            await asyncio.wait([waiting])
-            waiting.exception()
+            # The thread ends with its connection, or has not begun. What it raises then is of no interest.
+            waiting.cancel()
             raise
 
     async def close(self) -> None:

@@ -127,8 +127,10 @@ class Box:
                 try:
                     event = json.loads(line)
                     if event["event"] == "item":
+                        if event["index"] not in range(following, count):
+                            raise LookupError(event["index"])
                         early[event["index"]] = outcome(event["status"], event)
-                except (ValueError, LookupError, TypeError):
+                except (ValueError, LookupError, TypeError, RecursionError):
                     raise not_of_mainbox(response.status) from None
                 while following in early:
                     yield early.pop(following)

@@ -11,6 +11,11 @@ from urllib.parse import urlsplit
 
 from mainbox._result import MainboxError
 
+# How long a connection may take, seconds.
+CONNECT_SECONDS = 10
+# What http.client raises for an answer that is none, also for lengths that are no numbers or too large.
+BROKEN = (OSError, http.client.HTTPException, ValueError, OverflowError, MemoryError)
+
 
 class Connections:
     """The connections to the service at `url`, such as `https://example.com/mainbox`."""
@@ -19,9 +24,13 @@ class Connections:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"the URL of a service begins with http:// or https://: {url}")
-        self._secure = parts.scheme == "https"
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("the URL of a service has neither a user nor a query")
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+            raise ValueError("the API key contains a character that no key has, such as the end of a line")
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._host = parts.hostname
-        self._port = parts.port
+        self._port = parts.port or (443 if self._tls else 80)
         self._path = parts.path.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._seconds = answer_seconds
@@ -45,7 +54,7 @@ class Connections:
         connection, response = self._send(path, body, headers, call)
         try:
             yield response
-        except (OSError, http.client.HTTPException) as error:
+        except BROKEN as error:
             raise unreachable(error) from error
         finally:
             call.forget()
@@ -64,16 +73,20 @@ class Connections:
             try:
                 if not is_kept:
                     connection.connect()
+                    connection.sock.settimeout(self._seconds)
                 call.watch(connection.sock)
                 connection.request("POST", self._path + path, body, {**self._headers, **headers})
                 return connection, connection.getresponse()
-            except (OSError, http.client.HTTPException) as error:
+            except BaseException as error:
                 connection.close()
                 # A service closes kept connections at its own time. A script has no effect but its answer, so a request
                 # may be sent again.
-                if is_kept and isinstance(error, ConnectionError | http.client.BadStatusLine) and not call.is_cancelled:
+                closed = isinstance(error, OSError | http.client.BadStatusLine) and not isinstance(error, TimeoutError)
+                if is_kept and closed and not call.is_cancelled:
                     continue
-                raise unreachable(error) from error
+                if isinstance(error, BROKEN):
+                    raise unreachable(error) from error
+                raise
 
     def _take(self) -> http.client.HTTPConnection:
         with self._lock:
@@ -82,10 +95,9 @@ class Connections:
                 self._idle, self._process = [], os.getpid()
             if self._idle:
                 return self._idle.pop()
-        if self._secure:
-            context = ssl.create_default_context()
-            return http.client.HTTPSConnection(self._host, self._port, timeout=self._seconds, context=context)
-        return http.client.HTTPConnection(self._host, self._port, timeout=self._seconds)
+        if self._tls:
+            return http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT_SECONDS, context=self._tls)
+        return http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_SECONDS)
 
 
 class Call:
@@ -112,7 +124,8 @@ class Call:
             if self._socket is not None:
                 # The service may have closed it before.
                 with suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
+                    # That of `ssl` would first end the encryption, while another thread may be sending.
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 def unreachable(error: Exception) -> MainboxError:

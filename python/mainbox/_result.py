@@ -69,6 +69,8 @@ class Options(TypedDict, total=False):
 def request_body(script: str, options: Options, **fields: Any) -> bytes:
     """Returns the body of a request. `fields` are `input` or `inputs`, or neither."""
     given: dict[str, Any] = {**options}
+    if unknown := sorted(given.keys() - Options.__annotations__.keys()):
+        raise TypeError(f"unknown arguments: {', '.join(unknown)}")
     limits = {name: given[name] for name in ("timeout_seconds", "memory_mb") if name in given}
     body: dict[str, Any] = {"script": script, **fields}
     body |= {name: given[name] for name in ("stdin", "entry") if name in given}
@@ -104,7 +106,7 @@ def outcome(status: int, content: bytes | Mapping[str, Any]) -> Result | Mainbox
             },
             truncated=tuple(body.get("truncated", ())),
         )
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return not_of_mainbox(status)
 
 

@@ -213,7 +213,9 @@ def answering(head: str, body: str) -> str:
 
     def serve() -> None:
         with server, server.accept()[0] as connection:
-            connection.recv(65536)
+            request = connection.makefile("rb")
+            lengths = [line for line in iter(request.readline, b"\r\n") if line.lower().startswith(b"content-length:")]
+            request.read(int(lengths[0].split(b":")[1]))
             connection.sendall(f"{head}\r\n\r\n{body}".encode())
 
     threading.Thread(target=serve, daemon=True).start()
@@ -242,8 +244,61 @@ def test_arguments_that_contradict_each_other_are_refused() -> None:
         Box(api_key="0123456789abcdef")
     with pytest.raises(ValueError, match="either url or settings"):
         Box("http://localhost", settings={})
-    with pytest.raises(ValueError, match="http://"):
-        Box("localhost:8080")
+    for url in ("localhost:8080", "http://user:secret@localhost", "http://localhost/?a=b", "http://localhost:port"):
+        with pytest.raises(ValueError, match=r"URL|[Pp]ort"):
+            Box(url)
+    with pytest.raises(ValueError, match="character that no key has") as caught:
+        Box("http://localhost", api_key="0123456789abcdef\n")
+    assert "0123456789abcdef" not in str(caught.value)
+    with pytest.raises(ValueError, match="Box sets these itself: MAINBOX_HOST"):
+        Box(settings={"MAINBOX_HOST": "::"}).run("def main(): return 1")
+    with pytest.raises(TypeError, match="unknown arguments: timeout"):
+        Box(settings=BARE).run("def main(): return 1", timeout=3)  # type: ignore[call-arg]
+
+
+def test_an_address_of_ipv6_needs_no_port() -> None:
+    connections = Box("http://[::1]")._connections()
+    assert (connections._host, connections._port) == ("::1", 80)
+    assert Box("https://example.com/box/")._connections()._port == 443
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5",
+        "SSH-2.0-OpenSSH",
+    ],
+)
+def test_a_broken_answer_is_unreachable(head: str) -> None:
+    assert failure(Box(answering(head, "")), "def main(): return 1").kind == "unreachable"
+
+
+def test_a_process_ends_with_its_service_while_a_fork_of_it_lives_on() -> None:
+    program = f"""
+import os, time
+from mainbox import Box
+from mainbox._service import running
+Box(settings={BARE!r}).run("def main(): return 1")
+process = os.fork()
+if process == 0:
+    os.close(1)
+    time.sleep(60)
+    os._exit(0)
+print(running({BARE!r})._process.pid, process, flush=True)
+"""
+    began = time.monotonic()
+    output = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True).stdout
+    service, fork = map(int, output.split())
+    os.kill(fork, signal.SIGKILL)
+    assert not Path(f"/proc/{service}").exists()
+    assert time.monotonic() - began < 9
+
+
+def test_a_service_started_on_lambda_does_not_become_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9")
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "function")
+    assert Box(settings={**BARE, "MAINBOX_QUEUE": "7"}).run("def main(): return 1").value == 1
 
 
 def test_the_package_is_the_command_too() -> None:
