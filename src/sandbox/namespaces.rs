@@ -35,16 +35,27 @@ pub const NAMESPACES: [(&str, CloneFlags); 5] = [
     ("uts namespace", CloneFlags::CLONE_NEWUTS),
 ];
 
-/// How much of mount(2) a kernel supports.
+/// How much of mount(2) and pivot_root(2) a host allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mounts {
     /// Linux: every mount is read-only, the old root is detached, and scratch directories are file systems with a size
     /// and a number of files.
     Full,
+    /// The same where pivot_root(2) is refused, as by the default filters of container engines. The private root is moved
+    /// over the old one, which stays mounted below it where no path leads. Only a process with CAP_SYS_ADMIN could remove
+    /// what covers it; workers have dropped that capability.
+    Moved,
     /// Old versions of gVisor, without read-only remounts, pivot_root(2) and mounts that only some processes see. The
     /// root is changed by chroot(2), workers cannot write to the files of root since they have uids of their own, and
     /// scratch directories are plain directories.
     Plain,
+}
+
+impl Mounts {
+    /// Whether all is as in `Full`, but for how the root is changed.
+    pub fn are_complete(self) -> bool {
+        self != Mounts::Plain
+    }
 }
 
 /// The namespaces of a process and the steps that it takes between clone and exec. A plan is made before the clone,
@@ -82,6 +93,8 @@ pub enum Step {
     Private,
     /// Makes a directory the root with pivot_root(2), and detaches the old root.
     Root(CString),
+    /// Makes a mount the root by moving it over the old one, as switch_root(8) does.
+    Move(CString),
     /// Makes a directory the root with chroot(2). Only a process with CAP_SYS_CHROOT can leave it; workers have dropped
     /// that capability.
     Chroot(CString),
@@ -107,6 +120,7 @@ impl Step {
             }
             Step::Private => String::from("make the mounts private"),
             Step::Root(path) => format!("change the root to {}", text(path)),
+            Step::Move(path) => format!("move {} over the root", text(path)),
             Step::Chroot(path) => format!("chroot to {}", text(path)),
             Step::HostName(_) => String::from("set the host name"),
             Step::Unshare(flags) => format!("unshare {flags:?}"),
@@ -171,17 +185,18 @@ impl Plan {
         }
         // Many scripts write to /tmp. Not if libraries are in it, and only where each worker sees its own at one path.
         let holds_libraries = paths.iter().any(|path| path.starts_with("/tmp"));
-        if mounts == Mounts::Full && !holds_libraries {
+        if mounts.are_complete() && !holds_libraries {
             builder
                 .steps
                 .push(Step::Link(c_path(Path::new(SCRATCH))?, builder.inside(Path::new("/tmp"))?));
         }
         match mounts {
             // The root becomes read-only last, since the steps before create files in it.
-            Mounts::Full => {
+            Mounts::Full | Mounts::Moved => {
                 let sealed = flags | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_BIND;
+                let root = c_path(root)?;
                 builder.steps.extend([
-                    Step::Root(c_path(root)?),
+                    if mounts == Mounts::Full { Step::Root(root) } else { Step::Move(root) },
                     Step::Mount(none(), c"/".into(), none(), sealed, none()),
                 ]);
             }
@@ -204,7 +219,7 @@ impl Plan {
 /// # Errors
 /// When a string holds a NUL, which these strings do not.
 pub fn worker_steps(scratch_bytes: u64, uid: Option<u32>, mounts: Mounts) -> io::Result<Vec<Step>> {
-    if mounts == Mounts::Plain {
+    if !mounts.are_complete() {
         return Ok(vec![]);
     }
     let mut steps = vec![
@@ -299,7 +314,7 @@ impl Builder {
         self.steps.push(Step::Mount(c_path(source)?, target.clone(), none(), bind, none()));
         // A bind mount ignores all other flags, so a second call sets them:
         // https://man7.org/linux/man-pages/man2/mount.2.html.
-        if self.mounts == Mounts::Full {
+        if self.mounts.are_complete() {
             let flags = bind
                 | MsFlags::MS_REMOUNT
                 | MsFlags::MS_RDONLY

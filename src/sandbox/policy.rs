@@ -12,6 +12,20 @@ pub const OWN_PROCESS: u32 = 0x5e1f_0000;
 /// The number of worker uids, and of gids with the same numbers. Workers that are being removed still have theirs, so there
 /// are more than can run.
 pub const WORKER_UIDS: u32 = 1000;
+
+/// What root needs to give workers uids of their own, besides changing to them. Containers can take these away. Numbers are
+/// those of <https://man7.org/linux/man-pages/man7/capabilities.7.html>.
+pub const OWN_UID_CAPABILITIES: [(u32, &str); 4] = [
+    // Scratch directories are made by the service and belong to the worker.
+    (0, "CAP_CHOWN"),
+    // The service reads the files that a script left, and removes them.
+    (1, "CAP_DAC_OVERRIDE"),
+    // In a public directory such as /tmp, only their owner may remove files.
+    (3, "CAP_FOWNER"),
+    // The service ends what a worker left running.
+    (5, "CAP_KILL"),
+];
+
 /// Where worker uids may come from, the first range that this process can use. Each process takes a random block, since
 /// the kernel counts the threads of a uid across containers.
 ///

@@ -92,7 +92,8 @@ impl Probe {
         // also counts the threads of workers that have no uid of their own.
         let privileged = try_namespace(CloneFlags::CLONE_NEWNS, false);
         let own_uid = sys::in_child(|| try_own_uid(worker_uids.start));
-        let user = !matches!((privileged, own_uid), (Ok(0), Ok(0)));
+        let user = !matches!((privileged, own_uid), (Ok(0), Ok(0)))
+            || uids::missing_capability().is_some();
         let mut layers =
             vec![layer(USER_NAMESPACE, try_namespace(CloneFlags::CLONE_NEWUSER, false))];
         layers.extend(NAMESPACES.map(|(name, flag)| {
@@ -255,19 +256,24 @@ fn private_root(
         sys::try_plan(&trial)?;
         Ok(plan)
     };
-    let (outcome, detail) = match attempt(Mounts::Full) {
-        // The fallback needs own uids: without read-only mounts, workers with the uid of the service could write to its
-        // files.
-        Err(error) if uid.is_some() => (
-            attempt(Mounts::Plain).map_err(|_| error),
-            "works with chroot, since this kernel has no read-only bind mounts",
-        ),
-        outcome => (outcome, "works"),
+    let works = String::from("works");
+    let pivoted = attempt(Mounts::Full);
+    let (outcome, detail) = match pivoted {
+        Ok(_) => (pivoted, works),
+        Err(error) => {
+            if let Ok(plan) = attempt(Mounts::Moved) {
+                (Ok(plan), format!("works, by a moved root: {error}"))
+            // This fallback needs own uids: without read-only mounts, workers with the uid of the service could write to its
+            // files.
+            } else if let Some(plan) = uid.and_then(|_| attempt(Mounts::Plain).ok()) {
+                (Ok(plan), format!("works, by chroot: {error}"))
+            } else {
+                (Err(error), works)
+            }
+        }
     };
     match outcome {
-        Ok(plan) => {
-            (Layer { name: PRIVATE_ROOT, works: true, detail: String::from(detail) }, Some(plan))
-        }
+        Ok(plan) => (Layer { name: PRIVATE_ROOT, works: true, detail }, Some(plan)),
         Err(error) => (Layer { name: PRIVATE_ROOT, works: false, detail: error.to_string() }, None),
     }
 }
@@ -292,6 +298,8 @@ fn own_uids(uid: u32, readable: &[PathBuf], plan: Option<&Plan>) -> Layer {
     let mut fail = |detail: String| layer = Layer { name: OWN_UIDS, works: false, detail };
     if !geteuid().is_root() {
         fail(String::from("the service does not run as root"));
+    } else if let Some(name) = uids::missing_capability() {
+        fail(format!("the service does not have {name}"));
     } else if plan.is_some_and(Plan::has_user_namespace) {
         fail(String::from("the user namespace of the zygotes maps only one uid"));
     } else if plan.is_none() && changes {

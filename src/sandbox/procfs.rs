@@ -100,6 +100,12 @@ pub fn mapped_ids() -> Vec<Range<u32>> {
     if mapped.is_empty() { std::iter::once(0..u32::MAX).collect() } else { mapped }
 }
 
+/// The effective capabilities of this process, one bit each; `None` if the kernel does not report them.
+pub fn capabilities() -> Option<u64> {
+    let status = Status::at(Path::new("/proc/self/status"))?;
+    u64::from_str_radix(status.field("CapEff:")?, 16).ok()
+}
+
 /// The first column of a line is the first id inside the namespace, the third the number of ids.
 fn id_range(line: &str) -> Option<Range<u32>> {
     let mut columns = line.split_whitespace().map(str::parse::<u32>);

@@ -198,6 +198,19 @@ fn carry_out(step: &Step) -> Option<()> {
                     -1
                 }
             }
+            Step::Move(path) => {
+                // The new root covers the old one for every path, but this process still has the old one as its root.
+                let here = c".".as_ptr();
+                let (none, root) = (ptr::null(), c"/".as_ptr());
+                if libc::chdir(path.as_ptr()) == 0
+                    && libc::mount(here, root, none, libc::MS_MOVE, none.cast()) == 0
+                    && libc::chroot(here) == 0
+                {
+                    libc::chdir(root)
+                } else {
+                    -1
+                }
+            }
             Step::Chroot(path) => {
                 // chroot does not change the working directory, through which the old root would stay reachable.
                 if libc::chroot(path.as_ptr()) == 0 { libc::chdir(c"/".as_ptr()) } else { -1 }

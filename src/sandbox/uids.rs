@@ -12,6 +12,13 @@ pub(super) fn choose() -> Range<u32> {
     choose_from(&procfs::mapped_ids(), RandomState::new().hash_one(std::process::id()))
 }
 
+/// Returns the name of a capability that this process, as root, needs for worker uids and does not have.
+pub(super) fn missing_capability() -> Option<&'static str> {
+    let held = procfs::capabilities()?;
+    let missing = policy::OWN_UID_CAPABILITIES.iter().find(|(bit, _)| held >> bit & 1 == 0);
+    missing.map(|(_, name)| *name)
+}
+
 fn choose_from(mapped: &[Range<u32>], random: u64) -> Range<u32> {
     let usable = |range: &&Range<u32>| {
         mapped.iter().any(|mapped| mapped.start <= range.start && range.end <= mapped.end)
