@@ -229,6 +229,7 @@ mod tests {
             ("MAINBOX_CORS", "example.com"),
             ("MAINBOX_HOSTS", "box.example:80"),
             ("MAINBOX_PAGE", "yes"),
+            ("MAINBOX_END_WITH_STDIN", "yes"),
             ("MAINBOX_MCP", "yes"),
             ("MAINBOX_PYTHON", ""),
             ("MAINBOX_PRELOAD", "numpy;pandas"),
