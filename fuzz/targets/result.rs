@@ -33,7 +33,11 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(value) => {
             assert_eq!(*kind, b'V');
             assert_eq!(value.get().as_bytes(), payload.trim_ascii());
-            // Numbers beyond any float are passed on as text. Only a parser that needs floats rejects them.
+            // Numbers beyond any float are passed on as text. Only a parser that needs floats rejects them. serde_json itself
+            // gives the one key of an object this meaning when it parses into `Value`, which the service does not do.
+            if value.get().contains("$serde_json::private::RawValue") {
+                return;
+            }
             let parsed: Result<Value, _> =
                 serde::Deserialize::deserialize(&mut Deserializer::from_str(value.get()));
             match parsed {
