@@ -193,6 +193,31 @@ fn the_python_examples_do_what_they_say() {
 }
 
 #[test]
+fn the_readme_has_the_figures_of_the_stored_benchmark() {
+    let stored: serde_json::Value =
+        serde_json::from_str(&document("docs/benchmarks/host.json")).unwrap();
+    let rows = stored["rows"].as_array().unwrap();
+    let value = |what: &str, field: &str| -> f64 {
+        rows.iter().find(|row| row["what"] == what).unwrap()[field].as_f64().unwrap()
+    };
+    let readme = document("README.md").replace('\n', " ");
+    for figure in [
+        format!("a trivial script takes {:.1} ms", value("trivial, p50", "value")),
+        format!("compared with {:.1} ms to start", value("trivial, p50", "yardstick_value")),
+        format!("with pandas takes {:.1} ms", value("pandas sum of 3 rows, p50", "value")),
+        format!("with {:.0} ms for", value("pandas sum of 3 rows, p50", "yardstick_value")),
+        format!("pandas worker uses {:.0} MB", value("each additional pandas worker", "value")),
+        format!(
+            "get {:.0} trivial or {:.0} pandas responses",
+            value("trivial, requests per second, 8 clients", "value"),
+            value("pandas, requests per second, 8 clients", "value")
+        ),
+    ] {
+        assert!(readme.contains(&figure), "{figure}");
+    }
+}
+
+#[test]
 fn the_readme_is_short() {
     let lines = document("README.md").lines().count();
     assert!(lines <= 160, "{lines} lines");
