@@ -180,7 +180,7 @@ pub const SETTINGS: &[Setting] = &[
         default: DefaultValue::Is("on"),
         meaning: "playground page at `/` for browsers; with `off` they get the JSON index",
         reader: Reader::Text("`on` or `off`", |config, value| {
-            config.playground = choose(value, [("on", true), ("off", false)])?;
+            config.playground = on_or_off(value)?;
             Some(())
         }),
     },
@@ -190,7 +190,7 @@ pub const SETTINGS: &[Setting] = &[
         default: DefaultValue::Is("on"),
         meaning: "endpoint `/mcp` for agents, which speaks the Model Context Protocol",
         reader: Reader::Text("`on` or `off`", |config, value| {
-            config.mcp = choose(value, [("on", true), ("off", false)])?;
+            config.mcp = on_or_off(value)?;
             Some(())
         }),
     },
@@ -390,7 +390,7 @@ pub const SETTINGS: &[Setting] = &[
         default: DefaultValue::Is("off"),
         meaning: "whether the service ends when its standard input does, for a program that starts it and keeps the other end of a pipe",
         reader: Reader::Text("`on` or `off`", |config, value| {
-            config.end_with_stdin = choose(value, [("on", true), ("off", false)])?;
+            config.end_with_stdin = on_or_off(value)?;
             Some(())
         }),
     },
@@ -446,6 +446,10 @@ fn available_cpus() -> u64 {
 
 fn choose<T>(value: &str, choices: impl IntoIterator<Item = (&'static str, T)>) -> Option<T> {
     choices.into_iter().find(|(name, _)| *name == value).map(|(_, choice)| choice)
+}
+
+fn on_or_off(value: &str) -> Option<bool> {
+    choose(value, [("on", true), ("off", false)])
 }
 
 /// Module names separated by commas; empty items are skipped.

@@ -92,8 +92,8 @@ impl Probe {
         // also counts the threads of workers that have no uid of their own.
         let privileged = try_namespace(CloneFlags::CLONE_NEWNS, false);
         let own_uid = sys::in_child(|| try_own_uid(worker_uids.start));
-        let user = !matches!((privileged, own_uid), (Ok(0), Ok(0)))
-            || uids::missing_capability().is_some();
+        let missing = uids::missing_capability();
+        let user = !matches!((privileged, own_uid), (Ok(0), Ok(0))) || missing.is_some();
         let mut layers =
             vec![layer(USER_NAMESPACE, try_namespace(CloneFlags::CLONE_NEWUSER, false))];
         layers.extend(NAMESPACES.map(|(name, flag)| {
@@ -109,7 +109,7 @@ impl Probe {
         let landlock = ABIS
             .into_iter()
             .find(|abi| sys::in_child(|| try_landlock(*abi)).is_ok_and(|errno| errno == 0));
-        let own_uids = own_uids(worker_uids.start, &readable, plan.as_ref());
+        let own_uids = own_uids(worker_uids.start, missing, &readable, plan.as_ref());
         let shared_tasks = if own_uids.works || plan.is_some() { None } else { tasks::limit() };
         layers.extend([
             layer(NO_NEW_PRIVILEGES, sys::in_child(|| errno_of(sys::set_no_new_privileges()))),
@@ -256,26 +256,22 @@ fn private_root(
         sys::try_plan(&trial)?;
         Ok(plan)
     };
-    let works = String::from("works");
-    let pivoted = attempt(Mounts::Full);
-    let (outcome, detail) = match pivoted {
-        Ok(_) => (pivoted, works),
-        Err(error) => {
-            if let Ok(plan) = attempt(Mounts::Moved) {
-                (Ok(plan), format!("works, by a moved root: {error}"))
-            // This fallback needs own uids: without read-only mounts, workers with the uid of the service could write to its
-            // files.
-            } else if let Some(plan) = uid.and_then(|_| attempt(Mounts::Plain).ok()) {
-                (Ok(plan), format!("works, by chroot: {error}"))
-            } else {
-                (Err(error), works)
-            }
-        }
+    let root = |works, detail| Layer { name: PRIVATE_ROOT, works, detail };
+    let error = match attempt(Mounts::Full) {
+        Ok(plan) => return (root(true, String::from("works")), Some(plan)),
+        Err(error) => error,
     };
-    match outcome {
-        Ok(plan) => (Layer { name: PRIVATE_ROOT, works: true, detail }, Some(plan)),
-        Err(error) => (Layer { name: PRIVATE_ROOT, works: false, detail: error.to_string() }, None),
+    let fallbacks = [
+        (Mounts::Moved, "a moved root", true),
+        // Without read-only mounts, workers with the uid of the service could write to its files.
+        (Mounts::Plain, "chroot", uid.is_some()),
+    ];
+    for (mounts, how, is_safe) in fallbacks {
+        if is_safe && let Ok(plan) = attempt(mounts) {
+            return (root(true, format!("works, by {how}: {error}")), Some(plan));
+        }
     }
+    (root(false, error.to_string()), None)
 }
 
 /// A layer that works if `outcome` is 0. Any other value is an errno.
@@ -289,16 +285,16 @@ fn layer(name: &'static str, outcome: io::Result<i32>) -> Layer {
 }
 
 /// Changes to `uid`, one of the worker uids, and checks that it can reach every readable path, since it could import
-/// nothing otherwise.
+/// nothing otherwise. `missing` is a capability that the service needs for them and does not have.
 /// In a private root all of them can be reached. A user namespace maps the uid of the service only, so workers in it
 /// get no uid of their own.
-fn own_uids(uid: u32, readable: &[PathBuf], plan: Option<&Plan>) -> Layer {
+fn own_uids(uid: u32, missing: Option<&str>, readable: &[PathBuf], plan: Option<&Plan>) -> Layer {
     let mut layer = layer(OWN_UIDS, sys::in_child(|| try_own_uid(uid)));
     let changes = layer.works;
     let mut fail = |detail: String| layer = Layer { name: OWN_UIDS, works: false, detail };
     if !geteuid().is_root() {
         fail(String::from("the service does not run as root"));
-    } else if let Some(name) = uids::missing_capability() {
+    } else if let Some(name) = missing {
         fail(format!("the service does not have {name}"));
     } else if plan.is_some_and(Plan::has_user_namespace) {
         fail(String::from("the user namespace of the zygotes maps only one uid"));
