@@ -109,9 +109,12 @@ async fn a_self_test_that_does_not_run_is_tried_again() {
 async fn no_worker_is_taken_from_a_new_zygote_before_its_self_test() {
     let (pool, using, zygote) = pool(IDLE);
     pool.take().await.unwrap();
+    pool.refill(false);
+    // None is starting, which would be counted as a worker of the new zygote.
+    has_spares(&pool, 2).await;
     zygote.disconnect();
     using.await.unwrap();
-    assert!(matches!(pool.proof(), Proof::Pending));
+    assert!(matches!(pool.proof(), Proof::Pending) && pool.spares().is_empty());
     // The workers of the new zygote are ready and do not answer.
     let (_using, _zygote) = begin_use(&pool, SILENT);
     has_spares(&pool, 1).await;

@@ -55,8 +55,6 @@ impl Pool {
                 Err(_) if self.scratch_was_gone() => {}
                 Err(error) => self.count_failure(StartError::from(error).to_string(), 1),
             }
-            self.current.send_replace(None);
-            self.spares().clear();
             self.metrics.zygote_restarts.get_or_create(&self.label()).inc();
             tokio::time::sleep(RETRY_INTERVAL * self.failures_counted()).await;
         }
@@ -88,8 +86,10 @@ impl Pool {
             () = zygote.gone() => {}
             () = self.prove() => zygote.gone().await,
         }
-        // The next zygote is proved anew.
+        // The next zygote is proved anew, and has its own spares.
         self.set_proof(Proof::Pending);
+        self.current.send_replace(None);
+        self.spares().clear();
         let error = "the zygote died";
         if self.forked_once.load(Ordering::Acquire) {
             tracing::error!("{error}");
