@@ -27,6 +27,8 @@ pub(super) fn names(script: &str, module: &str) -> bool {
 fn imported(script: &str) -> impl Iterator<Item = &str> {
     script.lines().flat_map(|line| line.split(';')).flat_map(|statement| {
         let statement = statement.trim_start();
+        // Python 3.15 can put off an import: `lazy import scipy`.
+        let statement = statement.strip_prefix("lazy ").map_or(statement, str::trim_start);
         let modules = match statement.strip_prefix("import ") {
             Some(modules) => modules,
             None => statement
@@ -62,6 +64,7 @@ mod tests {
             "from urllib.request import urlopen; import math",
             "def main():\n    from os.path import join\n    import math # for pi\n    return 'from here, import there'",
             "import os.path as path,json",
+            "lazy import os\nlazy from urllib.request import urlopen",
         ] {
             assert!(standard(script), "{script}");
         }
@@ -77,6 +80,8 @@ mod tests {
             "import scipy.optimize",
             "import os; import scipy",
             "from requests import get",
+            "lazy import scipy",
+            "lazy  from requests import get",
             "import importlib\nimportlib.import_module('pandas')",
         ] {
             assert!(!standard(script), "{script}");
