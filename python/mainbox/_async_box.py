@@ -1,16 +1,16 @@
 """A place to run scripts, for code that awaits its answers."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 from mainbox._box import ABSENT, ANSWER_SECONDS, INPUTS, Box, run_body
 from mainbox._connections import Call
-from mainbox._result import MainboxError, Options, Result, request_body
+from mainbox._result import MainboxError, Options, Result, request_bodies
 
 T = TypeVar("T")
 
@@ -31,7 +31,8 @@ class AsyncBox:
     ) -> None:
         """The arguments are those of `Box`."""
         self._box = Box(url, api_key=api_key, settings=settings, answer_seconds=answer_seconds)
-        self._threads = ThreadPoolExecutor(REQUESTS, thread_name_prefix="mainbox")
+        self._threads: ThreadPoolExecutor | None = None
+        self._process = os.getpid()
 
     async def run(self, script: str, input: object = ABSENT, **options: Unpack[Options]) -> Result:
         """Runs a script once; see `Box.run`."""
@@ -40,15 +41,14 @@ class AsyncBox:
         return await self._in_thread(lambda: self._box.send(body, call), call)
 
     async def map(
-        self, script: str, inputs: Iterable[object], **options: Unpack[Options]
+        self, script: str, inputs: Iterable[object], *, batch: int = INPUTS, **options: Unpack[Options]
     ) -> AsyncIterator[Result | MainboxError]:
         """Runs a script once for each input; see `Box.map`."""
-        remaining = iter(inputs)
-        while part := list(islice(remaining, INPUTS)):
+        for body, count in request_bodies(script, options, inputs, batch):
             call = Call()
-            results = self._box.stream(request_body(script, options, inputs=part), len(part), call)
+            results = self._box.stream(body, count, call)
             try:
-                for _ in part:
+                for _ in range(count):
                     result = await self._in_thread(partial(next, results, None), call)
                     if result is not None:
                         yield result
@@ -57,6 +57,9 @@ class AsyncBox:
                 call.cancel()
 
     async def _in_thread(self, function: Callable[[], T], call: Call) -> T:
+        if self._threads is None or self._process != os.getpid():
+            # Threads do not exist in a fork.
+            self._process, self._threads = os.getpid(), ThreadPoolExecutor(REQUESTS, thread_name_prefix="mainbox")
         waiting = asyncio.get_running_loop().run_in_executor(self._threads, function)
         try:
             return await asyncio.shield(waiting)
@@ -67,8 +70,10 @@ class AsyncBox:
             raise
 
     async def close(self) -> None:
-        """Closes the connections and ends the threads of this box."""
-        self._threads.shutdown(wait=False)
+        """Closes the connections and ends the threads of this box. It can be used again."""
+        if self._threads is not None and self._process == os.getpid():
+            self._threads.shutdown(wait=False)
+        self._threads = None
         self._box.close()
 
     async def __aenter__(self) -> Self:

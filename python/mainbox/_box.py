@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from itertools import islice
 from types import TracebackType
 from typing import Self, Unpack
 
 from mainbox import _service
-from mainbox._connections import Call, Connections
-from mainbox._result import MainboxError, Options, Result, not_of_mainbox, outcome, request_body
+from mainbox._connections import Call, Connections, read_lines, read_whole
+from mainbox._result import MainboxError, Options, Result, not_of_mainbox, outcome, request_bodies, request_body
 
-# How many inputs go into one request: what a service accepts by default.
+# How many inputs go into one request at most: what a service accepts by default.
 INPUTS = 100
 # The longest wait for the next byte of an answer, seconds: the longest time limit and the longest usual wait in the queue.
 ANSWER_SECONDS = 330.0
@@ -78,18 +77,25 @@ class Box:
         """
         return self.send(run_body(script, input, options), Call())
 
-    def map(self, script: str, inputs: Iterable[object], **options: Unpack[Options]) -> Iterator[Result | MainboxError]:
+    def map(
+        self, script: str, inputs: Iterable[object], *, batch: int = INPUTS, **options: Unpack[Options]
+    ) -> Iterator[Result | MainboxError]:
         """Runs a script once for each input, in fresh processes, as many at once as the service allows.
 
         Yields a `Result` or the `MainboxError` of each input, in their order, as soon as it and those before it are there.
         Leaving the loop ends what still runs.
 
+        Args:
+            script: Python source that defines `main`.
+            inputs: the arguments of `main`.
+            batch: how many inputs are sent together at most: what the service has as `MAINBOX_MAX_INPUTS`.
+            options: see `Options`. They apply to each input.
+
         Raises:
-            MainboxError: the service refused the request, or did not answer it to the end.
+            MainboxError: the service refused a request, or did not answer it to the end.
         """
-        remaining = iter(inputs)
-        while part := list(islice(remaining, INPUTS)):
-            yield from self.stream(request_body(script, options, inputs=part), len(part), Call())
+        for body, count in request_bodies(script, options, inputs, batch):
+            yield from self.stream(body, count, Call())
 
     def close(self) -> None:
         """Closes the connections of this box. It can be used again. A local service ends with this process."""
@@ -108,8 +114,7 @@ class Box:
     def send(self, body: bytes, call: Call) -> Result:
         """Sends a request that `request_body` made. `call` cancels it."""
         with self._connections().post("/execute", body, {"Content-Type": "application/json"}, call) as response:
-            status, content = response.status, response.read()
-        result = outcome(status, content)
+            result = outcome(response.status, read_whole(response), response.getheader("Retry-After"))
         if isinstance(result, MainboxError):
             raise result
         return result
@@ -121,9 +126,9 @@ class Box:
         following = 0
         with self._connections().post("/execute", body, headers, call) as response:
             if response.status != 200:
-                refusal = outcome(response.status, response.read())
+                refusal = outcome(response.status, read_whole(response), response.getheader("Retry-After"))
                 raise refusal if isinstance(refusal, MainboxError) else not_of_mainbox(response.status)
-            for line in response:
+            for line in read_lines(response):
                 try:
                     event = json.loads(line)
                     if event["event"] == "item":

@@ -13,6 +13,9 @@ from mainbox._result import MainboxError
 
 # How long a connection may take, seconds.
 CONNECT_SECONDS = 10
+# The longest answer that is read, and the longest line of one that comes in lines, bytes. No settings of a service allow
+# longer ones.
+ANSWER_BYTES = 256 << 20
 # What http.client raises for an answer that is none, also for lengths that are no numbers or too large.
 BROKEN = (OSError, http.client.HTTPException, ValueError, OverflowError, MemoryError)
 
@@ -58,7 +61,8 @@ class Connections:
             raise unreachable(error) from error
         finally:
             call.forget()
-            if response.isclosed() and connection.sock is not None and self._process == os.getpid():
+            is_whole = response.isclosed() and not response.will_close
+            if is_whole and connection.sock is not None and self._process == os.getpid():
                 with self._lock:
                     self._idle.append(connection)
             else:
@@ -75,8 +79,7 @@ class Connections:
                     connection.connect()
                     connection.sock.settimeout(self._seconds)
                 call.watch(connection.sock)
-                connection.request("POST", self._path + path, body, {**self._headers, **headers})
-                return connection, connection.getresponse()
+                return connection, self._exchange(connection, path, body, headers)
             except BaseException as error:
                 connection.close()
                 # A service closes kept connections at its own time. A script has no effect but its answer, so a request
@@ -88,6 +91,21 @@ class Connections:
                     raise unreachable(error) from error
                 raise
 
+    def _exchange(
+        self, connection: http.client.HTTPConnection, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> http.client.HTTPResponse:
+        try:
+            connection.request("POST", self._path + path, body, {**self._headers, **headers})
+        except ConnectionError as error:
+            # A service that refuses a request because of its size answers before it has read it, and closes.
+            try:
+                response = connection.getresponse()
+            except BROKEN:
+                raise error from None
+            response.will_close = True
+            return response
+        return connection.getresponse()
+
     def _take(self) -> http.client.HTTPConnection:
         with self._lock:
             if self._process != os.getpid():
@@ -98,6 +116,30 @@ class Connections:
         if self._tls:
             return http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT_SECONDS, context=self._tls)
         return http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_SECONDS)
+
+
+def read_whole(response: http.client.HTTPResponse) -> bytes:
+    """Returns the body of a response.
+
+    Raises:
+        MainboxError: it is too long.
+    """
+    content = response.read(ANSWER_BYTES + 1)
+    if len(content) > ANSWER_BYTES:
+        raise too_long()
+    return content
+
+
+def read_lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Yields the lines of the body of a response.
+
+    Raises:
+        MainboxError: one is too long.
+    """
+    while line := response.readline(ANSWER_BYTES + 1):
+        if len(line) > ANSWER_BYTES:
+            raise too_long()
+        yield line
 
 
 class Call:
@@ -130,3 +172,7 @@ class Call:
 
 def unreachable(error: Exception) -> MainboxError:
     return MainboxError("unreachable", f"mainbox did not answer: {error or type(error).__name__}")
+
+
+def too_long() -> MainboxError:
+    return MainboxError("unreachable", f"the answer has more than {ANSWER_BYTES >> 20} MiB")

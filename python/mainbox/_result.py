@@ -3,10 +3,15 @@
 import base64
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
+
+T = TypeVar("T")
+
+# The largest body of a request that a service accepts, bytes.
+BODY_BYTES = 8 << 20
 
 # A file of a request: text, bytes, or the path of a file of this machine.
 Content: TypeAlias = str | bytes | os.PathLike[str]
@@ -32,19 +37,29 @@ class MainboxError(Exception):
     `kind` is one of the kinds of docs/api.md, or `unreachable` if no whole response came. `status` is then 0.
     """
 
-    def __init__(self, kind: str, message: str, status: int = 0, body: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        status: int = 0,
+        body: Mapping[str, Any] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        """`body` holds the fields of a response, of which those with another type are an error."""
         # All arguments, so that the error can be pickled.
-        super().__init__(kind, message, status, body)
+        super().__init__(kind, message, status, body, retry_after)
         fields = body or {}
         self.kind = kind
         self.message = message
         self.status = status
         # What the script wrote before it failed.
-        self.stdout = str(fields.get("stdout", ""))
-        self.stderr = str(fields.get("stderr", ""))
+        self.stdout = typed(str, fields.get("stdout", ""))
+        self.stderr = typed(str, fields.get("stderr", ""))
         # The traceback, reduced to the frames of the script, and the line of the script that failed.
-        self.traceback: str | None = fields.get("traceback")
-        self.line: int | None = fields.get("line")
+        self.traceback = typed(str, fields["traceback"]) if "traceback" in fields else None
+        self.line = typed(int, fields["line"]) if "line" in fields else None
+        # After how many seconds a request that is `busy` or `rate_limited` can be sent again.
+        self.retry_after = retry_after
 
     def __str__(self) -> str:
         return f"{self.message} ({self.kind})"
@@ -67,7 +82,7 @@ class Options(TypedDict, total=False):
 
 
 def request_body(script: str, options: Options, **fields: Any) -> bytes:
-    """Returns the body of a request. `fields` are `input` or `inputs`, or neither."""
+    """Returns the body of a request. `fields` is `input`, or nothing."""
     given: dict[str, Any] = {**options}
     if unknown := sorted(given.keys() - Options.__annotations__.keys()):
         raise TypeError(f"unknown arguments: {', '.join(unknown)}")
@@ -83,6 +98,25 @@ def request_body(script: str, options: Options, **fields: Any) -> bytes:
     return json.dumps(body, allow_nan=False).encode()
 
 
+def request_bodies(script: str, options: Options, inputs: Iterable[object], most: int) -> Iterator[tuple[bytes, int]]:
+    """Yields bodies of requests with at most `most` inputs each, and how many each has."""
+    start = request_body(script, options)[:-1] + b', "inputs": ['
+    part: list[bytes] = []
+    size = len(start)
+    for value in inputs:
+        encoded = json.dumps(value, allow_nan=False).encode()
+        if part and size + len(encoded) + len(b"]}") > BODY_BYTES:
+            yield start + b",".join(part) + b"]}", len(part)
+            part, size = [], len(start)
+        part.append(encoded)
+        size += len(encoded) + 1
+        if len(part) == most:
+            yield start + b",".join(part) + b"]}", len(part)
+            part, size = [], len(start)
+    if part:
+        yield start + b",".join(part) + b"]}", len(part)
+
+
 def _file(content: Content) -> str | dict[str, str]:
     if isinstance(content, str):
         return content
@@ -90,21 +124,33 @@ def _file(content: Content) -> str | dict[str, str]:
     return {"base64": base64.b64encode(data).decode()}
 
 
-def outcome(status: int, content: bytes | Mapping[str, Any]) -> Result | MainboxError:
-    """Reads the body of a response, or one of its results."""
+def typed(kind: type[T], value: object) -> T:
+    """Returns a value that has the type `kind`.
+
+    Raises:
+        TypeError: it has another one.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{type(value).__name__} instead of {kind.__name__}")
+    return value
+
+
+def outcome(status: int, content: bytes | Mapping[str, Any], retry_after: str | None = None) -> Result | MainboxError:
+    """Reads the body of a response, or one of its results. `retry_after` is the header of that name."""
     try:
         body = json.loads(content) if isinstance(content, bytes) else content
         if "kind" in body:
-            return MainboxError(str(body["kind"]), body["error"], status, body)
+            seconds = float(retry_after) if retry_after is not None else None
+            return MainboxError(typed(str, body["kind"]), typed(str, body["error"]), status, body, seconds)
         return Result(
             value=body["result"],
-            stdout=body["stdout"],
-            stderr=body.get("stderr", ""),
+            stdout=typed(str, body["stdout"]),
+            stderr=typed(str, body.get("stderr", "")),
             files={
                 name: file.encode() if isinstance(file, str) else base64.b64decode(file["base64"])
                 for name, file in body.get("files", {}).items()
             },
-            truncated=tuple(body.get("truncated", ())),
+            truncated=tuple(typed(str, stream) for stream in typed(list, body.get("truncated", []))),
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return not_of_mainbox(status)

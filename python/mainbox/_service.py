@@ -20,6 +20,9 @@ from mainbox._result import MainboxError
 LAST_LINES = 5
 # How long a service may take until it listens, which comes before it imports anything.
 LISTEN_SECONDS = 30
+# On AWS Lambda and Cloud Run, the service must not take itself for the function or the instance. The rest are names that
+# programs give the arguments of a `Box`, and no settings.
+NOT_INHERITED = ("AWS_LAMBDA_", "K_SERVICE", "MAINBOX_URL", "MAINBOX_API_KEY")
 # How long services may take to end: they answer for at most 8 seconds.
 END_SECONDS = 10
 
@@ -49,10 +52,7 @@ class Service:
         own["MAINBOX_END_WITH_STDIN"] = "on"
         if taken := sorted(own.keys() & settings.keys()):
             raise ValueError(f"Box sets these itself: {', '.join(taken)}")
-        # On AWS Lambda and Cloud Run, the service must not take itself for the function or the instance.
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(("AWS_LAMBDA_", "K_SERVICE"))
-        }
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
         self._process = subprocess.Popen(
             [binary()],
             stdin=subprocess.PIPE,

@@ -1,6 +1,7 @@
 """`AsyncBox` does what `Box` does, and ends scripts whose requests are cancelled."""
 
 import asyncio
+import os
 import time
 
 import pytest
@@ -59,3 +60,21 @@ def test_a_map_that_is_left_ends_what_still_runs() -> None:
             return await asyncio.wait_for(box.run("def main(): return 1"), 9)
 
     assert asyncio.run(left()).value == 1
+
+
+def test_a_closed_box_and_one_in_a_fork_can_be_used() -> None:
+    box = AsyncBox(settings=BARE)
+
+    async def run() -> object:
+        return (await box.run("def main(): return 1")).value
+
+    async def run_and_close() -> object:
+        async with box:
+            return await run()
+
+    assert asyncio.run(run()) == 1
+    process = os.fork()
+    if process == 0:
+        os._exit(0 if asyncio.run(run_and_close()) == 1 else 1)
+    assert os.waitpid(process, 0)[1] == 0
+    assert [asyncio.run(run_and_close()) for _ in range(2)] == [1, 1]

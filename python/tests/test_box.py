@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -87,6 +88,26 @@ def test_map_takes_any_number_of_inputs(box: Box) -> None:
 
     assert values() == list(range(230))
     assert list(box.map("def main(x): return x", [])) == []
+
+
+def test_map_sends_no_more_than_a_request_can_hold(box: Box) -> None:
+    outcomes = box.map("def main(x): return len(x)", ("x" * (5 << 20) for _ in range(3)))
+    assert [outcome.value for outcome in outcomes if isinstance(outcome, Result)] == [5 << 20] * 3
+
+
+def test_a_service_that_takes_fewer_inputs_gets_fewer_at_once() -> None:
+    few = Box(settings={**BARE, "MAINBOX_MAX_INPUTS": "2"})
+    with pytest.raises(MainboxError) as caught:
+        list(few.map("def main(x): return x", range(5)))
+    assert caught.value.kind == "invalid_request"
+    outcomes = few.map("def main(x): return x", range(5), batch=2)
+    assert [outcome.value for outcome in outcomes if isinstance(outcome, Result)] == [0, 1, 2, 3, 4]
+
+
+def test_map_takes_no_more_inputs_than_it_sends(box: Box) -> None:
+    inputs = iter(range(5))
+    next(box.map("def main(x): return x", inputs, batch=3))
+    assert next(inputs) == 3
 
 
 def test_map_raises_if_the_service_refuses_the_request(box: Box) -> None:
@@ -207,22 +228,78 @@ def test_a_service_that_is_not_there_is_unreachable() -> None:
     assert (error.kind, error.status) == ("unreachable", 0)
 
 
-def answering(head: str, body: str) -> str:
+def answering(head: str, body: str, tls: ssl.SSLContext | None = None) -> str:
     """Returns the URL of a server that gives one answer and closes."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
-        with server, server.accept()[0] as connection:
+        with (
+            server,
+            server.accept()[0] as plain,
+            tls.wrap_socket(plain, server_side=True) if tls else plain as connection,
+        ):
             request = connection.makefile("rb")
             lengths = [line for line in iter(request.readline, b"\r\n") if line.lower().startswith(b"content-length:")]
             request.read(int(lengths[0].split(b":")[1]))
             connection.sendall(f"{head}\r\n\r\n{body}".encode())
 
     threading.Thread(target=serve, daemon=True).start()
-    return f"http://127.0.0.1:{server.getsockname()[1]}"
+    return f"{'https' if tls else 'http'}://localhost:{server.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("body", ["<html>", "[1]", "{}", '{"kind": 1}', '{"result": 1}'])
+# The end of a response may be cut off.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_service_with_an_unknown_certificate_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = Path(__file__).with_name("localhost.pem")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    answer = ("HTTP/1.1 200 OK\r\nContent-Length: 25", '{"result":7,"stdout":"a"}', tls)
+    error = failure(Box(answering(*answer)), "def main(): return 7")
+    assert error.kind == "unreachable" and "certificate verify failed" in error.message, error
+    # As one does for a certificate of a company.
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert Box(answering(*answer)).run("def main(): return 7").value == 7
+
+
+def test_an_answer_that_is_too_long_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mainbox._connections.ANSWER_BYTES", 1 << 20)
+    head = "HTTP/1.1 200 OK\r\nContent-Length: 999999999"
+    error = failure(Box(answering(head, " " * ((1 << 20) + 1))), "def main(): return 1")
+    assert (error.kind, error.message) == ("unreachable", "the answer has more than 1 MiB")
+    lines = Box(answering("HTTP/1.1 200 OK", " " * ((1 << 20) + 1))).map("def main(x): return x", [1])
+    with pytest.raises(MainboxError, match="the answer has more than 1 MiB"):
+        next(lines)
+
+
+def test_a_refusal_before_the_whole_request_was_sent_is_read(box: Box) -> None:
+    error = failure(box, "#" * (50 << 20))
+    assert (error.kind, error.status) == ("payload_too_large", 413)
+    assert box.run("def main(): return 1").value == 1
+
+
+def test_a_busy_service_says_when_to_try_again() -> None:
+    body = '{"kind":"busy","error":"The queue is full"}'
+    head = f"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: {len(body)}"
+    error = failure(Box(answering(head, body)), "def main(): return 1")
+    assert (error.kind, error.status, error.retry_after) == ("busy", 503, 2)
+    assert pickle.loads(pickle.dumps(error)).retry_after == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<html>",
+        "[1]",
+        "{}",
+        '{"kind": 1}',
+        '{"kind": "exception", "error": ["no"]}',
+        '{"kind": "exception", "error": "no", "line": "3"}',
+        '{"result": 1}',
+        '{"result": 1, "stdout": 1}',
+        '{"result": 1, "stdout": "", "files": [1]}',
+        '{"result": 1, "stdout": "", "truncated": "stdout"}',
+    ],
+)
 def test_an_answer_that_is_not_of_mainbox_is_unreachable(body: str) -> None:
     error = failure(Box(answering("HTTP/1.1 200 OK", body)), "def main(): return 1")
     assert (error.kind, error.status) == ("unreachable", 200)
@@ -293,6 +370,12 @@ print(running({BARE!r})._process.pid, process, flush=True)
     os.kill(fork, signal.SIGKILL)
     assert not Path(f"/proc/{service}").exists()
     assert time.monotonic() - began < 9
+
+
+def test_variables_for_the_arguments_of_a_box_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAINBOX_URL", "https://example.com")
+    monkeypatch.setenv("MAINBOX_API_KEY", "0123456789abcdef")
+    assert Box(settings={**BARE, "MAINBOX_QUEUE": "8"}).run("def main(): return 1").value == 1
 
 
 def test_a_service_started_on_lambda_does_not_become_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
