@@ -39,7 +39,7 @@ IMAGE = $(REGION)-docker.pkg.dev/$(PROJECT)/mainbox/mainbox:latest
 PYTHONS := 3.11 3.12 3.13 3.14 3.15
 WORLDS := host user rootless docker uid bare pod userns small old old-uid gvisor lambda
 
-.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-cpu peers bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) kubernetes pythons $(PYTHONS:%=python-%) wheel wheel-test release release-check world-arm64 arm64-smoke aarch64 page mcp extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
+.PHONY: help run build test needs test-user harness lint fmt bench bench-compare bench-cpu scaling peers bench-worlds doctor lock clean worlds $(WORLDS:%=world-%) kubernetes pythons $(PYTHONS:%=python-%) wheel wheel-test release release-check world-arm64 arm64-smoke aarch64 page mcp extra soak fuzz schemathesis cpython cloudrun deploy-cloudrun deny lambda sam deploy-lambda
 
 help:                        ## List the targets
 	@awk 'match($$0, /^[a-z0-9-]+:/) && split($$0, parts, / *## /) > 1 { printf "  %-16s %s\n", substr($$0, 1, RLENGTH - 1), parts[2] }' $(firstword $(MAKEFILE_LIST))
@@ -205,6 +205,11 @@ bench-compare: .venv/installed ## Measure again and show what got slower since t
 bench-cpu: .venv/installed   ## Measure the CPU time of a request, in turns with another binary: make bench-cpu BASE=/tmp/mainbox MOST=1.15
 	cargo bench --locked --bench requests -- cpu $(BASE) $(MOST)
 
+scaling: .venv/installed .sam/installed build ## Compute what docs/scaling.md says from the stored benchmark, and check it here; five minutes
+	.venv/bin/python3 benches/scaling.py plot
+	.venv/bin/python3 benches/scaling.py check
+	.venv/bin/python3 benches/costs.py
+
 peers: .peers/installed      ## Install what `make bench` compares mainbox with, if it is there
 
 .peers/installed: Makefile
@@ -223,8 +228,8 @@ lint: .tools/ruff            ## Check formatting, lints and documentation of Rus
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
-	.tools/bin/ruff check harness python tests
-	.tools/bin/ruff format --check harness python tests
+	.tools/bin/ruff check benches harness python tests
+	.tools/bin/ruff format --check benches harness python tests
 	.tools/bin/pyright --project harness --pythonpath .tools/bin/python3
 	.tools/bin/pyright --project pyproject.toml --pythonpath .tools/bin/python3
 
@@ -237,8 +242,8 @@ deny: .cargo-deny/bin/cargo-deny ## Check licenses, sources and bans of all depe
 fmt: .tools/ruff             ## Format Rust and Python
 	cargo fmt --all
 	cargo fmt --manifest-path fuzz/Cargo.toml
-	.tools/bin/ruff check --fix harness python tests
-	.tools/bin/ruff format harness python tests
+	.tools/bin/ruff check --fix benches harness python tests
+	.tools/bin/ruff format benches harness python tests
 
 .sam/installed: Makefile
 	$(PYTHON) -m venv --clear --without-pip .sam

@@ -13,7 +13,7 @@ use mainbox::config::choices::Platform;
 use mainbox::config::settings::SETTINGS;
 
 /// Every document.
-const DOCUMENTS: [&str; 14] = [
+const DOCUMENTS: [&str; 15] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -28,6 +28,7 @@ const DOCUMENTS: [&str; 14] = [
     "docs/deploy.md",
     "docs/python.md",
     "docs/reliability.md",
+    "docs/scaling.md",
 ];
 
 /// The longest line of prose, columns.
@@ -192,25 +193,36 @@ fn the_python_examples_do_what_they_say() {
     );
 }
 
-#[test]
-fn the_readme_has_the_figures_of_the_stored_benchmark() {
+/// A number of the stored benchmark.
+fn stored(what: &str, field: &str) -> f64 {
     let stored: serde_json::Value =
         serde_json::from_str(&document("docs/benchmarks/host.json")).unwrap();
     let rows = stored["rows"].as_array().unwrap();
-    let value = |what: &str, field: &str| -> f64 {
-        rows.iter().find(|row| row["what"] == what).unwrap()[field].as_f64().unwrap()
-    };
+    rows.iter().find(|row| row["what"] == what).unwrap()[field].as_f64().unwrap()
+}
+
+#[test]
+fn the_scripts_a_cpu_runs_are_those_of_the_stored_benchmark() {
+    let rows = [("trivial", "trivial"), ("a sum with pandas", "pandas")].map(|(script, name)| {
+        let a_cpu = stored(&format!("{name}, requests per second, 8 clients"), "value") / 2.0;
+        vec![script.to_owned(), format!("{a_cpu:.0}"), format!("{:.1} ms", 1000.0 / a_cpu)]
+    });
+    assert_eq!(table("docs/scaling.md", "| script | requests per second and CPU"), rows);
+}
+
+#[test]
+fn the_readme_has_the_figures_of_the_stored_benchmark() {
     let readme = document("README.md").replace('\n', " ");
     for figure in [
-        format!("a trivial script takes {:.1} ms", value("trivial, p50", "value")),
-        format!("compared with {:.1} ms to start", value("trivial, p50", "yardstick_value")),
-        format!("with pandas takes {:.1} ms", value("pandas sum of 3 rows, p50", "value")),
-        format!("with {:.0} ms for", value("pandas sum of 3 rows, p50", "yardstick_value")),
-        format!("pandas worker uses {:.0} MB", value("each additional pandas worker", "value")),
+        format!("a trivial script takes {:.1} ms", stored("trivial, p50", "value")),
+        format!("compared with {:.1} ms to start", stored("trivial, p50", "yardstick_value")),
+        format!("with pandas takes {:.1} ms", stored("pandas sum of 3 rows, p50", "value")),
+        format!("with {:.0} ms for", stored("pandas sum of 3 rows, p50", "yardstick_value")),
+        format!("pandas worker uses {:.0} MB", stored("each additional pandas worker", "value")),
         format!(
             "get {:.0} trivial or {:.0} pandas responses",
-            value("trivial, requests per second, 8 clients", "value"),
-            value("pandas, requests per second, 8 clients", "value")
+            stored("trivial, requests per second, 8 clients", "value"),
+            stored("pandas, requests per second, 8 clients", "value")
         ),
     ] {
         assert!(readme.contains(&figure), "{figure}");
