@@ -127,6 +127,9 @@ def read_whole(response: http.client.HTTPResponse) -> bytes:
     content = response.read(ANSWER_BYTES + 1)
     if len(content) > ANSWER_BYTES:
         raise too_long()
+    # With a limit, `read` takes an answer that was cut off for a whole one.
+    if response.length:
+        raise http.client.IncompleteRead(content, response.length)
     return content
 
 

@@ -307,7 +307,9 @@ def test_an_answer_that_is_not_of_mainbox_is_unreachable(body: str) -> None:
 
 def test_an_answer_that_ends_too_early_is_unreachable() -> None:
     whole = answering("HTTP/1.1 200 OK\r\nContent-Length: 100", '{"result": 1')
-    assert failure(Box(whole), "def main(): return 1").kind == "unreachable"
+    error = failure(Box(whole), "def main(): return 1")
+    assert (error.kind, error.status) == ("unreachable", 0)
+    assert "IncompleteRead(12 bytes read, 88 more expected)" in error.message
     item = json.dumps({"event": "item", "index": 0, "status": 200, "result": 1, "stdout": ""})
     results = Box(answering("HTTP/1.1 200 OK", item + "\n")).map("def main(x): return x", [1, 2])
     assert next(results).value == 1  # type: ignore[union-attr]
