@@ -48,7 +48,8 @@ class AsyncBox:
             call = Call()
             results = self._box.stream(body, count, call)
             try:
-                for _ in range(count):
+                # One more, which reads the end of the response, so that the connection can be kept.
+                for _ in range(count + 1):
                     result = await self._in_thread(partial(next, results, None), call)
                     if result is not None:
                         yield result
@@ -70,7 +71,7 @@ class AsyncBox:
             raise
 
     async def close(self) -> None:
-        """Closes the connections and ends the threads of this box. It can be used again."""
+        """Closes the connections and ends the threads of this box. The box can be used again."""
         if self._threads is not None and self._process == os.getpid():
             self._threads.shutdown(wait=False)
         self._threads = None

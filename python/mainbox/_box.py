@@ -1,13 +1,23 @@
 """A place to run scripts, for code that waits for its answers."""
 
-import json
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self, Unpack
 
 from mainbox import _service
 from mainbox._connections import Call, Connections, read_lines, read_whole
-from mainbox._result import MainboxError, Options, Result, not_of_mainbox, outcome, request_bodies, request_body
+from mainbox._result import (
+    MainboxError,
+    Options,
+    Result,
+    long_integer,
+    not_of_mainbox,
+    outcome,
+    parse,
+    request_bodies,
+    request_body,
+    typed,
+)
 
 # How many inputs go into one request at most: what a service accepts by default.
 INPUTS = 100
@@ -130,11 +140,12 @@ class Box:
                 raise refusal if isinstance(refusal, MainboxError) else not_of_mainbox(response.status)
             for line in read_lines(response):
                 try:
-                    event = json.loads(line)
+                    event, has_long = parse(line)
                     if event["event"] == "item":
                         if event["index"] not in range(following, count):
                             raise LookupError(event["index"])
-                        early[event["index"]] = outcome(event["status"], event)
+                        status = typed(int, event["status"])
+                        early[event["index"]] = long_integer(status) if has_long else outcome(status, event)
                 except (ValueError, LookupError, TypeError, RecursionError):
                     raise not_of_mainbox(response.status) from None
                 while following in early:

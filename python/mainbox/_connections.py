@@ -13,8 +13,8 @@ from mainbox._result import MainboxError
 
 # How long a connection may take, seconds.
 CONNECT_SECONDS = 10
-# The longest answer that is read, and the longest line of one that comes in lines, bytes. No settings of a service allow
-# longer ones.
+# The longest answer that is read, bytes: far more than a service sends with its default settings. An answer that comes in
+# lines has everything twice.
 ANSWER_BYTES = 256 << 20
 # What http.client raises for an answer that is none, also for lengths that are no numbers or too large.
 BROKEN = (OSError, http.client.HTTPException, ValueError, OverflowError, MemoryError)
@@ -42,7 +42,7 @@ class Connections:
         self._process = os.getpid()
 
     def close(self) -> None:
-        """Closes the idle connections. Those in use are closed after their response."""
+        """Closes the idle connections. Those in use are kept for later requests."""
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
@@ -96,7 +96,7 @@ class Connections:
     ) -> http.client.HTTPResponse:
         try:
             connection.request("POST", self._path + path, body, {**self._headers, **headers})
-        except ConnectionError as error:
+        except (ConnectionError, ssl.SSLEOFError) as error:
             # A service that refuses a request because of its size answers before it has read it, and closes.
             try:
                 response = connection.getresponse()
@@ -114,8 +114,21 @@ class Connections:
             if self._idle:
                 return self._idle.pop()
         if self._tls:
-            return http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT_SECONDS, context=self._tls)
-        return http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_SECONDS)
+            connection = http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT_SECONDS, context=self._tls)
+        else:
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_SECONDS)
+        connection.response_class = _Response
+        return connection
+
+
+class _Response(http.client.HTTPResponse):
+    """A response without chunks of a negative size, which `http.client` reads to the end of the connection."""
+
+    def _read_next_chunk_size(self) -> int:
+        size: int = super()._read_next_chunk_size()  # type: ignore[misc]
+        if size < 0:
+            raise ValueError("a chunk has a negative size")
+        return size
 
 
 def read_whole(response: http.client.HTTPResponse) -> bytes:
@@ -137,10 +150,12 @@ def read_lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
     """Yields the lines of the body of a response.
 
     Raises:
-        MainboxError: one is too long.
+        MainboxError: they are too long.
     """
-    while line := response.readline(ANSWER_BYTES + 1):
-        if len(line) > ANSWER_BYTES:
+    left = 2 * ANSWER_BYTES
+    while line := response.readline(left + 1):
+        left -= len(line)
+        if left < 0:
             raise too_long()
         yield line
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,11 @@ T = TypeVar("T")
 
 # The largest body of a request that a service accepts, bytes.
 BODY_BYTES = 8 << 20
+
+# The longest integer of a result, digits. The time of its conversion grows faster than its length.
+INTEGER_DIGITS = 100_000
+# As many digits can be converted at once, however the process has limited that.
+PART_DIGITS = 600
 
 # A file of a request: text, bytes, or the path of a file of this machine.
 Content: TypeAlias = str | bytes | os.PathLike[str]
@@ -34,7 +40,8 @@ class Result:
 class MainboxError(Exception):
     """A script failed, or a request was refused or not answered.
 
-    `kind` is one of the kinds of docs/api.md, or `unreachable` if no whole response came. `status` is then 0.
+    `kind` is one of the kinds of docs/api.md, or `unreachable` if no whole response of mainbox came. `status` is that of the
+    response, or 0 without one.
     """
 
     def __init__(
@@ -43,9 +50,9 @@ class MainboxError(Exception):
         message: str,
         status: int = 0,
         body: Mapping[str, Any] | None = None,
-        retry_after: float | None = None,
+        retry_after: int | None = None,
     ) -> None:
-        """`body` holds the fields of a response, of which those with another type are an error."""
+        """Takes the other fields from the `body` of a response. Raises `TypeError` if one has the wrong type."""
         # All arguments, so that the error can be pickled.
         super().__init__(kind, message, status, body, retry_after)
         fields = body or {}
@@ -58,7 +65,7 @@ class MainboxError(Exception):
         # The traceback, reduced to the frames of the script, and the line of the script that failed.
         self.traceback = typed(str, fields["traceback"]) if "traceback" in fields else None
         self.line = typed(int, fields["line"]) if "line" in fields else None
-        # After how many seconds a request that is `busy` or `rate_limited` can be sent again.
+        # After how many seconds a request that is `busy` or `rate_limited` can be sent again, if the service said so.
         self.retry_after = retry_after
 
     def __str__(self) -> str:
@@ -100,6 +107,8 @@ def request_body(script: str, options: Options, **fields: Any) -> bytes:
 
 def request_bodies(script: str, options: Options, inputs: Iterable[object], most: int) -> Iterator[tuple[bytes, int]]:
     """Yields bodies of requests with at most `most` inputs each, and how many each has."""
+    if most < 1:
+        raise ValueError(f"batch is at least 1, not {most}")
     start = request_body(script, options)[:-1] + b', "inputs": ['
     part: list[bytes] = []
     size = len(start)
@@ -135,12 +144,42 @@ def typed(kind: type[T], value: object) -> T:
     return value
 
 
+def parse(content: bytes) -> tuple[Any, bool]:
+    """Parses JSON. Returns the value, and whether an integer in it is too long; it is `None` there.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(content), False
+    except ValueError:
+        # Python converts no integers with more than 4300 digits by default.
+        long: list[None] = []
+
+        def integer(digits: str) -> int | None:
+            if len(digits) <= INTEGER_DIGITS:
+                return -_natural(digits[1:]) if digits.startswith("-") else _natural(digits)
+            return long.append(None)
+
+        return json.loads(content, parse_int=integer), bool(long)
+
+
+def _natural(digits: str) -> int:
+    if len(digits) <= PART_DIGITS:
+        return int(digits)
+    half = len(digits) // 2
+    return _natural(digits[:-half]) * 10**half + _natural(digits[-half:])
+
+
 def outcome(status: int, content: bytes | Mapping[str, Any], retry_after: str | None = None) -> Result | MainboxError:
     """Reads the body of a response, or one of its results. `retry_after` is the header of that name."""
     try:
-        body = json.loads(content) if isinstance(content, bytes) else content
+        body, has_long = parse(content) if isinstance(content, bytes) else (content, False)
+        if has_long:
+            return long_integer(status)
         if "kind" in body:
-            seconds = float(retry_after) if retry_after is not None else None
+            # It may also be a date, or what a proxy made of it.
+            seconds = int(retry_after) if retry_after and re.fullmatch("[0-9]{1,9}", retry_after) else None
             return MainboxError(typed(str, body["kind"]), typed(str, body["error"]), status, body, seconds)
         return Result(
             value=body["result"],
@@ -154,6 +193,11 @@ def outcome(status: int, content: bytes | Mapping[str, Any], retry_after: str | 
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return not_of_mainbox(status)
+
+
+def long_integer(status: int) -> MainboxError:
+    """The error for a result with an integer whose conversion would take too long."""
+    return MainboxError("result_too_large", f"the result has an integer with more than {INTEGER_DIGITS} digits", status)
 
 
 def not_of_mainbox(status: int) -> MainboxError:

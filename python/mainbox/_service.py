@@ -20,8 +20,8 @@ from mainbox._result import MainboxError
 LAST_LINES = 5
 # How long a service may take until it listens, which comes before it imports anything.
 LISTEN_SECONDS = 30
-# On AWS Lambda and Cloud Run, the service must not take itself for the function or the instance. The rest are names that
-# programs give the arguments of a `Box`, and no settings.
+# On AWS Lambda and Cloud Run, the service must not take itself for the function or the instance. Programs keep the
+# arguments of a `Box` in the other two. They are not settings.
 NOT_INHERITED = ("AWS_LAMBDA_", "K_SERVICE", "MAINBOX_URL", "MAINBOX_API_KEY")
 # How long services may take to end: they answer for at most 8 seconds.
 END_SECONDS = 10

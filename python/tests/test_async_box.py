@@ -1,11 +1,10 @@
 """`AsyncBox` does what `Box` does, and ends scripts whose requests are cancelled."""
 
 import asyncio
-import os
 import time
 
 import pytest
-from conftest import BARE
+from conftest import BARE, in_fork
 from mainbox import AsyncBox, MainboxError, Result
 
 
@@ -35,6 +34,8 @@ def test_map_yields_results_and_errors_in_order() -> None:
     async def outcomes() -> list[object]:
         async with AsyncBox(settings=BARE) as box:
             found = [outcome async for outcome in box.map("def main(x): return 6 // x", range(120))]
+            # Both requests used one connection, which is kept.
+            assert len(box._box._connections()._idle) == 1
         return [outcome.kind if isinstance(outcome, MainboxError) else outcome.value for outcome in found]
 
     assert asyncio.run(outcomes()) == ["exception", *(6 // x for x in range(1, 120))]
@@ -73,8 +74,5 @@ def test_a_closed_box_and_one_in_a_fork_can_be_used() -> None:
             return await run()
 
     assert asyncio.run(run()) == 1
-    process = os.fork()
-    if process == 0:
-        os._exit(0 if asyncio.run(run_and_close()) == 1 else 1)
-    assert os.waitpid(process, 0)[1] == 0
+    assert in_fork(lambda: asyncio.run(run_and_close())) == 1
     assert [asyncio.run(run_and_close()) for _ in range(2)] == [1, 1]
