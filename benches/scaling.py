@@ -39,9 +39,9 @@ class Kind:
     seconds: float
 
 
-def stored(what: str, document: str = "host") -> float:
+def stored(what: str) -> float:
     """Returns a value of the stored benchmark."""
-    rows = json.loads((ROOT / f"docs/benchmarks/{document}.json").read_text())["rows"]
+    rows = json.loads((ROOT / "docs/benchmarks/host.json").read_text())["rows"]
     return next(row["value"] for row in rows if row["what"] == what)
 
 
@@ -57,7 +57,7 @@ def percentile(sorted_values: list[float], share: float) -> float:
 
 
 def arrivals(kinds: list[Kind], load: float, cpus: int, chance: random.Random) -> Iterator[tuple[float, float]]:
-    """Yields times of arrival and CPU times for ever. `load` is the part of all CPU time that is asked for."""
+    """Yields times of arrival and CPU times without end. `load` is the part of all CPU time that is asked for."""
     mean = sum(kind.share * kind.seconds for kind in kinds)
     now = 0.0
     while True:
