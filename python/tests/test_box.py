@@ -214,9 +214,11 @@ print(running({BARE!r})._process.pid, flush=True)
 
 
 def test_ctrl_c_ends_a_program_and_not_its_service_first() -> None:
+    # A background job of a shell without job control ignores the signal, and its children do too.
     program = f"""
-import time
+import signal, time
 from mainbox import Box
+signal.signal(signal.SIGINT, signal.default_int_handler)
 box = Box(settings={BARE!r})
 box.run("def main(): return 1")
 try:
