@@ -18,11 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling import ROOT, cpu_seconds
+from scaling import ROOT, SHORT, cpu_seconds
 
 SCRIPTS = {
     "trivial": "def main(): return 1",
-    "a sum with pandas": "import pandas as pd\ndef main():\n    return pd.DataFrame({'a': [1, 2, 3]}).sum()",
+    "a sum with pandas": SHORT,
     "one second of CPU": (
         "import time\ndef main():\n    end = time.process_time() + 1\n    while time.process_time() < end: pass"
     ),
@@ -65,12 +65,17 @@ class Script:
 
 def aws_lambda(script: Script) -> float:
     """On Lambda, where one request after the other runs in an environment."""
-    return LAMBDA_REQUEST + step(script.duration, 0.001) * LAMBDA_GB * LAMBDA_GB_SECOND
+    return lambda_request(script.duration)
 
 
 def warm_interpreter(script: Script) -> float:
     """On Lambda, in the function's own interpreter: no isolation, and what a script leaves behind stays."""
-    return LAMBDA_REQUEST + step(script.warm, 0.001) * LAMBDA_GB * LAMBDA_GB_SECOND
+    return lambda_request(script.warm)
+
+
+def lambda_request(seconds: float) -> float:
+    """A request to a function of one CPU that takes so long."""
+    return LAMBDA_REQUEST + step(seconds, 0.001) * LAMBDA_GB * LAMBDA_GB_SECOND
 
 
 def cloud_run_rare(script: Script) -> float:
@@ -79,7 +84,7 @@ def cloud_run_rare(script: Script) -> float:
 
 
 def cloud_run_busy(script: Script) -> float:
-    """On Cloud Run with instances at the advised load, where requests share the billed time."""
+    """On Cloud Run with instances at `LOAD`, where requests share the billed time."""
     return CLOUD_RUN_REQUEST + script.cpu / CLOUD_RUN_CPUS / LOAD * cloud_run_second()
 
 
@@ -89,7 +94,7 @@ def cloud_run_second() -> float:
 
 
 def virtual_machine(script: Script) -> float:
-    """On machines at the advised load."""
+    """On machines at `LOAD`."""
     return script.cpu / VM_CPUS / LOAD * VM_HOUR / 3600
 
 

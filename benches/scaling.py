@@ -39,16 +39,11 @@ class Kind:
     seconds: float
 
 
-def stored(what: str) -> float:
-    """Returns a value of the stored benchmark."""
-    rows = json.loads((ROOT / "docs/benchmarks/host.json").read_text())["rows"]
-    return next(row["value"] for row in rows if row["what"] == what)
-
-
 def cpu_seconds(kind: str) -> float:
     """Returns the CPU time of a request when all CPUs are busy, with everything that the service does for it."""
-    cpus = json.loads((ROOT / "docs/benchmarks/host.json").read_text())["cpus"]
-    return cpus / stored(f"{kind}, requests per second, 8 clients")
+    stored = json.loads((ROOT / "docs/benchmarks/host.json").read_text())
+    what = f"{kind}, requests per second, 8 clients"
+    return stored["cpus"] / next(row["value"] for row in stored["rows"] if row["what"] == what)
 
 
 def percentile(sorted_values: list[float], share: float) -> float:
